@@ -1,0 +1,217 @@
+//! Parameters of a cluster and the thresholds that follow from them (PROTOCOL 1).
+
+use crate::{CoinKey, Nanos, Node, Slot};
+use std::fmt;
+
+/// Most members of a cluster: node sets are one machine word.
+pub const MEMBERS_MAX: usize = 64;
+
+/// How long a node that could vote waits for proposals that would spare the vote (PROTOCOL 5.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The smaller of what a vote round costs and what the last proposal usually takes.
+    Adaptive,
+    Fixed(Nanos),
+}
+
+/// Timers; all are about speed, none about safety (PROTOCOL 6.5).
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Least T_skip: how long a silent owner may hold up a slot.
+    pub skip_min: Nanos,
+    /// Most that T_skip adapts to.
+    pub skip_max: Nanos,
+    /// T_hold: how long to wait for a batch that somebody proposed.
+    pub hold: Nanos,
+    /// tau1.
+    pub vote_wait: Wait,
+    /// tau2.
+    pub support_wait: Nanos,
+    /// Least and most time between two PULLs of a slot.
+    pub pull_min: Nanos,
+    pub pull_max: Nanos,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        const MS: Nanos = 1_000_000;
+        Timing {
+            skip_min: 3 * MS,
+            skip_max: 100 * MS,
+            hold: 20 * MS,
+            vote_wait: Wait::Adaptive,
+            support_wait: 2 * MS,
+            pull_min: 2 * MS,
+            pull_max: 100 * MS,
+        }
+    }
+}
+
+/// What a node needs to know to take part.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Members, lost members to survive, data fragments of a value.
+    pub n: usize,
+    pub f: usize,
+    pub k: usize,
+    /// This node.
+    pub me: Node,
+    /// No node speaks of a slot at or above exec + alpha.
+    pub alpha: Slot,
+    /// Own slots in flight (W).
+    pub own_slots_max: usize,
+    pub timing: Timing,
+    /// Shared by the cluster: the common coin.
+    pub coin: CoinKey,
+    /// Private to this node: the coin of the local phases.
+    pub local_coin: CoinKey,
+}
+
+/// Why parameters cannot make a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    NoDataFragment,
+    TooManyMembers(usize),
+    TooFewMembers { n: usize, f: usize, k: usize },
+    NotAMember { me: Node, n: usize },
+    WindowTooSmall { alpha: Slot, least: Slot },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::NoDataFragment => {
+                write!(out, "k = 0: a value needs at least one fragment")
+            }
+            ConfigError::TooManyMembers(n) => {
+                write!(out, "{n} nodes: a cluster has at most {MEMBERS_MAX}")
+            }
+            ConfigError::TooFewMembers { n, f, k } => write!(
+                out,
+                "(n,f,k) = ({n},{f},{k}) is impossible: n must be at least 2f+k = {}; \
+                 add nodes, or lower f or k",
+                2 * f + k
+            ),
+            ConfigError::NotAMember { me, n } => {
+                write!(out, "node {me} is not one of the {n} members (numbered from 0)")
+            }
+            ConfigError::WindowTooSmall { alpha, least } => {
+                write!(out, "alpha = {alpha}: must be at least n*W = {least}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Checks the parameters and derives the thresholds.
+    pub fn thresholds(&self) -> Result<Thresholds, ConfigError> {
+        let least = (self.n * self.own_slots_max.max(1)) as Slot;
+        if usize::from(self.me) >= self.n {
+            return Err(ConfigError::NotAMember { me: self.me, n: self.n });
+        }
+        if self.alpha < least {
+            return Err(ConfigError::WindowTooSmall { alpha: self.alpha, least });
+        }
+        Thresholds::new(self.n, self.f, self.k)
+    }
+
+    /// The node that may open a slot.
+    pub fn owner(&self, slot: Slot) -> Node {
+        (slot % self.n as Slot) as Node
+    }
+}
+
+/// Counts of distinct senders that the rules wait for, class E (PROTOCOL 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    pub n: usize,
+    pub f: usize,
+    pub k: usize,
+    /// Messages a node waits for.
+    pub quorum: usize,
+    /// Majority of all nodes (m).
+    pub majority: usize,
+    /// Durable fragments before a write may be acknowledged or read (D).
+    pub durable: usize,
+    /// Proposals needed to vote for a batch.
+    pub support: usize,
+    /// Identical proposals that decide at once.
+    pub fast: usize,
+    /// Null proposals that decide null at once.
+    pub fast_null: usize,
+    /// Equal votes that decide.
+    pub decide: usize,
+}
+
+impl Thresholds {
+    /// PROTOCOL 1: n >= 2f+k, k >= 1.
+    pub fn new(n: usize, f: usize, k: usize) -> Result<Thresholds, ConfigError> {
+        if k == 0 {
+            return Err(ConfigError::NoDataFragment);
+        }
+        if n > MEMBERS_MAX {
+            return Err(ConfigError::TooManyMembers(n));
+        }
+        if n < 2 * f + k {
+            return Err(ConfigError::TooFewMembers { n, f, k });
+        }
+        let majority = n / 2 + 1;
+        let durable = k + f;
+        let support = majority.max(durable);
+        Ok(Thresholds {
+            n,
+            f,
+            k,
+            quorum: n - f,
+            majority,
+            durable,
+            support,
+            fast: support + f,
+            fast_null: majority + f,
+            decide: f + 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_follow_the_table_of_section_1() {
+        // (n, f, k) -> (n-f, m, sup, fast) of class E.
+        for (n, f, k, quorum, majority, support, fast) in [
+            (3, 1, 1, 2, 2, 2, 3),
+            (4, 1, 2, 3, 3, 3, 4),
+            (5, 1, 3, 4, 3, 4, 5),
+            (5, 1, 2, 4, 3, 3, 4),
+            (6, 1, 3, 5, 4, 4, 5),
+            (7, 1, 5, 6, 4, 6, 7),
+            (7, 2, 3, 5, 4, 5, 7),
+            (8, 2, 3, 6, 5, 5, 7),
+            (9, 3, 3, 6, 5, 6, 9),
+            (9, 2, 3, 7, 5, 5, 7),
+            (11, 4, 3, 7, 6, 7, 11),
+            (13, 5, 3, 8, 7, 8, 13),
+            (1, 0, 1, 1, 1, 1, 1),
+        ] {
+            let t = Thresholds::new(n, f, k).unwrap();
+            assert_eq!(
+                (t.quorum, t.majority, t.support, t.fast),
+                (quorum, majority, support, fast)
+            );
+            assert!(t.quorum >= t.majority && t.majority > t.f && t.decide <= t.quorum);
+            assert!(t.decide + t.quorum > n && t.quorum >= t.durable && t.fast <= n);
+        }
+    }
+
+    #[test]
+    fn impossible_parameters_are_refused_with_the_fix() {
+        let error = Thresholds::new(4, 1, 3).unwrap_err().to_string();
+        assert!(error.contains("at least 2f+k = 5"), "{error}");
+        assert!(Thresholds::new(3, 0, 0).is_err());
+        assert!(Thresholds::new(65, 1, 1).is_err());
+    }
+}

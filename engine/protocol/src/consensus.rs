@@ -1,0 +1,405 @@
+//! One instance of randomized consensus: the rules of PROTOCOL 5.2 for one slot, class E.
+//!
+//! Purpose: count messages, say when to vote, what to vote, and when the slot is decided.
+//! Invariant: agreement, for every set of proposals and every order, loss and delay of messages, as
+//! long as each sender says one thing per (phase, kind) and nothing it has not made durable.
+//! What would break it: counting the own message before its flush (PROTOCOL 4.1), a threshold off by
+//! one, or a coin other than 0 in phase 0.
+
+use crate::{Ballot, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
+
+/// Messages of one phase.
+#[derive(Clone, Debug, Default)]
+struct Round {
+    states_batch: NodeSet,
+    states_null: NodeSet,
+    votes_batch: NodeSet,
+    votes_null: NodeSet,
+    votes_open: NodeSet,
+}
+
+impl Round {
+    fn states(&self) -> usize {
+        self.states_batch.len() + self.states_null.len()
+    }
+    fn votes(&self) -> usize {
+        self.votes_batch.len() + self.votes_null.len() + self.votes_open.len()
+    }
+}
+
+/// Which messages this node waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Proposals in phase 0, STATEs later.
+    First,
+    Votes,
+}
+
+/// How a decision was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// By proposals alone.
+    Fast,
+    /// By votes.
+    Votes,
+    /// Told by a node that knew, or by the owner's SKIP.
+    Told,
+}
+
+/// What a slot holds for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub value: Value,
+    pub path: Path,
+}
+
+/// What this node must say next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Vote {
+        phase: u32,
+        ballot: Ballot,
+    },
+    State {
+        phase: u32,
+        value: Value,
+    },
+    Decided(Decision),
+    /// Nothing before this time unless messages come.
+    WaitUntil(Nanos),
+    Nothing,
+}
+
+/// What the waiting rule needs to know besides the messages (PROTOCOL 5.5).
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    pub now: Nanos,
+    /// Nodes not waited for.
+    pub suspected: NodeSet,
+    /// tau1 and tau2.
+    pub vote_wait: Nanos,
+    pub support_wait: Nanos,
+}
+
+/// Two messages that one correct node cannot both have sent, or two decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction(pub String);
+
+/// State of one slot.
+#[derive(Clone, Debug)]
+pub struct Consensus {
+    proposed_batch: NodeSet,
+    proposed_null: NodeSet,
+    candidate: Option<Digest>,
+    first: Round,
+    /// Rounds of phases 1, 2, ...: empty unless phase 0 did not decide.
+    later: Vec<Round>,
+    phase: u32,
+    stage: Stage,
+    /// When a quorum of proposals was complete.
+    quorum_at: Option<Nanos>,
+    decision: Option<Decision>,
+}
+
+impl Default for Consensus {
+    fn default() -> Consensus {
+        Consensus {
+            proposed_batch: NodeSet::EMPTY,
+            proposed_null: NodeSet::EMPTY,
+            candidate: None,
+            first: Round::default(),
+            later: Vec::new(),
+            phase: 0,
+            stage: Stage::First,
+            quorum_at: None,
+            decision: None,
+        }
+    }
+}
+
+/// Phases beyond this are refused: with a fair coin the chance of reaching it is below 2^-4000.
+const PHASE_MAX: u32 = 4096;
+
+type Counted = Result<(), Contradiction>;
+
+impl Consensus {
+    pub fn decision(&self) -> Option<Decision> {
+        self.decision
+    }
+    /// The batch that any message of this slot named.
+    pub fn candidate(&self) -> Option<Digest> {
+        self.candidate
+    }
+    /// Nodes whose PROPOSE was heard.
+    pub fn heard(&self) -> NodeSet {
+        self.proposed_batch.union(self.proposed_null)
+    }
+    /// Nodes that hold their fragments durably.
+    pub fn holders(&self) -> NodeSet {
+        self.proposed_batch
+    }
+    /// Whether this node has voted in phase 0 or gone further.
+    pub fn has_voted(&self) -> bool {
+        self.stage == Stage::Votes || self.phase > 0
+    }
+
+    /// PROTOCOL 3.2-b: the first message of a key counts; another one with the same key that says
+    /// something else is proof of equivocation.
+    pub fn propose(&mut self, from: Node, value: Value, now: Nanos, quorum: usize) -> Counted {
+        self.name(value)?;
+        let (same, other) = match value {
+            Value::Batch(_) => (&mut self.proposed_batch, self.proposed_null),
+            Value::Null => (&mut self.proposed_null, self.proposed_batch),
+        };
+        if other.contains(from) {
+            return Err(Contradiction(format!("node {from} proposed both null and a batch")));
+        }
+        same.insert(from);
+        if self.quorum_at.is_none() && self.heard().len() >= quorum {
+            self.quorum_at = Some(now);
+        }
+        Ok(())
+    }
+
+    pub fn vote(&mut self, from: Node, phase: u32, ballot: Ballot) -> Counted {
+        if let Some(candidate) = ballot.candidate() {
+            self.name(Value::Batch(candidate))?;
+        }
+        let round = self.round_mut(phase)?;
+        let all = round.votes_batch.union(round.votes_null).union(round.votes_open);
+        let set = match ballot {
+            Ballot::For(Value::Batch(_)) => &mut round.votes_batch,
+            Ballot::For(Value::Null) => &mut round.votes_null,
+            Ballot::Open(_) => &mut round.votes_open,
+        };
+        if all.contains(from) && !set.contains(from) {
+            return Err(Contradiction(format!("node {from} voted twice in phase {phase}")));
+        }
+        set.insert(from);
+        let round = self.round(phase);
+        if !round.votes_batch.is_empty() && !round.votes_null.is_empty() {
+            return Err(Contradiction(format!("two values voted in phase {phase}")));
+        }
+        Ok(())
+    }
+
+    pub fn state(&mut self, from: Node, phase: u32, value: Value) -> Counted {
+        self.name(value)?;
+        if phase == 0 {
+            return Err(Contradiction("a STATE of phase 0".into()));
+        }
+        let round = self.round_mut(phase)?;
+        let (same, other) = match value {
+            Value::Batch(_) => (&mut round.states_batch, round.states_null),
+            Value::Null => (&mut round.states_null, round.states_batch),
+        };
+        if other.contains(from) {
+            return Err(Contradiction(format!("node {from} has two states in phase {phase}")));
+        }
+        same.insert(from);
+        Ok(())
+    }
+
+    /// A fact: DECIDE, SKIP, or a replayed decision.
+    pub fn told(&mut self, value: Value) -> Result<bool, Contradiction> {
+        self.name(value)?;
+        self.decide(value, Path::Told)
+    }
+
+    /// The batch is known from a SPREAD or META, though nobody has proposed it to this node yet.
+    pub fn name(&mut self, value: Value) -> Counted {
+        let Value::Batch(digest) = value else { return Ok(()) };
+        match self.candidate {
+            Some(known) if known != digest => {
+                Err(Contradiction("two batches in one owner slot".into()))
+            }
+            _ => {
+                self.candidate = Some(digest);
+                Ok(())
+            }
+        }
+    }
+
+    /// Own VOTE or STATE found at replay: it was said and must not be said differently.
+    pub fn resume(&mut self, phase: u32, voted: bool) {
+        if (phase, voted) > (self.phase, self.stage == Stage::Votes) {
+            self.phase = phase;
+            self.stage = if voted { Stage::Votes } else { Stage::First };
+        }
+    }
+
+    fn decide(&mut self, value: Value, path: Path) -> Result<bool, Contradiction> {
+        match self.decision {
+            Some(known) if known.value != value => {
+                Err(Contradiction(format!("decided {:?} and then {value:?}", known.value)))
+            }
+            Some(_) => Ok(false),
+            None => {
+                self.decision = Some(Decision { value, path });
+                Ok(true)
+            }
+        }
+    }
+
+    /// PROTOCOL 5.2: the next thing this node must do, given what was counted so far. Call again
+    /// until it answers `Nothing` or `WaitUntil`; a vote or state returned counts here only when it
+    /// comes back through [`Consensus::vote`] or [`Consensus::state`] after its flush.
+    pub fn advance(
+        &mut self,
+        slot: Slot,
+        config: &Config,
+        thresholds: &Thresholds,
+        waiting: Waiting,
+    ) -> Result<Action, Contradiction> {
+        if self.decision.is_some() {
+            return Ok(Action::Nothing);
+        }
+        if let Some((value, path)) = self.reached(thresholds) {
+            self.decide(value, path)?;
+            return Ok(Action::Decided(Decision { value, path }));
+        }
+        Ok(match (self.stage, self.phase) {
+            (Stage::First, 0) => self.first_vote(thresholds, waiting),
+            (Stage::First, phase) => self.later_vote(phase, thresholds),
+            (Stage::Votes, phase) => self.next_state(phase, slot, config, thresholds)?,
+        })
+    }
+
+    /// PROTOCOL 5.2 "at any time": late messages always count.
+    fn reached(&self, t: &Thresholds) -> Option<(Value, Path)> {
+        let batch = self.candidate.map(Value::Batch);
+        // PROTOCOL 5.2-b: fast decisions by proposals.
+        if self.proposed_batch.len() >= t.fast {
+            return Some((batch?, Path::Fast));
+        }
+        if self.proposed_null.len() >= t.fast_null {
+            return Some((Value::Null, Path::Fast));
+        }
+        for round in std::iter::once(&self.first).chain(&self.later) {
+            if round.votes_batch.len() >= t.decide {
+                return Some((batch?, Path::Votes));
+            }
+            if round.votes_null.len() >= t.decide {
+                return Some((Value::Null, Path::Votes));
+            }
+        }
+        None
+    }
+
+    /// PROTOCOL 5.2 phase 0 round 1, with the waiting rule of 5.5.
+    fn first_vote(&mut self, t: &Thresholds, waiting: Waiting) -> Action {
+        let heard = self.heard();
+        if heard.len() < t.quorum {
+            return Action::Nothing;
+        }
+        let quorum_at = *self.quorum_at.get_or_insert(waiting.now);
+        let (batch, null) = (self.proposed_batch.len(), self.proposed_null.len());
+        let awaited = NodeSet::first(t.n).without(heard).without(waiting.suspected).len();
+        // The value closest to its threshold.
+        let (count, support, fast) = if batch + t.majority >= null + t.support {
+            (batch, t.support, t.fast)
+        } else {
+            (null, t.majority, t.fast_null)
+        };
+        let wait = if count >= support && count + awaited >= fast {
+            waiting.vote_wait
+        } else if count < support && count + awaited >= support {
+            waiting.support_wait
+        } else {
+            0
+        };
+        if wait > 0 && waiting.now < quorum_at.saturating_add(wait) {
+            return Action::WaitUntil(quorum_at.saturating_add(wait));
+        }
+        let ballot = match self.candidate {
+            Some(candidate) if batch >= t.support => Ballot::For(Value::Batch(candidate)),
+            _ if null >= t.majority => Ballot::For(Value::Null),
+            _ => Ballot::Open(None),
+        };
+        self.stage = Stage::Votes;
+        Action::Vote { phase: 0, ballot }
+    }
+
+    /// PROTOCOL 5.2 phase p >= 1 round 1.
+    fn later_vote(&mut self, phase: u32, t: &Thresholds) -> Action {
+        let round = self.round(phase);
+        if round.states() < t.quorum {
+            return Action::Nothing;
+        }
+        let ballot = if round.states_null.len() >= t.majority {
+            Ballot::For(Value::Null)
+        } else if round.states_batch.len() >= t.majority {
+            Ballot::For(Value::Batch(self.candidate.expect("a STATE for a batch names it")))
+        } else {
+            // L4: a quorum without a majority of nulls holds at least one STATE for the batch.
+            Ballot::Open(self.candidate)
+        };
+        self.stage = Stage::Votes;
+        Action::Vote { phase, ballot }
+    }
+
+    /// PROTOCOL 5.2 round 2: the state of the next phase.
+    fn next_state(
+        &mut self,
+        phase: u32,
+        slot: Slot,
+        config: &Config,
+        t: &Thresholds,
+    ) -> Result<Action, Contradiction> {
+        let round = self.round(phase);
+        if round.votes() < t.quorum {
+            return Ok(Action::Nothing);
+        }
+        let candidate = self.candidate.map(Value::Batch);
+        let missing = || Contradiction("a batch was voted for that nobody named".into());
+        let value = if !round.votes_batch.is_empty() {
+            candidate.ok_or_else(missing)?
+        } else if !round.votes_null.is_empty() || !coin(config, slot, phase) {
+            Value::Null
+        } else {
+            candidate.ok_or_else(missing)?
+        };
+        self.phase = phase + 1;
+        self.stage = Stage::First;
+        Ok(Action::State { phase: phase + 1, value })
+    }
+
+    fn round(&self, phase: u32) -> &Round {
+        match phase {
+            0 => &self.first,
+            _ => {
+                const EMPTY: Round = Round {
+                    states_batch: NodeSet::EMPTY,
+                    states_null: NodeSet::EMPTY,
+                    votes_batch: NodeSet::EMPTY,
+                    votes_null: NodeSet::EMPTY,
+                    votes_open: NodeSet::EMPTY,
+                };
+                self.later.get(phase as usize - 1).unwrap_or(&EMPTY)
+            }
+        }
+    }
+
+    fn round_mut(&mut self, phase: u32) -> Result<&mut Round, Contradiction> {
+        if phase == 0 {
+            return Ok(&mut self.first);
+        }
+        if phase > PHASE_MAX {
+            return Err(Contradiction(format!("phase {phase} is out of range")));
+        }
+        let index = phase as usize - 1;
+        if self.later.len() <= index {
+            self.later.resize_with(index + 1, Round::default);
+        }
+        Ok(&mut self.later[index])
+    }
+}
+
+/// PROTOCOL 5.6: 0 in phase 0; the cluster's coin, but every fourth phase the node's own.
+fn coin(config: &Config, slot: Slot, phase: u32) -> bool {
+    match phase {
+        0 => false,
+        p if p % 4 == 0 => config.local_coin.flip(1, 0, slot, p),
+        p => config.coin.flip(1, 0, slot, p),
+    }
+}

@@ -1,0 +1,532 @@
+//! The state of one node's protocol and the dispatch of its inputs.
+//!
+//! Purpose: owns the window of slots `[exec, exec + alpha)` and routes each input to the concern
+//! that handles it: `own` (own slots), `timers`, `pull` (repair of lost messages), `exec`.
+//! Invariant: slots below `exec` are decided and applied; every slot below `seen` is in use and has
+//! a state in the window; what this node said of a slot is never said differently.
+
+use crate::effects::{Effect, Effects, Input, Record, Release, Target};
+use crate::estimate::{Mean, Quantile};
+use crate::slot::{Said, Segment, SlotState, Step};
+use crate::{
+    Action, BatchInfo, Config, ConfigError, Message, Nanos, Node, NodeSet, Path, Slot, Thresholds,
+    Value, Waiting,
+};
+use std::collections::VecDeque;
+
+/// What this node knows of another one.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// T_skip expiries in a row without a word from this owner.
+    pub silent: u32,
+    /// Decided slots in a row in which its PROPOSE was not heard.
+    pub missed: u32,
+    /// T_skip(j) = 0, and it is not waited for.
+    pub suspected: bool,
+    /// How long after a slot is in use the owner's word usually comes.
+    pub word: Quantile,
+    /// T_hold(j).
+    pub hold: Nanos,
+    pub good_slots: u32,
+    /// Highest exec it told.
+    pub exec: Slot,
+}
+
+/// Counts since start, for status and benches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Slots decided with a batch by proposals alone, by votes, or learned from others.
+    pub fast: u64,
+    pub slow: u64,
+    pub told: u64,
+    /// Null slots decided by consensus; slots skipped by their owner.
+    pub null: u64,
+    pub skipped: u64,
+    pub pulls: u64,
+    pub skip_timeouts: u64,
+    pub votes: u64,
+}
+
+/// Catching up by ranges of facts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Catchup {
+    pub from: Node,
+    /// Ask again, another node, when nothing came by then.
+    pub deadline: Nanos,
+}
+
+/// One node's protocol state.
+#[derive(Clone, Debug)]
+pub struct Core {
+    pub(crate) config: Config,
+    pub(crate) t: Thresholds,
+    pub(crate) exec: Slot,
+    pub(crate) seen: Slot,
+    pub(crate) slots: VecDeque<SlotState>,
+    /// First own slot not yet opened, skipped or found in use.
+    pub(crate) own_next: Slot,
+    /// PROTOCOL 4.3: R as flushed, and as appended.
+    pub(crate) reserved: Slot,
+    pub(crate) reserved_appended: Slot,
+    /// PROTOCOL 4.3: own slots in `[unknown_next, unknown_end)` may have been opened before a restart.
+    pub(crate) unknown_next: Slot,
+    pub(crate) unknown_end: Slot,
+    /// Own slots opened and not executed.
+    pub(crate) own_open: usize,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) catchup: Option<Catchup>,
+    /// No timer is due before this.
+    pub(crate) wake: Nanos,
+    pub(crate) flush_cost: Mean,
+    pub(crate) last_gap: Quantile,
+    pub(crate) decision_time: Quantile,
+    pub(crate) counters: Counters,
+    /// A contradiction was found; nothing more is done.
+    pub(crate) stopped: bool,
+}
+
+pub(crate) const NEVER: Nanos = Nanos::MAX;
+
+impl Core {
+    /// A node with an empty log. A node with a log starts from [`crate::Recovery`].
+    pub fn new(config: Config) -> Result<Core, ConfigError> {
+        let t = config.thresholds()?;
+        let timing = config.timing;
+        let peer = Peer {
+            silent: 0,
+            missed: 0,
+            suspected: false,
+            word: Quantile::p99(timing.skip_min / 8),
+            hold: timing.hold,
+            good_slots: 0,
+            exec: 0,
+        };
+        Ok(Core {
+            t,
+            exec: 0,
+            seen: 0,
+            slots: VecDeque::new(),
+            own_next: Slot::from(config.me),
+            reserved: 0,
+            reserved_appended: 0,
+            unknown_next: 0,
+            unknown_end: 0,
+            own_open: 0,
+            peers: vec![peer; config.n],
+            catchup: None,
+            wake: NEVER,
+            flush_cost: Mean::new(200_000),
+            last_gap: Quantile::p95(100_000),
+            decision_time: Quantile::p99(timing.pull_min),
+            counters: Counters::default(),
+            stopped: false,
+            config,
+        })
+    }
+
+    /// Reserves own slots and asks the others where they are. To be called once, before any input.
+    pub fn start(&mut self, now: Nanos, effects: &mut Effects) {
+        self.reserve(effects);
+        if self.config.n > 1 {
+            // PROTOCOL 9.1: ask all nodes once for their highest slot in use.
+            effects
+                .send(Target::Others, Message::Pull { from: self.exec, wanted: 0, facts: false });
+        }
+        self.null_unknown(now, effects);
+        self.execute(now, effects);
+        self.wake = now;
+    }
+
+    /// All slots below are executed here.
+    pub fn exec(&self) -> Slot {
+        self.exec
+    }
+    /// All slots below are in use here.
+    pub fn seen(&self) -> Slot {
+        self.seen
+    }
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.t
+    }
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+    /// Nodes that are not waited for.
+    pub fn suspected(&self) -> NodeSet {
+        let mut set = NodeSet::EMPTY;
+        for (node, peer) in self.peers.iter().enumerate() {
+            if peer.suspected {
+                set.insert(node as Node);
+            }
+        }
+        set
+    }
+    /// The exec that a peer told last.
+    pub fn peer_exec(&self, node: Node) -> Slot {
+        self.peers[usize::from(node)].exec
+    }
+    /// When [`Input::Tick`] has something to do, if no other input comes before.
+    pub fn deadline(&self) -> Option<Nanos> {
+        (self.wake != NEVER).then_some(self.wake)
+    }
+
+    /// PROTOCOL 8.1: the largest slot >= exec that this node has named, or knows decided with a
+    /// batch, and that touches what `touches` says, or whose metas it lacks.
+    pub fn mark(&self, touches: impl Fn(&BatchInfo) -> bool) -> Option<Slot> {
+        let open = self.slots.iter().enumerate().rev();
+        open.filter(|(_, state)| state.named_here())
+            .find(|(_, state)| state.batch.as_ref().is_none_or(&touches))
+            .map(|(index, _)| self.exec + index as Slot)
+    }
+
+    /// Whether this node holds its fragments of an unexecuted slot, or has asked the log to.
+    pub fn has_segment(&self, slot: Slot) -> bool {
+        self.get(slot).is_some_and(|state| state.segment == Segment::Appended)
+    }
+
+    /// Whether a slot in the window is known to hold a batch whose metas are missing here.
+    pub fn lacks_meta(&self, slot: Slot) -> bool {
+        self.get(slot)
+            .is_some_and(|s| s.batch.is_none() && matches!(s.decided(), Some(Value::Batch(_))))
+    }
+
+    /// Feeds one input; effects are appended in the order in which they must be carried out.
+    pub fn step(&mut self, input: Input, now: Nanos, effects: &mut Effects) {
+        if self.stopped {
+            return;
+        }
+        match input {
+            Input::Message { from, message } => self.on_message(from, message, now, effects),
+            Input::Spread { from, slot, batch, room } => {
+                self.on_spread(from, slot, batch, room, now, effects)
+            }
+            Input::Meta { slot, batch } => self.on_meta(slot, batch),
+            Input::FactsEnd { from, exec } => self.on_facts_end(from, exec, now, effects),
+            Input::Open { batch } => self.open(batch, now, effects),
+            Input::Durable(release) => self.on_durable(release, now, effects),
+            Input::InUse { slot } => {
+                self.in_use(slot, now, effects);
+            }
+            Input::Tick => self.tick(now, effects),
+        }
+        self.execute(now, effects);
+    }
+
+    fn on_message(&mut self, from: Node, message: Message, now: Nanos, effects: &mut Effects) {
+        if usize::from(from) >= self.t.n || from == self.config.me {
+            return;
+        }
+        match message {
+            Message::Propose { slot, value } => self.on_propose(from, slot, value, now, effects),
+            Message::ProposeNull { from: first, to } => {
+                self.on_propose_null(from, first, to, now, effects)
+            }
+            Message::Vote { slot, phase, ballot } => {
+                self.counted(from, slot, now, effects, |c| c.vote(from, phase, ballot));
+            }
+            Message::State { slot, phase, value } => {
+                self.counted(from, slot, now, effects, |c| c.state(from, phase, value));
+            }
+            Message::Decide { slot, value } => self.on_decide(slot, value, now, effects),
+            Message::Skip { from: first, to } => self.on_skip(from, first, to, now, effects),
+            Message::Pull { from: first, wanted, facts } => {
+                self.on_pull(from, first, wanted, facts, now, effects)
+            }
+            Message::Seen { exec, seen } => self.on_seen(from, exec, seen, now, effects),
+            Message::GetMeta { slot } => {
+                self.in_use(slot, now, effects);
+                effects.push(Effect::SendMeta { slot, to: from });
+            }
+        }
+    }
+
+    fn on_propose(&mut self, from: Node, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
+        let owner_null = value == Value::Null && from == self.config.owner(slot);
+        let quorum = self.t.quorum;
+        let ok = self.counted(from, slot, now, fx, |c| c.propose(from, value, now, quorum));
+        if ok {
+            self.note_heard(from, slot, now);
+        }
+        if !ok || !owner_null {
+            return;
+        }
+        // PROTOCOL 4.3: the owner itself does not know whether it opened the slot.
+        if let Some(state) = self.get_mut(slot) {
+            state.owner_null = true;
+            self.wake = now;
+        }
+    }
+
+    fn on_propose_null(&mut self, from: Node, first: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
+        let n = self.t.n as Slot;
+        // A range reaches at most over the window: cut the rest, it is pulled again later.
+        let end = to.min(self.exec + self.config.alpha);
+        let mut slot = first;
+        if slot < self.exec {
+            slot += (self.exec - slot).div_ceil(n) * n;
+        }
+        if to > end {
+            self.lags_behind(from, to - 1, now, fx);
+        }
+        while slot < end {
+            self.on_propose(from, slot, Value::Null, now, fx);
+            slot += n;
+        }
+    }
+
+    /// Counts one PROPOSE, VOTE or STATE of a slot in the window and acts on what follows.
+    pub(crate) fn counted(
+        &mut self,
+        from: Node,
+        slot: Slot,
+        now: Nanos,
+        effects: &mut Effects,
+        count: impl FnOnce(&mut crate::Consensus) -> Result<(), crate::consensus::Contradiction>,
+    ) -> bool {
+        if slot < self.exec {
+            return false;
+        }
+        if !self.in_use(slot, now, effects) {
+            self.lags_behind(from, slot, now, effects);
+            return false;
+        }
+        if from != self.config.me {
+            self.heard(from);
+        }
+        let state = self.get_mut(slot).expect("a slot in use has a state");
+        if let Err(contradiction) = count(&mut state.consensus) {
+            self.fatal(slot, contradiction, effects);
+            return false;
+        }
+        if state.named_since.is_none() && state.consensus.candidate().is_some() {
+            state.named_since = Some(now);
+        }
+        self.advance(slot, now, effects);
+        true
+    }
+
+    fn on_spread(
+        &mut self,
+        from: Node,
+        slot: Slot,
+        batch: BatchInfo,
+        room: bool,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        if from != self.config.owner(slot) {
+            return;
+        }
+        if slot < self.exec {
+            return self.word_came_late(from);
+        }
+        if !self.in_use(slot, now, fx) {
+            self.lags_behind(from, slot, now, fx);
+            return;
+        }
+        self.heard(from);
+        self.word_of_owner(slot, from, now);
+        let state = self.get_mut(slot).expect("a slot in use has a state");
+        let digest = batch.digest;
+        if let Err(contradiction) = state.consensus.name(Value::Batch(digest)) {
+            return self.fatal(slot, contradiction, fx);
+        }
+        state.named_since.get_or_insert(now);
+        state.batch.get_or_insert(batch);
+        if state.segment == Segment::None && state.decided() != Some(Value::Null) {
+            self.store(slot, digest, room, now, fx);
+        } else if let Some(Said { what, durable: true }) = state.proposal
+            && state.decided().is_none()
+        {
+            // PROTOCOL 12: SPREAD repeated is answered with the recorded PROPOSE.
+            let message = Message::Propose { slot, value: what };
+            fx.send(Target::One(from), message);
+        }
+    }
+
+    /// Own fragments of a slot have come: propose 1 if nothing was proposed yet.
+    fn store(&mut self, slot: Slot, digest: u128, room: bool, now: Nanos, fx: &mut Effects) {
+        let state = self.get_mut(slot).expect("the caller looked");
+        match (room, state.proposal.is_some() || state.decided().is_some()) {
+            // PROTOCOL 6.2: PROPOSE(s, 1) means that the fragment is durable here.
+            (true, false) => {
+                state.segment = Segment::Appended;
+                state.proposal = Some(Said { what: Value::Batch(digest), durable: false });
+                state.appended_at = now;
+                fx.push(Effect::Persist {
+                    record: Record::Hold { slot, digest },
+                    release: Release::Propose { slot, value: Value::Batch(digest) },
+                });
+            }
+            // PROTOCOL 5.2: too late to propose; kept as a record of its own kind.
+            (true, true) => {
+                state.segment = Segment::Appended;
+                fx.push(Effect::Persist {
+                    record: Record::SegmentOnly { slot, digest },
+                    release: Release::Nothing,
+                });
+            }
+            (false, false) => self.refuse(slot, slot + 1, fx),
+            (false, true) => {}
+        }
+    }
+
+    /// NOHOLD and PROPOSE(s, 0) for one owner's slots in `[from, to)`, none of which has a proposal.
+    pub(crate) fn refuse(&mut self, from: Slot, to: Slot, fx: &mut Effects) {
+        let mut slot = from;
+        while slot < to {
+            let state = self.get_mut(slot).expect("a refused slot is in the window");
+            assert!(state.proposal.is_none(), "slot {slot} was proposed already");
+            state.proposal = Some(Said { what: Value::Null, durable: false });
+            slot += self.t.n as Slot;
+        }
+        fx.push(Effect::Persist {
+            record: Record::NoHold { from, to },
+            release: Release::ProposeNull { from, to },
+        });
+    }
+
+    fn on_meta(&mut self, slot: Slot, batch: BatchInfo) {
+        let Some(state) = self.get_mut(slot) else { return };
+        // Only the batch that consensus names is of use; another one is a stale or hostile answer.
+        if state.batch.is_none() && state.consensus.candidate() == Some(batch.digest) {
+            state.batch = Some(batch);
+        }
+    }
+
+    /// PROTOCOL 4.1: what was appended is flushed; from now on it counts, here and elsewhere.
+    fn on_durable(&mut self, release: Release, now: Nanos, fx: &mut Effects) {
+        let me = self.config.me;
+        match release {
+            Release::Nothing => {}
+            Release::Reserve { to } => {
+                self.reserved = self.reserved.max(to);
+                self.skip_own(fx);
+            }
+            Release::Propose { slot, value } => {
+                let Some(state) = self.get_mut(slot) else { return };
+                state.proposal = Some(Said { what: value, durable: true });
+                let cost = now.saturating_sub(state.appended_at);
+                self.flush_cost.observe(cost);
+                fx.send(Target::Others, Message::Propose { slot, value });
+                let quorum = self.t.quorum;
+                self.counted(me, slot, now, fx, |c| c.propose(me, value, now, quorum));
+            }
+            Release::ProposeNull { from, to } => self.null_durable(from, to, now, fx),
+            Release::Vote { slot, phase, ballot } => {
+                if self.step_durable(slot, Step::Vote(phase, ballot)) {
+                    fx.send(Target::Others, Message::Vote { slot, phase, ballot });
+                    self.counted(me, slot, now, fx, |c| c.vote(me, phase, ballot));
+                }
+            }
+            Release::State { slot, phase, value } => {
+                if self.step_durable(slot, Step::State(phase, value)) {
+                    fx.send(Target::Others, Message::State { slot, phase, value });
+                    self.counted(me, slot, now, fx, |c| c.state(me, phase, value));
+                }
+            }
+        }
+    }
+
+    fn null_durable(&mut self, from: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
+        let (me, n, quorum) = (self.config.me, self.t.n as Slot, self.t.quorum);
+        // PROTOCOL 5.4: nothing but DECIDE is sent for slots below exec.
+        let first = if from < self.exec { from + (self.exec - from).div_ceil(n) * n } else { from };
+        if first >= to {
+            return;
+        }
+        fx.send(Target::Others, Message::ProposeNull { from: first, to });
+        let mut slot = first;
+        while slot < to {
+            if let Some(state) = self.get_mut(slot) {
+                state.proposal = Some(Said { what: Value::Null, durable: true });
+            }
+            self.counted(me, slot, now, fx, |c| c.propose(me, Value::Null, now, quorum));
+            slot += n;
+        }
+    }
+
+    fn step_durable(&mut self, slot: Slot, step: Step) -> bool {
+        let Some(state) = self.get_mut(slot) else { return false };
+        let said = state.steps.iter_mut().find(|said| said.what == step);
+        said.expect("a step that was flushed was appended").durable = true;
+        true
+    }
+
+    /// PROTOCOL 5.2: says whatever the messages counted so far call for.
+    pub(crate) fn advance(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
+        let waiting = Waiting {
+            now,
+            suspected: self.not_awaited(),
+            vote_wait: self.vote_wait(),
+            support_wait: self.config.timing.support_wait,
+        };
+        loop {
+            let Some(index) = self.index(slot) else { return };
+            let state = &mut self.slots[index];
+            match state.consensus.advance(slot, &self.config, &self.t, waiting) {
+                Ok(Action::Nothing) => return,
+                Ok(Action::WaitUntil(at)) => {
+                    self.wake = self.wake.min(at);
+                    return;
+                }
+                Ok(Action::Vote { phase, ballot }) => {
+                    state.steps.push(Said { what: Step::Vote(phase, ballot), durable: false });
+                    self.counters.votes += 1;
+                    fx.push(Effect::Persist {
+                        record: Record::Vote { slot, phase, ballot },
+                        release: Release::Vote { slot, phase, ballot },
+                    });
+                }
+                Ok(Action::State { phase, value }) => {
+                    state.steps.push(Said { what: Step::State(phase, value), durable: false });
+                    fx.push(Effect::Persist {
+                        record: Record::State { slot, phase, value },
+                        release: Release::State { slot, phase, value },
+                    });
+                }
+                Ok(Action::Decided(decision)) => {
+                    self.note_decision(slot, decision.value, decision.path, now);
+                    return;
+                }
+                Err(contradiction) => return self.fatal(slot, contradiction, fx),
+            }
+        }
+    }
+
+    fn on_decide(&mut self, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
+        if slot < self.exec || !self.in_use(slot, now, fx) {
+            return;
+        }
+        let state = self.get_mut(slot).expect("a slot in use has a state");
+        match state.consensus.told(value) {
+            Ok(true) => self.note_decision(slot, value, Path::Told, now),
+            Ok(false) => {}
+            Err(contradiction) => self.fatal(slot, contradiction, fx),
+        }
+    }
+
+    pub(crate) fn index(&self, slot: Slot) -> Option<usize> {
+        let index = usize::try_from(slot.checked_sub(self.exec)?).ok()?;
+        (index < self.slots.len()).then_some(index)
+    }
+    pub(crate) fn get(&self, slot: Slot) -> Option<&SlotState> {
+        self.index(slot).map(|index| &self.slots[index])
+    }
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut SlotState> {
+        self.index(slot).map(|index| &mut self.slots[index])
+    }
+
+    pub(crate) fn fatal(
+        &mut self,
+        slot: Slot,
+        contradiction: crate::consensus::Contradiction,
+        fx: &mut Effects,
+    ) {
+        self.stopped = true;
+        fx.push(Effect::Fatal(format!("slot {slot}: {}", contradiction.0)));
+    }
+}

@@ -1,0 +1,94 @@
+//! Execution in slot order, and what a decision teaches about the other nodes (PROTOCOL 7).
+//!
+//! Invariant: `exec` moves over a slot only when it is decided and, if it holds a batch, its metas
+//! are known; effects `Apply` come in slot order without gaps.
+
+use crate::core::Core;
+use crate::effects::{Effect, Effects};
+use crate::{Nanos, Node, Path, Slot, Value};
+
+impl Core {
+    /// Applies what can be applied, and does what waited for exec to move.
+    pub(crate) fn execute(&mut self, now: Nanos, fx: &mut Effects) {
+        while !self.stopped && self.execute_run(fx) {
+            // PROTOCOL 6.1, 4.3: continue what stopped at exec + alpha. It may decide own slots.
+            self.skip_own(fx);
+            self.null_unknown(now, fx);
+            self.reserve(fx);
+        }
+        if self.slots.front().is_some_and(|head| head.decided().is_some()) {
+            // Decided, but its metas are missing: the timer of the slot asks for them.
+            let at = self.slots[0].pull_at;
+            self.wake = self.wake.min(at);
+        }
+    }
+
+    /// Returns whether `exec` moved.
+    fn execute_run(&mut self, fx: &mut Effects) -> bool {
+        let start = self.exec;
+        while let Some(head) = self.slots.front() {
+            let Some(value) = head.decided() else { break };
+            if value != Value::Null && head.batch.is_none() {
+                break;
+            }
+            let opened = head.opened;
+            let slot = self.exec;
+            self.slots.pop_front();
+            self.exec += 1;
+            self.seen = self.seen.max(self.exec);
+            fx.push(Effect::Apply { slot, value });
+            if opened {
+                self.own_open -= 1;
+                if value == Value::Null {
+                    fx.push(Effect::Void { slot });
+                }
+            }
+        }
+        self.exec != start
+    }
+
+    /// Counts a decision and learns from it who was late.
+    pub(crate) fn note_decision(&mut self, slot: Slot, value: Value, path: Path, now: Nanos) {
+        match (value, path) {
+            (Value::Null, Path::Told) => self.counters.skipped += 1,
+            (Value::Null, _) => self.counters.null += 1,
+            (_, Path::Fast) => self.counters.fast += 1,
+            (_, Path::Votes) => self.counters.slow += 1,
+            (_, Path::Told) => self.counters.told += 1,
+        }
+        let Some(state) = self.get(slot) else { return };
+        let (heard, since, quorum_at) = (state.consensus.heard(), state.since, state.quorum_at);
+        if path == Path::Told {
+            return;
+        }
+        self.decision_time.observe(now.saturating_sub(since));
+        for node in 0..self.t.n {
+            if node == usize::from(self.config.me) {
+                continue;
+            }
+            if heard.contains(node as Node) {
+                self.peers[node].missed = 0;
+            } else {
+                self.peers[node].missed += 1;
+                if let Some(quorum_at) = quorum_at {
+                    // How late it will be is not known yet: at least this late.
+                    self.last_gap.observe(now.saturating_sub(quorum_at));
+                }
+            }
+        }
+    }
+
+    /// Measures how long after a quorum the last proposal comes.
+    pub(crate) fn note_heard(&mut self, from: Node, slot: Slot, now: Nanos) {
+        self.peers[usize::from(from)].missed = 0;
+        let (n, quorum) = (self.t.n, self.t.quorum);
+        let Some(state) = self.get_mut(slot) else { return };
+        let heard = state.consensus.heard().len();
+        if heard >= quorum {
+            let quorum_at = *state.quorum_at.get_or_insert(now);
+            if heard == n {
+                self.last_gap.observe(now.saturating_sub(quorum_at));
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Own slots: reservation, opening and skipping (PROTOCOL 4.3, 6.1).
+//!
+//! Invariant: an own slot is opened at most once in the life of the disk, never after it was
+//! skipped, and opened or skipped only below the flushed reservation.
+
+use crate::core::Core;
+use crate::effects::{Effect, Effects, Record, Release, Target};
+use crate::slot::{Said, Segment};
+use crate::{BatchInfo, Message, Nanos, Path, Slot, Value};
+
+/// Own slots reserved ahead of need. A restart has to null at most this many.
+const RESERVE_AHEAD: Slot = 64;
+
+impl Core {
+    /// The slot that [`crate::Input::Open`] would take now, if it may.
+    pub fn can_open(&self) -> Option<Slot> {
+        let slot = self.own_next;
+        let behind = self.peers.iter().any(|peer| peer.exec > slot);
+        let usable = slot < self.reserved
+            && slot < self.exec + self.config.alpha
+            && self.own_open < self.config.own_slots_max
+            && !behind
+            && !self.stopped;
+        usable.then_some(slot)
+    }
+
+    /// Own slots opened and not executed.
+    pub fn own_open(&self) -> usize {
+        self.own_open
+    }
+
+    pub(crate) fn open(&mut self, batch: BatchInfo, now: Nanos, fx: &mut Effects) {
+        let slot = self.can_open().expect("the caller asked can_open");
+        // PROTOCOL 6.1: from here on the slot can never be skipped or opened again.
+        self.own_next = slot + self.t.n as Slot;
+        self.in_use(slot, now, fx);
+        let digest = batch.digest;
+        let state = self.get_mut(slot).expect("an opened slot is in the window");
+        assert!(state.proposal.is_none() && !state.skipped, "own slot {slot} opened twice");
+        state.opened = true;
+        state.named_since = Some(now);
+        state.batch = Some(batch);
+        state.segment = Segment::Appended;
+        state.appended_at = now;
+        state.proposal = Some(Said { what: Value::Batch(digest), durable: false });
+        state.consensus.name(Value::Batch(digest)).expect("a fresh own slot names nothing");
+        self.own_open += 1;
+        fx.push(Effect::Opened { slot });
+        fx.push(Effect::Persist {
+            record: Record::Hold { slot, digest },
+            release: Release::Propose { slot, value: Value::Batch(digest) },
+        });
+        self.reserve(fx);
+    }
+
+    /// PROTOCOL 6.1 "Skip": own slots below the highest slot in use will never be opened.
+    pub(crate) fn skip_own(&mut self, fx: &mut Effects) {
+        let n = self.t.n as Slot;
+        if self.own_next < self.exec {
+            // Decided without this node having spoken: nothing is left to skip there.
+            self.own_next += (self.exec - self.own_next).div_ceil(n) * n;
+        }
+        let to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
+        if self.own_next < to {
+            let from = self.own_next;
+            let mut slot = from;
+            while slot < to {
+                if let Some(state) = self.get_mut(slot) {
+                    assert!(!state.opened, "own open slot {slot} skipped");
+                    state.skipped = true;
+                    match state.consensus.told(Value::Null) {
+                        Ok(true) => self.counters.skipped += 1,
+                        Ok(false) => {}
+                        Err(contradiction) => return self.fatal(slot, contradiction, fx),
+                    }
+                }
+                slot += n;
+            }
+            self.own_next = slot;
+            // The range is fixed now: computed when sent, it could cover a slot opened in between.
+            fx.send(Target::Others, Message::Skip { from, to });
+        }
+        self.reserve(fx);
+    }
+
+    /// PROTOCOL 4.3: R is extended ahead of need, and never beyond the first own slot at or above
+    /// exec + alpha.
+    pub(crate) fn reserve(&mut self, fx: &mut Effects) {
+        let n = self.t.n as Slot;
+        let me = Slot::from(self.config.me);
+        if self.own_next + RESERVE_AHEAD / 2 * n < self.reserved_appended {
+            return;
+        }
+        let end = self.exec + self.config.alpha;
+        let cap = me + end.saturating_sub(me).div_ceil(n) * n;
+        let to = (self.own_next + RESERVE_AHEAD * n).min(cap);
+        if to > self.reserved_appended {
+            self.reserved_appended = to;
+            let (record, release) = (Record::Reserve { to }, Release::Reserve { to });
+            fx.push(Effect::Persist { record, release });
+        }
+    }
+
+    /// PROTOCOL 4.3: own slots below the R found at restart, without a PROPOSE record, may have been
+    /// opened: they are proposed null like anybody else's.
+    pub(crate) fn null_unknown(&mut self, now: Nanos, fx: &mut Effects) {
+        let n = self.t.n as Slot;
+        let end = self.unknown_end.min(self.exec + self.config.alpha);
+        if self.unknown_next < self.exec {
+            self.unknown_next += (self.exec - self.unknown_next).div_ceil(n) * n;
+        }
+        let mut run: Option<Slot> = None;
+        while self.unknown_next < end {
+            let slot = self.unknown_next;
+            self.in_use(slot, now, fx);
+            let state = self.get_mut(slot).expect("a slot in use has a state");
+            // A range leaves out every slot with a PROPOSE record, and every decided one.
+            let refuse = state.proposal.is_none() && state.decided().is_none();
+            match (refuse, run) {
+                (true, None) => run = Some(slot),
+                (false, Some(from)) => {
+                    self.refuse(from, slot, fx);
+                    run = None;
+                }
+                _ => {}
+            }
+            self.unknown_next += n;
+        }
+        if let Some(from) = run {
+            self.refuse(from, self.unknown_next - n + 1, fx);
+        }
+    }
+
+    /// SKIP from the owner: null without consensus, since only the owner could make a candidate.
+    pub(crate) fn on_skip(
+        &mut self,
+        from: crate::Node,
+        first: Slot,
+        to: Slot,
+        now: Nanos,
+        fx: &mut Effects,
+    ) {
+        let n = self.t.n as Slot;
+        if self.config.owner(first) != from || to <= first {
+            return;
+        }
+        // PROTOCOL 6.1: a SKIP that reaches beyond the window is applied below its end.
+        let end = self.exec + self.config.alpha;
+        if to > end {
+            self.lags_behind(from, to - 1, now, fx);
+        }
+        let end = to.min(end);
+        let mut slot = first;
+        if slot < self.exec {
+            slot += (self.exec - slot).div_ceil(n) * n;
+        }
+        if slot >= end {
+            return;
+        }
+        self.heard(from);
+        self.in_use(end - 1, now, fx);
+        while slot < end {
+            self.word_of_owner(slot, from, now);
+            if let Some(state) = self.get_mut(slot) {
+                match state.consensus.told(Value::Null) {
+                    Ok(true) => {
+                        state.skipped = true;
+                        self.note_decision(slot, Value::Null, Path::Told, now);
+                    }
+                    Ok(false) => {}
+                    Err(contradiction) => return self.fatal(slot, contradiction, fx),
+                }
+            }
+            slot += n;
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Quorum reads with marks (PROTOCOL 8): whose answer to use, or what to wait for.
+//!
+//! Invariant: the result is the state of the keys after a decided prefix of the log that contains
+//! every write that completed before the read began, and everything an earlier read showed.
+//! What would break it: fewer than n-f answers, ignoring a mark at or above the newest exec, or
+//! deciding key by key.
+
+use crate::{Node, NodeSet, Slot};
+
+/// What to do with the answers so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadStep {
+    /// Fewer answers than a quorum.
+    Wait,
+    /// The result is what this node answered.
+    Use(Node),
+    /// The slot is in use; the result is the own index once own exec is above it.
+    WaitExecuted(Slot),
+}
+
+/// Answers to one READQ.
+#[derive(Clone, Debug)]
+pub struct ReadQuorum {
+    quorum: usize,
+    answered: NodeSet,
+    newest: Option<(Slot, Node)>,
+    mark: Option<Slot>,
+}
+
+impl ReadQuorum {
+    /// `quorum` is n-f.
+    pub fn new(quorum: usize) -> ReadQuorum {
+        ReadQuorum { quorum, answered: NodeSet::EMPTY, newest: None, mark: None }
+    }
+
+    /// Counts the answer of one node, taken at one instant of its state. Returns whether this answer
+    /// is now the newest, so that the caller keeps what it carries.
+    pub fn answer(&mut self, from: Node, exec: Slot, mark: Option<Slot>) -> bool {
+        if self.answered.contains(from) {
+            return false;
+        }
+        self.answered.insert(from);
+        self.mark = self.mark.max(mark);
+        let newer = self.newest.is_none_or(|(newest, _)| exec > newest);
+        if newer {
+            self.newest = Some((exec, from));
+        }
+        newer
+    }
+
+    /// Nodes that have answered.
+    pub fn answered(&self) -> NodeSet {
+        self.answered
+    }
+
+    /// PROTOCOL 8.1: compares the newest exec with the highest mark.
+    pub fn step(&self) -> ReadStep {
+        if self.answered.len() < self.quorum {
+            return ReadStep::Wait;
+        }
+        let (exec, node) = self.newest.expect("a quorum holds at least one answer");
+        match self.mark {
+            Some(mark) if mark >= exec => ReadStep::WaitExecuted(mark),
+            _ => ReadStep::Use(node),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_flight_takes_one_round_trip() {
+        let mut read = ReadQuorum::new(3);
+        assert!(read.answer(0, 10, None));
+        assert!(!read.answer(1, 10, None));
+        assert_eq!(read.step(), ReadStep::Wait);
+        assert!(read.answer(2, 12, Some(11)));
+        assert_eq!(read.step(), ReadStep::Use(2), "a mark below the newest exec is executed there");
+    }
+
+    #[test]
+    fn a_mark_at_or_above_the_newest_exec_is_waited_for() {
+        let mut read = ReadQuorum::new(2);
+        read.answer(4, 10, None);
+        read.answer(1, 10, Some(10));
+        assert_eq!(read.step(), ReadStep::WaitExecuted(10));
+    }
+
+    #[test]
+    fn a_repeated_answer_counts_once() {
+        let mut read = ReadQuorum::new(2);
+        read.answer(4, 10, None);
+        assert!(!read.answer(4, 11, Some(20)));
+        assert_eq!(read.step(), ReadStep::Wait);
+    }
+}

@@ -1,0 +1,178 @@
+//! Restart from disk: records and recorded decisions become a [`Core`] again (PROTOCOL 9.1).
+//!
+//! Invariant: what this node said before is said again, the same; where there is no record nothing
+//! was ever sent. The first record of a key wins.
+
+use crate::core::Core;
+use crate::effects::Record;
+use crate::slot::{Said, Segment, SlotState, Step};
+use crate::{BatchInfo, Config, ConfigError, Nanos, Slot, Value};
+use std::collections::BTreeMap;
+
+/// Collects a replayed log.
+pub struct Recovery {
+    core: Core,
+    slots: BTreeMap<Slot, SlotState>,
+}
+
+impl Recovery {
+    pub fn new(config: Config) -> Result<Recovery, ConfigError> {
+        Ok(Recovery { core: Core::new(config)?, slots: BTreeMap::new() })
+    }
+
+    /// One record, in log order. A `Hold` or `SegmentOnly` carries the batch's metas.
+    pub fn record(&mut self, record: Record, batch: Option<BatchInfo>) -> Result<(), String> {
+        match record {
+            Record::Hold { slot, digest } => {
+                let opened = self.core.config.owner(slot) == self.core.config.me;
+                let Some(state) = self.slot(slot) else { return Ok(()) };
+                name(state, slot, Value::Batch(digest))?;
+                state.segment = Segment::Appended;
+                state.opened = opened;
+                state.batch = state.batch.take().or(batch);
+                said(state, Value::Batch(digest));
+            }
+            Record::SegmentOnly { slot, digest } => {
+                let Some(state) = self.slot(slot) else { return Ok(()) };
+                name(state, slot, Value::Batch(digest))?;
+                state.segment = Segment::Appended;
+                state.batch = state.batch.take().or(batch);
+            }
+            Record::NoHold { from, to } => {
+                let n = self.core.t.n;
+                for slot in (from..to).step_by(n) {
+                    if let Some(state) = self.slot(slot) {
+                        said(state, Value::Null);
+                    }
+                }
+            }
+            Record::Vote { slot, phase, ballot } => self.step(slot, Step::Vote(phase, ballot))?,
+            Record::State { slot, phase, value } => self.step(slot, Step::State(phase, value))?,
+            Record::Reserve { to } => {
+                self.core.reserved = self.core.reserved.max(to);
+            }
+        }
+        Ok(())
+    }
+
+    /// The metas of a slot's batch, recorded without fragments.
+    pub fn meta(&mut self, slot: Slot, batch: BatchInfo) {
+        if let Some(state) = self.slot(slot) {
+            state.batch.get_or_insert(batch);
+        }
+    }
+
+    /// A decision that was recorded: a fact.
+    pub fn decided(&mut self, slot: Slot, value: Value) -> Result<(), String> {
+        let Some(state) = self.slot(slot) else { return Ok(()) };
+        state.consensus.told(value).map(|_| ()).map_err(|c| format!("slot {slot}: {}", c.0))
+    }
+
+    /// The next slot that can be applied, in order; call until `None` after each record.
+    pub fn apply(&mut self) -> Option<(Slot, Value)> {
+        let slot = self.core.exec;
+        let state = self.slots.get(&slot)?;
+        let value = state.decided()?;
+        if value != Value::Null && state.batch.is_none() {
+            return None;
+        }
+        self.slots.remove(&slot);
+        self.core.exec += 1;
+        Some((slot, value))
+    }
+
+    /// All slots below are applied.
+    pub fn exec(&self) -> Slot {
+        self.core.exec
+    }
+
+    /// The core as it was, minus what was only in memory.
+    pub fn finish(mut self, now: Nanos) -> Core {
+        let core = &mut self.core;
+        core.seen = core.exec;
+        core.reserved_appended = core.reserved;
+        // PROTOCOL 4.3: own_next = R0; own slots below it without a record are unknown.
+        let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
+        core.own_next = core.reserved.max(me);
+        core.unknown_next = me;
+        core.unknown_end = core.own_next;
+        let wait = core.pull_wait();
+        for (slot, mut state) in self.slots {
+            assert!(
+                slot < core.exec + core.config.alpha,
+                "a record of slot {slot} lies beyond exec {} + alpha: decisions are missing",
+                core.exec
+            );
+            while core.exec + (core.slots.len() as Slot) < slot {
+                core.slots.push_back(SlotState::new(now, wait));
+            }
+            state.since = now;
+            state.pull_at = now;
+            state.pull_wait = wait;
+            state.named_since = state.consensus.candidate().map(|_| now);
+            resume(&mut state, core.config.me, now, core.t.quorum);
+            core.own_open += usize::from(state.opened);
+            core.slots.push_back(state);
+            core.seen = slot + 1;
+        }
+        if core.own_next < core.exec {
+            core.own_next += (core.exec - core.own_next).div_ceil(n) * n;
+        }
+        self.core
+    }
+
+    fn slot(&mut self, slot: Slot) -> Option<&mut SlotState> {
+        (slot >= self.core.exec).then(|| self.slots.entry(slot).or_default())
+    }
+
+    fn step(&mut self, slot: Slot, step: Step) -> Result<(), String> {
+        let Some(state) = self.slot(slot) else { return Ok(()) };
+        let candidate = match step {
+            Step::Vote(_, ballot) => ballot.candidate(),
+            Step::State(_, Value::Batch(digest)) => Some(digest),
+            Step::State(_, Value::Null) => None,
+        };
+        if let Some(digest) = candidate {
+            name(state, slot, Value::Batch(digest))?;
+        }
+        if !state.steps.iter().any(|said| same_key(said.what, step)) {
+            state.steps.push(Said { what: step, durable: true });
+        }
+        Ok(())
+    }
+}
+
+fn name(state: &mut SlotState, slot: Slot, value: Value) -> Result<(), String> {
+    state.consensus.name(value).map_err(|c| format!("slot {slot}: {}", c.0))
+}
+
+fn said(state: &mut SlotState, value: Value) {
+    state.proposal.get_or_insert(Said { what: value, durable: true });
+}
+
+fn same_key(a: Step, b: Step) -> bool {
+    match (a, b) {
+        (Step::Vote(a, _), Step::Vote(b, _)) | (Step::State(a, _), Step::State(b, _)) => a == b,
+        _ => false,
+    }
+}
+
+/// Counts the own recorded messages again: they were sent, or may have been.
+fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize) {
+    const OWN: &str = "own records do not contradict each other";
+    if let Some(said) = state.proposal {
+        state.consensus.propose(me, said.what, now, quorum).expect(OWN);
+    }
+    for said in state.steps.clone() {
+        match said.what {
+            Step::Vote(phase, ballot) => {
+                state.consensus.vote(me, phase, ballot).expect(OWN);
+                state.consensus.resume(phase, true);
+            }
+            Step::State(phase, value) => {
+                state.consensus.state(me, phase, value).expect(OWN);
+                state.consensus.resume(phase, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a node knows and has said about one slot that it has not executed.
+
+use crate::{Ballot, BatchInfo, Consensus, Nanos, Value};
+
+/// Something this node says: first appended to the log, later durable and sent (PROTOCOL 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said<T> {
+    pub what: T,
+    pub durable: bool,
+}
+
+/// Where this node's fragments of the slot's batch are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Segment {
+    #[default]
+    None,
+    /// Handed to the log.
+    Appended,
+}
+
+/// One VOTE or STATE of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Vote(u32, Ballot),
+    State(u32, Value),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SlotState {
+    pub consensus: Consensus,
+    /// The metas are known.
+    pub batch: Option<BatchInfo>,
+    pub segment: Segment,
+    /// This node's PROPOSE.
+    pub proposal: Option<Said<Value>>,
+    /// This node's VOTEs and STATEs, in order.
+    pub steps: Vec<Said<Step>>,
+    /// This node opened the slot.
+    pub opened: bool,
+    /// PROPOSE(s, 0) came from the owner, which thereby says that it may not know the slot.
+    pub owner_null: bool,
+    /// Since when the slot, or a higher one, is in use here.
+    pub since: Nanos,
+    /// Since when a candidate is named here.
+    pub named_since: Option<Nanos>,
+    /// When the own record of the proposal was handed to the log: measures the flush.
+    pub appended_at: Nanos,
+    /// When to ask the others next, and how long to wait after that.
+    pub pull_at: Nanos,
+    pub pull_wait: Nanos,
+    /// Members heard when a quorum was complete, to measure how late the last one is.
+    pub quorum_at: Option<Nanos>,
+    /// Own slots passed over by SKIP.
+    pub skipped: bool,
+}
+
+impl SlotState {
+    pub fn new(now: Nanos, pull_wait: Nanos) -> SlotState {
+        SlotState { since: now, pull_at: now + pull_wait, pull_wait, ..SlotState::default() }
+    }
+
+    pub fn decided(&self) -> Option<Value> {
+        self.consensus.decision().map(|decision| decision.value)
+    }
+
+    /// PROTOCOL 8.1: whether this node has said, or knows as decided, that the slot holds a batch.
+    pub fn named_here(&self) -> bool {
+        let proposed = matches!(self.proposal, Some(Said { what: Value::Batch(_), .. }));
+        let stepped = self.steps.iter().any(|said| match said.what {
+            Step::Vote(_, ballot) => ballot.candidate().is_some(),
+            Step::State(_, value) => value != Value::Null,
+        });
+        proposed || stepped || matches!(self.decided(), Some(Value::Batch(_)))
+    }
+}

@@ -1,0 +1,189 @@
+//! Slots in use, timers and suspicion (PROTOCOL 3.3, 5.5, 6.5).
+//!
+//! Invariant: every slot below the highest in use has, until it is decided, a timer that ends in a
+//! proposal of this node and one that asks the others. No timer matters for safety.
+
+use crate::config::Wait;
+use crate::core::{Core, NEVER};
+use crate::effects::Effects;
+use crate::slot::{Segment, SlotState};
+use crate::{Nanos, Node, NodeSet, Slot, Value};
+
+/// T_skip expiries in a row after which an owner is not waited for.
+const EXPIRIES_TO_SUSPECT: u32 = 3;
+/// Slots decided in a row without a node's PROPOSE after which votes do not wait for it.
+const MISSED_TO_IGNORE: u32 = 3;
+/// Slots stored in time after which a doubled T_hold is halved again.
+const GOOD_SLOTS_TO_RELAX: u32 = 1000;
+const HOLD_MAX: Nanos = 1_000_000_000;
+
+impl Core {
+    /// Marks a slot, and with it every lower one, as in use. False: it lies beyond the window.
+    pub(crate) fn in_use(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) -> bool {
+        if slot < self.seen {
+            return true;
+        }
+        if slot >= self.exec + self.config.alpha {
+            return false;
+        }
+        let wait = self.pull_wait();
+        for index in self.seen..=slot {
+            if self.get(index).is_none() {
+                self.slots.push_back(SlotState::new(now, wait));
+            }
+            let owner = usize::from(self.config.owner(index));
+            let due = if self.peers[owner].suspected { now } else { now + self.skip_wait(owner) };
+            self.wake = self.wake.min(due).min(now + wait);
+        }
+        self.seen = slot + 1;
+        self.skip_own(fx);
+        true
+    }
+
+    /// A message for a slot in the window came from this node.
+    pub(crate) fn heard(&mut self, from: Node) {
+        let peer = &mut self.peers[usize::from(from)];
+        peer.silent = 0;
+        peer.suspected = false;
+    }
+
+    /// The owner of a slot said what becomes of it: learn how long that takes.
+    pub(crate) fn word_of_owner(&mut self, slot: Slot, owner: Node, now: Nanos) {
+        let Some(state) = self.get_mut(slot) else { return };
+        if state.batch.is_some() || state.skipped {
+            return;
+        }
+        let waited = now.saturating_sub(state.since);
+        let refused = state.proposal.is_some_and(|said| said.what == Value::Null);
+        self.peers[usize::from(owner)].word.observe(waited);
+        if refused {
+            self.word_came_late(owner);
+        } else {
+            let least = self.config.timing.hold;
+            let peer = &mut self.peers[usize::from(owner)];
+            peer.good_slots += 1;
+            if peer.good_slots >= GOOD_SLOTS_TO_RELAX {
+                peer.good_slots = 0;
+                peer.hold = (peer.hold / 2).max(least);
+            }
+        }
+    }
+
+    /// The owner's word came after this node had given up: wait longer next time.
+    pub(crate) fn word_came_late(&mut self, owner: Node) {
+        let longest = self.config.timing.skip_max;
+        let peer = &mut self.peers[usize::from(owner)];
+        peer.word.observe(longest);
+        peer.hold = (peer.hold * 2).min(HOLD_MAX);
+        peer.good_slots = 0;
+    }
+
+    /// T_skip of an owner: 8 x the 99th percentile of what its word takes, within bounds.
+    fn skip_wait(&self, owner: usize) -> Nanos {
+        let timing = &self.config.timing;
+        (self.peers[owner].word.get() * 8).clamp(timing.skip_min, timing.skip_max)
+    }
+
+    /// tau1: waiting longer than a vote round costs is pointless, and so is waiting longer than the
+    /// last proposal usually takes.
+    pub(crate) fn vote_wait(&self) -> Nanos {
+        match self.config.timing.vote_wait {
+            Wait::Fixed(wait) => wait,
+            Wait::Adaptive => (self.flush_cost.get() * 3 / 2).min(self.last_gap.get()),
+        }
+    }
+
+    /// First wait before asking the others about an undecided slot.
+    pub(crate) fn pull_wait(&self) -> Nanos {
+        let timing = &self.config.timing;
+        (self.decision_time.get() * 2).clamp(timing.pull_min, timing.pull_max)
+    }
+
+    /// Nodes that votes do not wait for.
+    pub(crate) fn not_awaited(&self) -> NodeSet {
+        let mut set = NodeSet::EMPTY;
+        for (node, peer) in self.peers.iter().enumerate() {
+            if peer.suspected || peer.missed >= MISSED_TO_IGNORE {
+                set.insert(node as Node);
+            }
+        }
+        set
+    }
+
+    /// Everything that is due.
+    pub(crate) fn tick(&mut self, now: Nanos, fx: &mut Effects) {
+        self.wake = NEVER;
+        let mut expired = Vec::new();
+        for slot in self.exec..self.seen {
+            let state = self.get(slot).expect("every slot in use has a state");
+            if state.decided().is_some() {
+                continue;
+            }
+            if let Some(due) = self.refusal_due(slot, state) {
+                if due <= now {
+                    expired.push(slot);
+                } else {
+                    self.wake = self.wake.min(due);
+                }
+            }
+            self.advance(slot, now, fx);
+        }
+        self.expire(&expired, fx);
+        self.pull_due(now, fx);
+        self.catchup_due(now, fx);
+    }
+
+    /// When this node gives up waiting for the batch of a slot and proposes 0 (T_skip, T_hold).
+    fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
+        let owner = usize::from(self.config.owner(slot));
+        // Own slots are opened, skipped, or treated as PROTOCOL 4.3 says.
+        if state.proposal.is_some() || owner == usize::from(self.config.me) {
+            return None;
+        }
+        let peer = &self.peers[owner];
+        Some(match state.named_since {
+            Some(named) => named + peer.hold,
+            None if peer.suspected => state.since,
+            None if state.owner_null && state.segment == Segment::None => state.since,
+            None => state.since + self.skip_wait(owner),
+        })
+    }
+
+    /// NOHOLD for expired slots, as one range for each run of one owner's slots.
+    fn expire(&mut self, expired: &[Slot], fx: &mut Effects) {
+        let n = self.t.n as Slot;
+        for owner in 0..n {
+            let mut run: Option<(Slot, Slot)> = None;
+            for slot in expired.iter().copied().filter(|slot| slot % n == owner) {
+                let Some(state) = self.get(slot) else { continue };
+                if state.proposal.is_some() || state.decided().is_some() {
+                    continue;
+                }
+                let waited = !self.peers[owner as usize].suspected && !state.owner_null;
+                if waited {
+                    self.note_expiry(owner as usize);
+                }
+                match run {
+                    Some((from, last)) if slot == last + n => run = Some((from, slot)),
+                    Some((from, last)) => {
+                        self.refuse(from, last + 1, fx);
+                        run = Some((slot, slot));
+                    }
+                    None => run = Some((slot, slot)),
+                }
+            }
+            if let Some((from, last)) = run {
+                self.refuse(from, last + 1, fx);
+            }
+        }
+    }
+
+    fn note_expiry(&mut self, owner: usize) {
+        self.counters.skip_timeouts += 1;
+        let peer = &mut self.peers[owner];
+        peer.silent += 1;
+        if peer.silent >= EXPIRIES_TO_SUSPECT {
+            peer.suspected = true;
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Aligned, pooled, reference-counted buffers.
+//!
+//! Purpose: one kind of buffer that the socket fills, the codec encodes in place, the log writes
+//! with `O_DIRECT` and the socket sends again, so that a value is not copied between them.
+//!
+//! Invariant: a [`Buf`] is the only handle to its bytes and may be written; once frozen into
+//! [`Slice`]s the bytes never change again until the last slice is dropped, when the block goes
+//! back to its pool. A block is 4096-aligned and zeroed when first allocated, so no byte read
+//! through this API is ever uninitialised.
+//!
+//! What would break it: handing out a second mutable view of a block (there is no API for it), or
+//! sending a pool to another thread (`Rc` forbids it: a pool belongs to one reactor).
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// Every block starts at a multiple of this many bytes, enough for `O_DIRECT` on any disk.
+pub const ALIGN: usize = 4096;
+
+const CLASSES: usize = 16; // 4 KiB << 0 ..= 4 KiB << 15 = 128 MiB
+
+/// A bounded pool of blocks in power-of-two size classes. Cloning gives another handle to it.
+#[derive(Clone)]
+pub struct Pool(Rc<Inner>);
+
+struct Inner {
+    state: RefCell<State>,
+    limit: usize,
+    keep: usize,
+}
+
+struct State {
+    free: [Vec<NonNull<u8>>; CLASSES],
+    /// Bytes in blocks that are handed out.
+    used: usize,
+    /// Bytes in blocks that wait in `free`.
+    idle: usize,
+}
+
+impl Pool {
+    /// A pool that hands out at most `limit` bytes of blocks at any time and keeps at most `limit / 4`
+    /// bytes of returned blocks for reuse.
+    pub fn new(limit: usize) -> Pool {
+        let state = State { free: Default::default(), used: 0, idle: 0 };
+        Pool(Rc::new(Inner { state: RefCell::new(state), limit, keep: limit / 4 }))
+    }
+
+    /// A buffer of `len` bytes (contents: zeros or what an earlier user left), or `None` if the pool
+    /// is at its limit or `len` exceeds the largest class (128 MiB).
+    pub fn get(&self, len: usize) -> Option<Buf> {
+        let class = class_of(len)?;
+        let size = ALIGN << class;
+        let mut state = self.0.state.borrow_mut();
+        if state.used + size > self.0.limit {
+            return None;
+        }
+        state.used += size;
+        let ptr = match state.free[class].pop() {
+            Some(ptr) => {
+                state.idle -= size;
+                ptr
+            }
+            None => allocate(size),
+        };
+        drop(state);
+        Some(Buf { block: Block { ptr, class, pool: self.clone() }, len })
+    }
+
+    /// A frozen copy of `bytes`, or `None` as for [`Pool::get`].
+    pub fn copy(&self, bytes: &[u8]) -> Option<Slice> {
+        let mut buf = self.get(bytes.len())?;
+        buf.copy_from_slice(bytes);
+        Some(buf.freeze())
+    }
+
+    /// Bytes of blocks handed out now.
+    pub fn used(&self) -> usize {
+        self.0.state.borrow().used
+    }
+
+    /// Most bytes that may be handed out at once.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for (class, list) in self.state.get_mut().free.iter_mut().enumerate() {
+            for ptr in list.drain(..) {
+                free(ptr, ALIGN << class);
+            }
+        }
+    }
+}
+
+fn class_of(len: usize) -> Option<usize> {
+    let blocks = len.div_ceil(ALIGN).max(1);
+    let class = blocks.next_power_of_two().trailing_zeros() as usize;
+    (class < CLASSES).then_some(class)
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, ALIGN).expect("a class size is a valid layout")
+}
+
+fn allocate(size: usize) -> NonNull<u8> {
+    // SAFETY: the layout has a non-zero size (the smallest class is one page).
+    let ptr = unsafe { alloc_zeroed(layout(size)) };
+    NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout(size)))
+}
+
+fn free(ptr: NonNull<u8>, size: usize) {
+    // SAFETY: `ptr` came from `allocate(size)` with this same layout and is freed once: a block is
+    // either in exactly one `Block` or in exactly one free list.
+    unsafe { dealloc(ptr.as_ptr(), layout(size)) }
+}
+
+/// Owner of one allocation; returns it to the pool when dropped.
+struct Block {
+    ptr: NonNull<u8>,
+    class: usize,
+    pool: Pool,
+}
+
+impl Block {
+    fn size(&self) -> usize {
+        ALIGN << self.class
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let size = self.size();
+        let inner = &self.pool.0;
+        let mut state = inner.state.borrow_mut();
+        state.used -= size;
+        if state.idle + size <= inner.keep {
+            state.idle += size;
+            state.free[self.class].push(self.ptr);
+        } else {
+            free(self.ptr, size);
+        }
+    }
+}
+
+/// A buffer with one owner, who may write it.
+pub struct Buf {
+    block: Block,
+    len: usize,
+}
+
+impl Buf {
+    /// Bytes that the block holds, at least `len()`.
+    pub fn capacity(&self) -> usize {
+        self.block.size()
+    }
+
+    /// Changes the visible length. Panics if `len` exceeds the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "length {len} above capacity {}", self.capacity());
+        self.len = len;
+    }
+
+    /// Gives up the right to write and makes the bytes shareable.
+    pub fn freeze(self) -> Slice {
+        let len = self.len;
+        Slice { block: Some(Rc::new(self.block)), start: 0, len }
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the block has at least `len` initialised bytes and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.block.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `self` is the only handle to the block, so no other view exists.
+        unsafe { std::slice::from_raw_parts_mut(self.block.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Buf({} bytes)", self.len)
+    }
+}
+
+/// A shared, read-only view of part of a block. Cloning is a counter increment.
+#[derive(Clone)]
+pub struct Slice {
+    block: Option<Rc<Block>>,
+    start: usize,
+    len: usize,
+}
+
+impl Slice {
+    /// A view of nothing, without a block.
+    pub const fn empty() -> Slice {
+        Slice { block: None, start: 0, len: 0 }
+    }
+
+    /// A narrower view of the same bytes. Panics if the range is not inside this view.
+    pub fn slice(&self, range: Range<usize>) -> Slice {
+        assert!(range.start <= range.end && range.end <= self.len, "slice out of range");
+        let block = if range.is_empty() { None } else { self.block.clone() };
+        Slice { block, start: self.start + range.start, len: range.len() }
+    }
+
+    /// A view with the same start and `len` bytes, which may reach beyond this one up to the end of
+    /// the block: for writing whole sectors whose tail is padding. Panics beyond the block.
+    pub fn extend_to(&self, len: usize) -> Slice {
+        let Some(block) = &self.block else {
+            assert_eq!(len, 0, "an empty slice cannot be extended");
+            return Slice::empty();
+        };
+        assert!(self.start + len <= block.size(), "slice beyond its block");
+        Slice { block: Some(block.clone()), start: self.start, len }
+    }
+
+    /// Whether the bytes start at a multiple of `align` in memory.
+    pub fn is_aligned(&self, align: usize) -> bool {
+        self.start.is_multiple_of(align)
+    }
+
+    /// Gives the buffer back for writing if this is the only view of its block; the whole block,
+    /// with length = capacity.
+    pub fn try_thaw(self) -> Result<Buf, Slice> {
+        let Slice { block, start, len } = self;
+        match block.map(Rc::try_unwrap) {
+            Some(Ok(block)) => Ok(Buf { len: block.size(), block }),
+            Some(Err(shared)) => Err(Slice { block: Some(shared), start, len }),
+            None => Err(Slice { block: None, start, len }),
+        }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.block {
+            // SAFETY: `start + len` is inside the block (checked wherever a slice is made), the block
+            // is initialised, nobody can write it while a slice exists, and it lives as long as `self`.
+            Some(block) => unsafe {
+                std::slice::from_raw_parts(block.ptr.as_ptr().add(self.start), self.len)
+            },
+            None => &[],
+        }
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Slice({} bytes)", self.len)
+    }
+}
+
+impl Default for Slice {
+    fn default() -> Slice {
+        Slice::empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_zeroed_and_reused() {
+        let pool = Pool::new(1 << 20);
+        let mut buf = pool.get(5000).unwrap();
+        assert_eq!((buf.as_ptr() as usize) % ALIGN, 0);
+        assert!(buf.iter().all(|byte| *byte == 0));
+        assert_eq!(buf.capacity(), 8192);
+        buf[0] = 7;
+        let first = buf.as_ptr();
+        drop(buf.freeze());
+        assert_eq!(pool.used(), 0);
+        assert_eq!(pool.get(8000).unwrap().as_ptr(), first);
+    }
+
+    #[test]
+    fn the_limit_holds_and_is_given_back() {
+        let pool = Pool::new(8192);
+        let held = pool.get(8192).unwrap();
+        assert!(pool.get(1).is_none());
+        drop(held);
+        assert!(pool.get(1).is_some());
+        assert!(Pool::new(1 << 40).get((128 << 20) + 1).is_none());
+    }
+
+    #[test]
+    fn slices_share_and_thaw_only_when_alone() {
+        let pool = Pool::new(1 << 20);
+        let whole = pool.copy(b"hello world").unwrap();
+        let part = whole.slice(6..11);
+        assert_eq!(&*part, b"world");
+        assert_eq!(part.extend_to(100).len(), 100);
+        let part = part.try_thaw().unwrap_err();
+        drop(whole);
+        let buf = part.try_thaw().unwrap();
+        assert_eq!(buf.len(), ALIGN);
+        assert_eq!(&buf[..5], b"hello");
+    }
+
+    #[test]
+    #[should_panic(expected = "slice out of range")]
+    fn a_slice_stays_inside_its_parent() {
+        let pool = Pool::new(1 << 20);
+        pool.copy(b"abc").unwrap().slice(1..3).slice(0..3);
+    }
+}
