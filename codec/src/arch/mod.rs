@@ -1,0 +1,278 @@
+//! Kernels: the one algorithm of `combine` compiled for several instruction sets, and the choice
+//! among them. All `unsafe` of the crate is below this folder.
+//!
+//! Invariant: a kernel runs only where `Kernel::is_supported` said yes, and only on slices whose
+//! number and lengths `Combiner` has checked. Breaking either is undefined behaviour, so both are
+//! asserted here, whatever the callers have checked.
+
+mod combine;
+mod scalar;
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use crate::error::CodecError;
+use crate::field::{affine_matrix, bit_products, nibble_tables};
+use combine::{ADD, Job, PLAIN, ROWS_MAX, Run, UNIT, select};
+
+/// Bytes of all sources that one tile holds when the rows need several passes: they stay in the
+/// first-level cache between passes, so that memory is read once.
+const TILE_BYTES: usize = 16 * 1024;
+
+/// The environment variable that forces a kernel.
+pub const KERNEL_VARIABLE: &str = "RACOS_CODEC_KERNEL";
+
+/// An instruction set the codec is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    Scalar,
+    Ssse3,
+    Avx2,
+    Avx2Gfni,
+    Avx512Gfni,
+}
+
+impl Kernel {
+    /// All kernels, the slowest first.
+    pub const ALL: [Self; 5] =
+        [Self::Scalar, Self::Ssse3, Self::Avx2, Self::Avx2Gfni, Self::Avx512Gfni];
+
+    /// The name used by `RACOS_CODEC_KERNEL` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Ssse3 => "ssse3",
+            Self::Avx2 => "avx2",
+            Self::Avx2Gfni => "avx2-gfni",
+            Self::Avx512Gfni => "avx512-gfni",
+        }
+    }
+
+    /// The kernel called `name`, or an error that lists the names.
+    pub fn from_name(name: &str) -> Result<Self, CodecError> {
+        Self::ALL
+            .into_iter()
+            .find(|kernel| kernel.name() == name)
+            .ok_or_else(|| CodecError::KernelUnknown { name: name.to_owned() })
+    }
+
+    /// Whether this processor (and operating system) can run the kernel.
+    pub fn is_supported(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            match self {
+                Self::Scalar => true,
+                Self::Ssse3 => has!("ssse3"),
+                Self::Avx2 => has!("avx2"),
+                Self::Avx2Gfni => has!("avx2") && has!("gfni"),
+                Self::Avx512Gfni => {
+                    has!("avx512f") && has!("avx512bw") && has!("gfni") && has!("bmi2")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Scalar
+        }
+    }
+
+    /// The fastest kernel this processor can run.
+    pub fn fastest() -> Self {
+        let supported = |kernel: &Self| kernel.is_supported();
+        Self::ALL.into_iter().rev().find(supported).unwrap_or(Self::Scalar)
+    }
+
+    /// The kernel `RACOS_CODEC_KERNEL` names, or the fastest if it is unset or empty.
+    pub fn chosen() -> Result<Self, CodecError> {
+        match std::env::var_os(KERNEL_VARIABLE) {
+            Some(name) if !name.is_empty() => Self::from_name(&name.to_string_lossy())?.supported(),
+            _ => Ok(Self::fastest()),
+        }
+    }
+
+    /// Itself, or an error if this processor cannot run it.
+    pub(crate) fn supported(self) -> Result<Self, CodecError> {
+        if self.is_supported() {
+            Ok(self)
+        } else {
+            Err(CodecError::KernelUnsupported { kernel: self.name() })
+        }
+    }
+
+    /// Words one factor takes in a table for this kernel.
+    pub(crate) fn factor_words(self) -> usize {
+        match self {
+            Self::Scalar | Self::Avx2Gfni | Self::Avx512Gfni => 1,
+            Self::Ssse3 | Self::Avx2 => 4,
+        }
+    }
+
+    /// Writes `factors` in the form this kernel multiplies by.
+    pub(crate) fn write_factors(self, factors: &[u8], table: &mut [u64]) {
+        let entries = table.chunks_exact_mut(self.factor_words());
+        assert_eq!(entries.len(), factors.len(), "kernel invariant: the table has another size");
+        for (entry, &factor) in entries.zip(factors) {
+            match self {
+                Self::Scalar => entry[0] = bit_products(factor),
+                Self::Ssse3 | Self::Avx2 => {
+                    // The kernels read the words as bytes in memory order.
+                    entry.copy_from_slice(&NIBBLE_TABLES[factor as usize].map(u64::to_le));
+                }
+                Self::Avx2Gfni | Self::Avx512Gfni => entry[0] = AFFINE_MATRICES[factor as usize],
+            }
+        }
+    }
+
+    fn instance<const MODE: u8>(self, sources: usize, rows: usize) -> Run {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Scalar => select::<scalar::Scalar, MODE>(sources, rows),
+            Self::Ssse3 => select::<x86_64::ssse3::Ssse3, MODE>(sources, rows),
+            Self::Avx2 => select::<x86_64::avx2::Avx2, MODE>(sources, rows),
+            Self::Avx2Gfni => select::<x86_64::avx2_gfni::Avx2Gfni, MODE>(sources, rows),
+            Self::Avx512Gfni => select::<x86_64::avx512_gfni::Avx512Gfni, MODE>(sources, rows),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        select::<scalar::Scalar, MODE>(sources, rows)
+    }
+}
+
+/// The kernel a new `Codec` uses: the one `RACOS_CODEC_KERNEL` names, else the fastest.
+pub fn kernel() -> Result<Kernel, CodecError> {
+    Kernel::chosen()
+}
+
+static AFFINE_MATRICES: [u64; 256] = {
+    let mut all = [0; 256];
+    let mut factor = 0;
+    while factor < 256 {
+        all[factor] = affine_matrix(factor as u8);
+        factor += 1;
+    }
+    all
+};
+
+static NIBBLE_TABLES: [[u64; 4]; 256] = {
+    let mut all = [[0; 4]; 256];
+    let mut factor = 0;
+    while factor < 256 {
+        all[factor] = nibble_tables(factor as u8);
+        factor += 1;
+    }
+    all
+};
+
+/// A kernel made ready for `rows` outputs, each a sum of `sources` sources times factors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Combiner {
+    kernel: Kernel,
+    sources: usize,
+    rows: usize,
+    /// The instance for the first `ROWS_MAX` rows.
+    run: Run,
+    words: usize,
+}
+
+impl Combiner {
+    /// For outputs that are overwritten. `unit`: the first row and column of factors are ones.
+    pub(crate) fn new(kernel: Kernel, sources: usize, rows: usize, unit: bool) -> Self {
+        assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
+        assert!(sources > 0 && rows > 0, "kernel invariant: {sources} sources, {rows} rows");
+        let together = rows.min(ROWS_MAX);
+        let run = if unit {
+            kernel.instance::<UNIT>(sources, together)
+        } else {
+            kernel.instance::<PLAIN>(sources, together)
+        };
+        Self { kernel, sources, rows, run, words: kernel.factor_words() }
+    }
+
+    /// Overwrites every output. `factors` is row by row; a source shorter than the outputs counts
+    /// as followed by zeros.
+    #[inline]
+    pub(crate) fn combine(&self, factors: &[u64], sources: &[&[u8]], outputs: &mut [&mut [u8]]) {
+        assert_eq!(sources.len(), self.sources, "kernel invariant: number of sources");
+        assert_eq!(outputs.len(), self.rows, "kernel invariant: number of outputs");
+        assert_eq!(
+            factors.len(),
+            self.rows * self.sources * self.words,
+            "kernel invariant: number of factors"
+        );
+        let end = common_length(outputs);
+        let stride = self.sources;
+        if self.rows <= ROWS_MAX {
+            let mut job = Job { sources, outputs, factors, stride, start: 0, end };
+            // SAFETY: `new` checked the instructions and chose the instance for these numbers of
+            // sources and rows, asserted above with the number of factors; every output has `end`
+            // bytes.
+            unsafe { (self.run)(&mut job) }
+        } else {
+            self.combine_in_tiles(factors, sources, outputs, end);
+        }
+    }
+
+    /// More rows than registers: group after group of rows over columns that stay in cache.
+    fn combine_in_tiles(
+        &self,
+        factors: &[u64],
+        sources: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        length: usize,
+    ) {
+        let stride = self.sources;
+        let tile = (TILE_BYTES / stride).next_multiple_of(64);
+        for start in (0..length).step_by(tile) {
+            let end = length.min(start + tile);
+            let groups = outputs.chunks_mut(ROWS_MAX);
+            let tables = factors.chunks(ROWS_MAX * stride * self.words);
+            for (group, (outputs, factors)) in groups.zip(tables).enumerate() {
+                let run = match group {
+                    0 => self.run,
+                    _ => self.kernel.instance::<PLAIN>(stride, outputs.len()),
+                };
+                let mut job = Job { sources, outputs, factors, stride, start, end };
+                // SAFETY: as in `combine`; each group has its own number of rows, at most
+                // ROWS_MAX, and as many rows of factors.
+                unsafe { run(&mut job) }
+            }
+        }
+    }
+}
+
+/// Adds `source` times a factor of its own to each output; all have the same length. Row i's
+/// factor is at `i * stride` factors.
+pub(crate) fn accumulate(
+    kernel: Kernel,
+    factors: &[u64],
+    stride: usize,
+    source: &[u8],
+    outputs: &mut [&mut [u8]],
+) {
+    assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
+    let words = kernel.factor_words();
+    let end = common_length(outputs);
+    assert_eq!(source.len(), end, "kernel invariant: length of the source");
+    for (group, outputs) in outputs.chunks_mut(ROWS_MAX).enumerate() {
+        let rows = outputs.len();
+        let factors = &factors[group * ROWS_MAX * stride * words..];
+        assert!(
+            factors.len() >= ((rows - 1) * stride + 1) * words,
+            "kernel invariant: number of factors"
+        );
+        let run = kernel.instance::<ADD>(0, rows);
+        let mut job = Job { sources: &[source], outputs, factors, stride, start: 0, end };
+        // SAFETY: the instructions were checked; the instance takes any number of sources and this
+        // number of rows; factor 0 of each row exists; every output has `end` bytes.
+        unsafe { run(&mut job) }
+    }
+}
+
+/// The length all outputs have.
+fn common_length(outputs: &[&mut [u8]]) -> usize {
+    let length = outputs.first().map_or(0, |output| output.len());
+    for output in outputs {
+        assert_eq!(output.len(), length, "kernel invariant: lengths of the outputs");
+    }
+    length
+}

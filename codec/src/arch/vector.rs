@@ -1,0 +1,74 @@
+//! The operations a kernel is written in: a run of bytes in a register and a field factor in the
+//! form the instruction set multiplies by.
+//!
+//! Invariant: an implementation's methods may be called only where the processor has the
+//! instructions it uses; whoever picks a kernel has checked that (`Kernel::is_supported`).
+
+/// `BYTES` field elements side by side.
+///
+/// # Safety
+/// All methods need the instructions of the implementation's kernel. Pointers must be valid for
+/// the number of bytes named; no alignment is needed.
+pub(crate) trait Vector: Copy {
+    /// Elements held.
+    const BYTES: usize;
+    /// Registers the instruction set has, to decide what is kept in them.
+    const REGISTERS: usize;
+    /// Registers one factor takes.
+    const FACTOR_REGISTERS: usize;
+    /// Words one factor takes in a table of factors.
+    const FACTOR_WORDS: usize;
+    /// A factor, loaded.
+    type Factor: Copy;
+
+    unsafe fn zero() -> Self;
+    /// Reads `BYTES` bytes.
+    unsafe fn load(from: *const u8) -> Self;
+    /// Writes `BYTES` bytes.
+    unsafe fn store(self, to: *mut u8);
+    /// Reads `count <= BYTES` bytes, zeros for the rest.
+    unsafe fn load_partial(from: *const u8, count: usize) -> Self;
+    /// Writes the first `count <= BYTES` bytes.
+    unsafe fn store_partial(self, to: *mut u8, count: usize);
+    /// Field addition.
+    unsafe fn add(self, other: Self) -> Self;
+    /// Reads `FACTOR_WORDS` words.
+    unsafe fn factor(from: *const u64) -> Self::Factor;
+    /// Field multiplication of every element.
+    unsafe fn multiply(self, factor: Self::Factor) -> Self;
+}
+
+/// `Vector::load_partial` for instruction sets without masked loads. `BYTES` is `V::BYTES`.
+///
+/// # Safety
+/// As for `Vector::load_partial`.
+#[inline(always)]
+pub(crate) unsafe fn load_by_copy<V: Vector, const BYTES: usize>(
+    from: *const u8,
+    count: usize,
+) -> V {
+    let mut bytes = [0; BYTES];
+    // SAFETY: the caller says `from` has `count <= BYTES` bytes and that V's instructions exist.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count);
+        V::load(bytes.as_ptr())
+    }
+}
+
+/// `Vector::store_partial` for instruction sets without masked stores. `BYTES` is `V::BYTES`.
+///
+/// # Safety
+/// As for `Vector::store_partial`.
+#[inline(always)]
+pub(crate) unsafe fn store_by_copy<V: Vector, const BYTES: usize>(
+    vector: V,
+    to: *mut u8,
+    count: usize,
+) {
+    let mut bytes = [0; BYTES];
+    // SAFETY: the caller says `to` has `count <= BYTES` bytes and that V's instructions exist.
+    unsafe {
+        vector.store(bytes.as_mut_ptr());
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+    }
+}
