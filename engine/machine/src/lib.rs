@@ -1,0 +1,37 @@
+//! The replicated state machine of racos.
+//!
+//! Every node applies the same operations in slot order and so holds the same state: an ordered,
+//! multi-version index of keys, the table of live values, and the table of client sessions. The
+//! machine never reads a value: all it holds and decides on is metadata (length, digest, first
+//! bytes, code), so no fragment, however late or lost, can stall or fork execution.
+//!
+//! Invariant: the state, and the answer to every operation, is a function of the sequence of
+//! `(slot, position, operation)` applied and of [`Limits`], which must be equal on all nodes.
+//! [`Machine::state_hash`] covers all of it, so that replicas can compare themselves.
+//!
+//! What would break it: a clock, a random number, an iteration over a randomly seeded map, a
+//! decision that depends on which values this node happens to hold, or limits that differ.
+//!
+//! PROTOCOL 7 (execution), 9.8 (value table) and 11 (sessions) are the rules followed here.
+#![forbid(unsafe_code)]
+
+mod hash;
+mod index;
+mod machine;
+mod op;
+mod outcome;
+mod sessions;
+mod slab;
+mod values;
+mod wire;
+
+pub use index::{Revision, Version};
+pub use machine::{Limits, Machine};
+pub use op::{
+    Action, Content, KEY_BYTES_MAX, Key, Op, OpId, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX,
+    STRIPES_MAX, SessionId, Stamp, Value, prefix_end,
+};
+pub use outcome::{Done, Outcome, Refusal};
+pub use sessions::SessionState;
+pub use values::{RELEASED_MAX, ValueUse};
+pub use wire::{BATCH_VERSION, BatchLimits, DecodeError, Problem, decode_batch, encode_batch};

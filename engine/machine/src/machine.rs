@@ -1,0 +1,460 @@
+//! Applying operations, and reading what they left.
+//!
+//! Invariant: `apply` is total and deterministic. Whatever was decided, however malformed, has the
+//! same outcome on every node and stops none. What would break it: a panic that an operation's
+//! contents can cause, or a refusal that depends on anything but the state and the limits.
+
+use crate::hash::{self, Entry, Kind};
+use crate::index::{Change, Index, Named, Revision, Version};
+use crate::op::{Action, Content, Key, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp, Value};
+use crate::outcome::{Done, Outcome, Refusal};
+use crate::sessions::{Recorded, SessionState, Sessions, Verdict};
+use crate::slab::Handle;
+use crate::values::{ValueTable, ValueUse};
+
+/// Keys that one applied operation sweeps while a compaction is under way.
+const SWEEP_KEYS: usize = 8;
+
+/// Bounds of the state. Part of the replicated configuration: equal on all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Most sessions; opening one more ends the one used longest ago.
+    pub sessions_max: u32,
+    /// Most numbers outstanding over all sessions (the sum of their windows), at 16 bytes each.
+    pub windows_max: u64,
+    /// Most stripes stored for puts that have not come; one more drops the oldest.
+    pub parts_max: u32,
+    /// Most versions, and most values, of all keys together; puts beyond are refused.
+    pub versions_max: u32,
+    /// Most versions kept of one key, at least 1. An overwrite beyond drops the oldest, and with
+    /// it the right to read at revisions that would show it.
+    pub history_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let sessions_max = 65_536;
+        Self {
+            sessions_max,
+            windows_max: u64::from(sessions_max) * 64,
+            parts_max: 16_384,
+            versions_max: u32::MAX / 2,
+            history_max: u32::MAX,
+        }
+    }
+}
+
+/// A compaction under way.
+#[derive(Debug)]
+struct Sweep {
+    /// The next key to look at.
+    next: Key,
+    /// Another compaction came in between: go through all keys once more.
+    again: bool,
+}
+
+/// The replicated state.
+#[derive(Debug)]
+pub struct Machine {
+    limits: Limits,
+    revision: u64,
+    compacted: Option<u64>,
+    sweep: Option<Sweep>,
+    index: Index,
+    values: ValueTable,
+    sessions: Sessions,
+    /// Slot and position of the last operation applied.
+    applied: Option<(u64, u32)>,
+}
+
+impl Machine {
+    /// An empty store, at revision 1.
+    ///
+    /// # Panics
+    /// If a limit is zero, or no session with the largest window would fit.
+    pub fn new(limits: Limits) -> Self {
+        assert!(
+            limits.sessions_max > 0
+                && limits.windows_max >= u64::from(SESSION_WINDOW_MAX)
+                && limits.parts_max > 0
+                && (1..=u32::MAX / 2).contains(&limits.versions_max)
+                && limits.history_max > 0,
+            "limits leave room for one session, part and version: {limits:?}"
+        );
+        Self {
+            limits,
+            revision: 1,
+            compacted: None,
+            sweep: None,
+            index: Index::default(),
+            values: ValueTable::default(),
+            sessions: Sessions::default(),
+            applied: None,
+        }
+    }
+
+    /// Applies the operation at `position` of the batch decided in `slot`.
+    ///
+    /// # Panics
+    /// If operations are not applied in order of slot and position.
+    pub fn apply(&mut self, slot: u64, position: u32, op: &Op) -> Outcome {
+        let at = (slot, position);
+        assert!(self.applied < Some(at), "operations are applied in order: {at:?} came late");
+        self.applied = Some(at);
+        let outcome = self.judge_and_execute(at, op);
+        self.sweep_slice();
+        outcome
+    }
+
+    fn judge_and_execute(&mut self, at: (u64, u32), op: &Op) -> Outcome {
+        if op.check().is_err() {
+            return self.refuse(Refusal::Malformed);
+        }
+        let Some(stamp) = &op.stamp else {
+            return match self.execute(at, op) {
+                Ok(changes) => Outcome::Applied(Done { revision: self.revision, changes }),
+                Err(reason) => self.refuse(reason),
+            };
+        };
+        match self.sessions.judge(stamp, at) {
+            Verdict::Refuse(reason) => self.refuse(reason),
+            Verdict::Replay(Recorded { revision, refusal: Some(reason), .. }) => {
+                Outcome::Refused { reason, revision }
+            }
+            Verdict::Replay(Recorded { revision, changes, refusal: None }) => {
+                Outcome::Replayed(Done { revision, changes })
+            }
+            Verdict::Apply => self.execute_and_record(at, op, stamp),
+        }
+    }
+
+    fn execute_and_record(&mut self, at: (u64, u32), op: &Op, stamp: &Stamp) -> Outcome {
+        let result = self.execute(at, op);
+        let revision = self.revision;
+        let (changes, refusal) = match result {
+            Ok(changes) => (changes, None),
+            Err(reason) => (0, Some(reason)),
+        };
+        self.sessions.record(stamp, Recorded { revision, changes, refusal });
+        match refusal {
+            None => Outcome::Applied(Done { revision, changes }),
+            Some(reason) => Outcome::Refused { reason, revision },
+        }
+    }
+
+    fn refuse(&self, reason: Refusal) -> Outcome {
+        Outcome::Refused { reason, revision: self.revision }
+    }
+
+    /// Executes an operation that was not executed before. Returns the number of changes to keys.
+    fn execute(&mut self, at: (u64, u32), op: &Op) -> Result<u32, Refusal> {
+        match &op.action {
+            Action::Noop => Ok(0),
+            Action::Put { key, content } => self.put(at, op.id, key, content),
+            Action::Delete { key } => Ok(self.delete(at, std::slice::from_ref(key))),
+            Action::DeleteRange { from, to } => {
+                let keys = self.index.live_keys(from, to.as_deref());
+                Ok(self.delete(at, &keys))
+            }
+            Action::Part { value } => self.store_part(at, value, op.stamp.map(|s| s.session)),
+            Action::OpenSession { window } => {
+                self.open_session(at, *window);
+                Ok(0)
+            }
+            Action::CloseSession { session } => {
+                self.close_session(*session);
+                Ok(0)
+            }
+            Action::ExpireSession { session, last_use } => {
+                if self.sessions.state(*session).is_some_and(|held| held.last_use.0 == *last_use) {
+                    self.close_session(*session);
+                }
+                Ok(0)
+            }
+            Action::Compact { revision } => self.compact(*revision).map(|()| 0),
+        }
+    }
+
+    fn put(
+        &mut self,
+        (slot, position): (u64, u32),
+        id: OpId,
+        key: &Key,
+        content: &Content,
+    ) -> Result<u32, Refusal> {
+        if self.index.versions() >= self.limits.versions_max as usize {
+            return Err(Refusal::NoSpace);
+        }
+        let named = match content {
+            Content::Whole(value) if value.op == id && self.values.find(id).is_none() => {
+                self.check_room_for_value()?;
+                Named::Whole(self.values.add(value, slot))
+            }
+            Content::Whole(value) => Named::Whole(self.stored(value)?),
+            Content::Stripes(stripes) => {
+                let handles = stripes.iter().map(|stripe| self.stored(stripe));
+                let handles = handles.collect::<Result<_, _>>()?;
+                self.index.add_list(handles)
+            }
+        };
+        let modified = Revision { main: self.revision + 1, sub: 0 };
+        let change = Change { modified, slot, position };
+        let complete_from =
+            self.index.put(key, named, change, self.limits.history_max, &mut self.values);
+        self.compacted = self.compacted.max(complete_from);
+        self.revision += 1;
+        Ok(1)
+    }
+
+    /// Deletes those of the keys that are live, in order, at one revision.
+    fn delete(&mut self, (slot, position): (u64, u32), keys: &[Key]) -> u32 {
+        let mut modified = Revision { main: self.revision + 1, sub: 0 };
+        for key in keys {
+            let change = Change { modified, slot, position };
+            let history_max = self.limits.history_max;
+            if let Ok(complete_from) = self.index.delete(key, change, history_max, &mut self.values)
+            {
+                self.compacted = self.compacted.max(complete_from);
+                modified.sub += 1;
+            }
+        }
+        self.revision += u64::from(modified.sub > 0);
+        modified.sub
+    }
+
+    fn store_part(
+        &mut self,
+        (slot, position): (u64, u32),
+        value: &Value,
+        session: Option<SessionId>,
+    ) -> Result<u32, Refusal> {
+        match self.stored(value) {
+            Ok(_) => return Ok(0),
+            Err(Refusal::ValueMissing) => self.check_room_for_value()?,
+            Err(reason) => return Err(reason),
+        }
+        let handle = self.values.add(value, slot);
+        self.values.wait(handle, position, session, self.limits.parts_max);
+        Ok(0)
+    }
+
+    fn stored(&self, value: &Value) -> Result<Handle, Refusal> {
+        let handle = self.values.find(value.op).ok_or(Refusal::ValueMissing)?;
+        if self.values.value(handle) != *value {
+            return Err(Refusal::ValueConflict);
+        }
+        Ok(handle)
+    }
+
+    fn check_room_for_value(&self) -> Result<(), Refusal> {
+        let full = self.values.len() >= self.limits.versions_max as usize;
+        if full { Err(Refusal::NoSpace) } else { Ok(()) }
+    }
+
+    fn open_session(&mut self, (slot, position): (u64, u32), window: u32) {
+        let Limits { sessions_max, windows_max, .. } = self.limits;
+        while self.sessions.len() >= sessions_max as usize
+            || self.sessions.windows() + u64::from(window) > windows_max
+        {
+            let oldest = self.sessions.by_last_use().next().expect("a full table has a session");
+            self.close_session(oldest.session);
+        }
+        self.sessions.open(SessionId { slot, position }, window);
+    }
+
+    fn close_session(&mut self, session: SessionId) {
+        if self.sessions.close(session) {
+            self.values.abandon_session(session);
+        }
+    }
+
+    fn compact(&mut self, revision: u64) -> Result<(), Refusal> {
+        if self.compacted.is_some_and(|compacted| revision <= compacted) {
+            return Err(Refusal::Compacted);
+        }
+        if revision > self.revision {
+            return Err(Refusal::FutureRevision);
+        }
+        self.compacted = Some(revision);
+        match &mut self.sweep {
+            Some(sweep) => sweep.again = true,
+            None => self.sweep = Some(Sweep { next: Key::default(), again: false }),
+        }
+        Ok(())
+    }
+
+    /// Goes on with a compaction. Tied to applying, so that all nodes are equally far.
+    fn sweep_slice(&mut self) {
+        let (Some(sweep), Some(revision)) = (&mut self.sweep, self.compacted) else { return };
+        match self.index.sweep(&sweep.next, SWEEP_KEYS, revision, &mut self.values) {
+            Some(next) => sweep.next = next,
+            None if sweep.again => *sweep = Sweep { next: Key::default(), again: false },
+            None => self.sweep = None,
+        }
+    }
+}
+
+/// Reading.
+impl Machine {
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The number of operations that changed a key, plus 1.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The oldest revision that can be read; `None` while all can.
+    pub fn compact_revision(&self) -> Option<u64> {
+        self.compacted
+    }
+
+    /// Whether a compaction is still dropping versions, some with every operation applied.
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Slot and position of the last operation applied.
+    pub fn applied(&self) -> Option<(u64, u32)> {
+        self.applied
+    }
+
+    /// The newest version of a key; `None` if it is absent or deleted.
+    pub fn get(&self, key: &[u8]) -> Option<Version<'_>> {
+        self.index.newest(key, &self.values)
+    }
+
+    /// A key as of a revision.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn get_at(&self, key: &[u8], revision: u64) -> Result<Option<Version<'_>>, Refusal> {
+        self.check_readable(revision)?;
+        Ok(self.index.at(key, revision, &self.values))
+    }
+
+    /// The live keys from `from` up to but not including `to` (`None`: to the end), in order, at
+    /// most `limit` of them.
+    pub fn range<'a>(
+        &'a self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
+        self.index.range(from, to, None, &self.values).take(limit)
+    }
+
+    /// [`Machine::range`] as of a revision.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn range_at<'a>(
+        &'a self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        revision: u64,
+        limit: usize,
+    ) -> Result<impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a>, Refusal> {
+        self.check_readable(revision)?;
+        Ok(self.index.range(from, to, Some(revision), &self.values).take(limit))
+    }
+
+    /// The live keys that begin with `prefix`, in order, at most `limit` of them.
+    pub fn prefix<'a>(
+        &'a self,
+        prefix: &[u8],
+        limit: usize,
+    ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
+        self.range(prefix, crate::op::prefix_end(prefix).as_deref(), limit)
+    }
+
+    /// Every version held of a key, tombstones included, oldest first.
+    pub fn history<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = Version<'a>> + use<'a> {
+        self.index.history(key, &self.values)
+    }
+
+    /// Keys held, deleted ones included until they are compacted away.
+    pub fn keys_len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Versions held of all keys, tombstones included.
+    pub fn versions_len(&self) -> usize {
+        self.index.versions()
+    }
+
+    /// Values in the value table.
+    pub fn values_len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Parts that wait for their put.
+    pub fn parts_len(&self) -> usize {
+        self.values.waiting_len()
+    }
+
+    /// How a value is used; `None` if it is garbage (PROTOCOL 9.8).
+    pub fn value(&self, op: OpId) -> Option<ValueUse> {
+        self.values.find(op).map(|handle| self.values.describe(handle))
+    }
+
+    /// Moves the names of values that became garbage to `into`. False if more than
+    /// [`crate::RELEASED_MAX`] did since the last call: then the rest is to be found by asking
+    /// [`Machine::value`] for each fragment held.
+    pub fn take_released(&mut self, into: &mut Vec<OpId>) -> bool {
+        self.values.take_released(into)
+    }
+
+    /// What the table holds of a session.
+    pub fn session(&self, session: SessionId) -> Option<SessionState> {
+        self.sessions.state(session)
+    }
+
+    /// All sessions, the one used longest ago first.
+    pub fn sessions_by_last_use(&self) -> impl Iterator<Item = SessionState> {
+        self.sessions.by_last_use()
+    }
+
+    /// Hash of the whole replicated state, in constant time. Equal on nodes that have applied the
+    /// same operations.
+    pub fn state_hash(&self) -> u128 {
+        let tables = [self.index.hash(), self.values.hash(), self.sessions.hash()];
+        self.combine(tables)
+    }
+
+    /// [`Machine::state_hash`] computed from the state itself, to check the one kept along.
+    pub fn full_hash(&self) -> u128 {
+        let tables = [
+            self.index.full_hash(&self.values),
+            self.values.full_hash(),
+            self.sessions.full_hash(),
+        ];
+        self.combine(tables)
+    }
+
+    fn combine(&self, [index, values, sessions]: [u128; 3]) -> u128 {
+        let sweep = self
+            .sweep
+            .as_ref()
+            .map_or(0, |sweep| hash::bytes(&sweep.next).wrapping_add(1 + u128::from(sweep.again)));
+        Entry::new(Kind::State)
+            .u128(index)
+            .u128(values)
+            .u128(sessions)
+            .u128(sweep)
+            .u64(self.revision)
+            .u64(self.compacted.map_or(0, |compacted| compacted + 1))
+            .finish()
+    }
+
+    fn check_readable(&self, revision: u64) -> Result<(), Refusal> {
+        if self.compacted.is_some_and(|compacted| revision < compacted) {
+            return Err(Refusal::Compacted);
+        }
+        if revision > self.revision {
+            return Err(Refusal::FutureRevision);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What applying an operation answers.
+
+use std::fmt;
+
+/// What an applied operation did. Small enough to be recorded for every outstanding number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// The store's revision right after the operation.
+    pub revision: u64,
+    /// Changes to keys: 1 for a put, for deletes the number of keys that were there.
+    pub changes: u32,
+}
+
+/// The answer to one operation, equal on every node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was applied now.
+    Applied(Done),
+    /// It was applied before, under the same session and number: what it did then.
+    Replayed(Done),
+    /// It changed nothing. `revision` is the store's when it was refused.
+    Refused { reason: Refusal, revision: u64 },
+}
+
+impl Outcome {
+    /// The revision to answer with.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Outcome::Applied(done) | Outcome::Replayed(done) => done.revision,
+            Outcome::Refused { revision, .. } => *revision,
+        }
+    }
+
+    /// What was done, now or before; `None` if refused.
+    pub fn done(&self) -> Option<Done> {
+        match self {
+            Outcome::Applied(done) | Outcome::Replayed(done) => Some(*done),
+            Outcome::Refused { .. } => None,
+        }
+    }
+}
+
+/// Why an operation was refused. `Compacted` and `FutureRevision` also answer reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// The session is not in the table: never opened, closed, expired or evicted.
+    SessionExpired,
+    /// The client itself said that it has received the reply to this number.
+    Stale,
+    /// More numbers outstanding than the session's window allows.
+    Window,
+    /// A field is out of its bounds; no node encodes such an operation.
+    Malformed,
+    /// The put names a stripe, or another operation's value, that is not stored.
+    ValueMissing,
+    /// Another value is stored under this name.
+    ValueConflict,
+    /// The revision was compacted away.
+    Compacted,
+    /// The revision has not been reached.
+    FutureRevision,
+    /// The index holds as many versions or values as its limit allows.
+    NoSpace,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::SessionExpired => "the session has ended; open another one",
+            Refusal::Stale => "the reply to this number was acknowledged before",
+            Refusal::Window => "too many writes of the session are outstanding",
+            Refusal::Malformed => "the operation is malformed",
+            Refusal::ValueMissing => "a part of the value is not stored; send the value again",
+            Refusal::ValueConflict => "another value is stored under this operation's name",
+            Refusal::Compacted => "the revision has been compacted",
+            Refusal::FutureRevision => "the revision is in the future",
+            Refusal::NoSpace => "the index is full; delete keys and compact",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}

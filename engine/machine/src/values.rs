@@ -1,0 +1,289 @@
+//! The value table: every value that a version names, or that waits for the put that will.
+//!
+//! Invariant: an entry is here if and only if some version uses it (`uses` counts them) or it
+//! waits as a part. So the table says which fragments a node must keep (PROTOCOL 9.8), and a
+//! fragment whose operation is not here is garbage. What would break it: a version that names a
+//! value without [`ValueTable::retain`], or goes without [`ValueTable::release`].
+//!
+//! Waiting parts are bounded: the oldest goes when there are too many, and those of a session go
+//! with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashTable;
+
+use crate::hash::{Entry, Kind, Sum};
+use crate::op::{OpId, SessionId, Value};
+use crate::slab::{Handle, Slab};
+
+/// The table is cut into this many, so that no growth rehashes more than a small part of it.
+const SHARDS: usize = 256;
+/// How many released values are remembered for the caller to collect.
+pub const RELEASED_MAX: usize = 4096;
+
+/// How a live value is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ValueUse {
+    pub value: Value,
+    /// Versions that name it; 0 for a part that waits for its put.
+    pub uses: u32,
+    /// The slot in which it was first stored.
+    pub slot: u64,
+}
+
+/// A [`ValueUse`], laid out to fill 64 bytes.
+#[derive(Default, Debug)]
+struct Stored {
+    op: OpId,
+    digest: [u8; 16],
+    head: [u8; 8],
+    slot: u64,
+    len: u32,
+    crc: u32,
+    uses: u32,
+    k: u8,
+    n: u8,
+}
+
+impl Stored {
+    fn new(value: &Value, slot: u64) -> Self {
+        let Value { op, len, digest, crc, head, k, n } = *value;
+        Self { op, digest, head, slot, len, crc, uses: 0, k, n }
+    }
+
+    fn value(&self) -> Value {
+        let Self { op, digest, head, len, crc, k, n, .. } = *self;
+        Value { op, len, digest, crc, head, k, n }
+    }
+
+    fn hash(&self) -> u128 {
+        Entry::new(Kind::Value)
+            .u128(self.op.0)
+            .array(&self.digest)
+            .array(&self.head)
+            .u64(self.slot)
+            .u32(self.len)
+            .u32(self.crc)
+            .u32(self.uses)
+            .array(&[self.k, self.n])
+            .finish()
+    }
+}
+
+/// A part that no put has named yet.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    slot: u64,
+    position: u32,
+    session: Option<SessionId>,
+}
+
+impl Waiting {
+    fn hash(&self, op: OpId) -> u128 {
+        let session = self.session.unwrap_or_default();
+        Entry::new(Kind::Part)
+            .u128(op.0)
+            .u64(self.slot)
+            .u32(self.position)
+            .u32(u32::from(self.session.is_some()))
+            .u64(session.slot)
+            .u32(session.position)
+            .finish()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ValueTable {
+    shards: Box<[HashTable<Handle>]>,
+    stored: Slab<Stored>,
+    waiting: BTreeMap<Handle, Waiting>,
+    waiting_by_age: BTreeMap<(u64, u32), Handle>,
+    waiting_by_session: BTreeSet<(SessionId, Handle)>,
+    sum: Sum,
+    /// Values that left the table since the caller last asked; not part of the state.
+    released: Vec<OpId>,
+    released_missed: bool,
+}
+
+impl Default for ValueTable {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            stored: Slab::default(),
+            waiting: BTreeMap::new(),
+            waiting_by_age: BTreeMap::new(),
+            waiting_by_session: BTreeSet::new(),
+            sum: Sum::default(),
+            released: Vec::new(),
+            released_missed: false,
+        }
+    }
+}
+
+fn hash_of(op: OpId) -> u64 {
+    let folded = (op.0 as u64) ^ ((op.0 >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let product = u128::from(folded ^ 0x2545_F491_4F6C_DD1D) * 0xD6E8_FEB8_6659_FD93;
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+fn shard_of(hash: u64) -> usize {
+    // Neither the highest nor the lowest bits: those choose the place within the shard.
+    (hash >> 40) as usize % SHARDS
+}
+
+impl ValueTable {
+    pub(crate) fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    pub(crate) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn find(&self, op: OpId) -> Option<Handle> {
+        let hash = hash_of(op);
+        self.shards[shard_of(hash)].find(hash, |&at| self.stored.get(at).op == op).copied()
+    }
+
+    pub(crate) fn value(&self, handle: Handle) -> Value {
+        self.stored.get(handle).value()
+    }
+
+    pub(crate) fn op(&self, handle: Handle) -> OpId {
+        self.stored.get(handle).op
+    }
+
+    pub(crate) fn describe(&self, handle: Handle) -> ValueUse {
+        let stored = self.stored.get(handle);
+        ValueUse { value: stored.value(), uses: stored.uses, slot: stored.slot }
+    }
+
+    /// Adds a value that is not in the table. The caller retains it or lets it wait at once.
+    pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
+        debug_assert!(self.find(value.op).is_none(), "a value is stored once");
+        let stored = Stored::new(value, slot);
+        self.sum.add(stored.hash());
+        let handle = self.stored.insert(stored);
+        let hash = hash_of(value.op);
+        let slab = &self.stored;
+        self.shards[shard_of(hash)].insert_unique(hash, handle, |&at| hash_of(slab.get(at).op));
+        handle
+    }
+
+    /// Counts one more version that names the value; a waiting part waits no longer.
+    pub(crate) fn retain(&mut self, handle: Handle) {
+        if !self.waiting.is_empty() {
+            self.stop_waiting(handle);
+        }
+        self.recount(handle, |uses| uses + 1);
+    }
+
+    /// Counts one version less; the last one takes the value out of the table.
+    pub(crate) fn release(&mut self, handle: Handle) {
+        if self.recount(handle, |uses| uses - 1) == 0 {
+            self.remove(handle);
+        }
+    }
+
+    /// Makes a value just added wait for its put, and drops the oldest one above `waiting_max`.
+    pub(crate) fn wait(
+        &mut self,
+        handle: Handle,
+        position: u32,
+        session: Option<SessionId>,
+        waiting_max: u32,
+    ) {
+        let waiting = Waiting { slot: self.stored.get(handle).slot, position, session };
+        self.sum.add(waiting.hash(self.op(handle)));
+        self.waiting.insert(handle, waiting);
+        self.waiting_by_age.insert((waiting.slot, position), handle);
+        if let Some(session) = session {
+            self.waiting_by_session.insert((session, handle));
+        }
+        if self.waiting.len() > waiting_max as usize {
+            let (_, &oldest) = self.waiting_by_age.first_key_value().expect("one waits");
+            self.abandon(oldest);
+        }
+    }
+
+    /// Drops the parts of a session that ended.
+    pub(crate) fn abandon_session(&mut self, session: SessionId) {
+        let range = (session, Handle::MIN)..=(session, Handle::MAX);
+        while let Some(&(_, part)) = self.waiting_by_session.range(range.clone()).next() {
+            self.abandon(part);
+        }
+    }
+
+    /// Moves the names of the values that left the table to `into`. False if there were more than
+    /// [`RELEASED_MAX`] since the last call, so that some are not named.
+    pub(crate) fn take_released(&mut self, into: &mut Vec<OpId>) -> bool {
+        into.append(&mut self.released);
+        !std::mem::take(&mut self.released_missed)
+    }
+
+    pub(crate) fn hash(&self) -> u128 {
+        self.sum.get()
+    }
+
+    /// The hash from the entries themselves.
+    pub(crate) fn full_hash(&self) -> u128 {
+        let mut sum = Sum::default();
+        for &handle in self.shards.iter().flatten() {
+            sum.add(self.stored.get(handle).hash());
+        }
+        for (&handle, waiting) in &self.waiting {
+            sum.add(waiting.hash(self.op(handle)));
+        }
+        sum.get()
+    }
+
+    fn recount(&mut self, handle: Handle, count: impl Fn(u32) -> u32) -> u32 {
+        let stored = self.stored.get_mut(handle);
+        self.sum.sub(stored.hash());
+        stored.uses = count(stored.uses);
+        self.sum.add(stored.hash());
+        stored.uses
+    }
+
+    fn stop_waiting(&mut self, handle: Handle) {
+        let Some(waiting) = self.waiting.remove(&handle) else { return };
+        self.sum.sub(waiting.hash(self.op(handle)));
+        self.waiting_by_age.remove(&(waiting.slot, waiting.position));
+        if let Some(session) = waiting.session {
+            self.waiting_by_session.remove(&(session, handle));
+        }
+    }
+
+    fn abandon(&mut self, handle: Handle) {
+        self.stop_waiting(handle);
+        self.remove(handle);
+    }
+
+    fn remove(&mut self, handle: Handle) {
+        let stored = self.stored.get(handle);
+        assert_eq!(stored.uses, 0, "a value that a version names stays in the value table");
+        self.sum.sub(stored.hash());
+        let op = stored.op;
+        let hash = hash_of(op);
+        self.shards[shard_of(hash)]
+            .find_entry(hash, |&at| at == handle)
+            .expect("every stored value is in the value table")
+            .remove();
+        self.stored.remove(handle);
+        if self.released.len() < RELEASED_MAX {
+            self.released.push(op);
+        } else {
+            self.released_missed = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_value_takes_one_cache_line() {
+        assert_eq!(size_of::<Stored>(), 64);
+    }
+}
