@@ -1,0 +1,138 @@
+//! What must hold at every step of every run, whatever is lost, cut or late.
+//!
+//! It sees all nodes at once, survives every restart, and panics with what was broken.
+
+use racos_protocol::{BatchInfo, Node, NodeSet, Slot, Thresholds, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+struct Opened {
+    batch: BatchInfo,
+    /// Highest slot acknowledged before this one was opened.
+    floor: Option<Slot>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    pub t: Thresholds,
+    pub decided: BTreeMap<Slot, Value>,
+    opened: BTreeMap<Slot, Opened>,
+    skipped: BTreeSet<Slot>,
+    /// Nodes whose HOLD of the slot is flushed.
+    holders: BTreeMap<Slot, NodeSet>,
+    pub acknowledged: BTreeSet<Slot>,
+    acknowledged_max: Option<Slot>,
+    /// By key hash: highest slot that a read of the key must see.
+    key_floor: BTreeMap<u64, Slot>,
+    pub reads: u64,
+    pub applied: u64,
+}
+
+impl Oracle {
+    pub fn new(t: Thresholds) -> Oracle {
+        Oracle {
+            t,
+            decided: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            skipped: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            acknowledged_max: None,
+            key_floor: BTreeMap::new(),
+            reads: 0,
+            applied: 0,
+        }
+    }
+
+    pub fn opens(&mut self, node: Node, slot: Slot, batch: BatchInfo, reserved: Slot) {
+        assert!(slot % self.t.n as Slot == Slot::from(node), "node {node} opened slot {slot}");
+        assert!(slot < reserved, "slot {slot} opened, reserved to {reserved}");
+        assert!(!self.skipped.contains(&slot), "slot {slot} opened after it was skipped");
+        let fresh = Opened { batch, floor: self.acknowledged_max };
+        assert!(self.opened.insert(slot, fresh).is_none(), "slot {slot} opened twice");
+    }
+
+    pub fn skips(&mut self, node: Node, from: Slot, to: Slot, reserved: Slot) {
+        assert!(from % self.t.n as Slot == Slot::from(node), "node {node} skipped slot {from}");
+        for slot in (from..to).step_by(self.t.n) {
+            assert!(slot < reserved, "slot {slot} skipped, reserved to {reserved}");
+            assert!(!self.opened.contains_key(&slot), "slot {slot} skipped after it was opened");
+            self.skipped.insert(slot);
+        }
+    }
+
+    pub fn holds(&mut self, node: Node, slot: Slot) {
+        self.holders.entry(slot).or_default().insert(node);
+    }
+
+    /// The disk of a node is gone.
+    pub fn wiped(&mut self, node: Node) {
+        self.holders.values_mut().for_each(|set| set.remove(node));
+    }
+
+    pub fn holders(&self, slot: Slot) -> NodeSet {
+        self.holders.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// A node executes a slot, for the first time or again after a restart.
+    pub fn applies(&mut self, node: Node, slot: Slot, value: Value) {
+        self.applied += 1;
+        if let Some(known) = self.decided.get(&slot) {
+            assert_eq!(*known, value, "two decisions of slot {slot}, the second at node {node}");
+            return;
+        }
+        self.decided.insert(slot, value);
+        let Value::Batch(digest) = value else { return };
+        let opened = self.opened.get(&slot).unwrap_or_else(|| panic!("slot {slot} has no owner"));
+        assert_eq!(opened.batch.digest, digest, "slot {slot} holds a batch that was not opened in it");
+        let holders = self.holders(slot).len();
+        assert!(holders >= self.t.support, "slot {slot} is decided with {holders} holders");
+        assert!(
+            opened.floor < Some(slot),
+            "slot {slot} was opened after slot {:?} had been acknowledged",
+            opened.floor
+        );
+    }
+
+    /// The owner replies to its clients: its batch is executed there.
+    pub fn acknowledges(&mut self, slot: Slot) {
+        let holders = self.holders(slot).len();
+        assert!(holders >= self.t.durable, "slot {slot} is acknowledged with {holders} holders");
+        self.acknowledged.insert(slot);
+        self.acknowledged_max = self.acknowledged_max.max(Some(slot));
+        for key in self.opened[&slot].batch.touches.clone().iter() {
+            self.shown(*key, slot);
+        }
+    }
+
+    /// A read has shown, or a reply has promised, this slot to somebody.
+    fn shown(&mut self, key: u64, slot: Slot) {
+        let floor = self.key_floor.entry(key).or_insert(slot);
+        *floor = (*floor).max(slot);
+    }
+
+    /// A read of the key that begins now must see this slot.
+    pub fn read_floor(&self, key: u64) -> Option<Slot> {
+        self.key_floor.get(&key).copied()
+    }
+
+    /// A read showed the state after all slots below `prefix`.
+    pub fn read_ends(&mut self, key: u64, floor: Option<Slot>, prefix: Slot) {
+        assert!(
+            floor.is_none_or(|floor| floor < prefix),
+            "a read of key {key} shows slots below {prefix} and misses slot {floor:?}"
+        );
+        self.reads += 1;
+        let mut below = self.decided.range(..prefix).rev();
+        let last = below.find(|(slot, value)| {
+            **value != Value::Null && self.opened[slot].batch.touches(key)
+        });
+        if let Some((last, _)) = last {
+            self.shown(key, *last);
+        }
+    }
+
+    pub fn opened(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.opened.keys().copied()
+    }
+}
