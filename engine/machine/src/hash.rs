@@ -12,7 +12,7 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Room for the largest entry.
+/// Room for the kind and the fields of the largest entry.
 const ENTRY_BYTES_MAX: usize = 128;
 
 /// What an entry is, so that entries of different kinds never cancel out.
@@ -27,43 +27,30 @@ pub(crate) enum Kind {
     Recorded,
 }
 
-/// Collects the fields of one entry.
-pub(crate) struct Entry {
-    bytes: [u8; ENTRY_BYTES_MAX],
-    len: usize,
+/// Hash of one entry: its kind and its fields, always in the same order.
+///
+/// Called several times for every operation, so it works on words in registers.
+#[inline]
+pub(crate) fn entry<const WORDS: usize>(kind: Kind, fields: [u64; WORDS]) -> u128 {
+    const { assert!(8 * (WORDS + 1) <= ENTRY_BYTES_MAX) };
+    let mut bytes = [0; ENTRY_BYTES_MAX];
+    let words = [kind as u64].into_iter().chain(fields);
+    for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    xxh3_128(&bytes[..8 * (WORDS + 1)])
 }
 
-impl Entry {
-    pub(crate) fn new(kind: Kind) -> Self {
-        Self { bytes: [0; ENTRY_BYTES_MAX], len: 0 }.u64(kind as u64)
-    }
+/// A field of 128 bits as two words, the lower one first.
+#[inline]
+pub(crate) fn halves(field: u128) -> [u64; 2] {
+    [field as u64, (field >> 64) as u64]
+}
 
-    pub(crate) fn u64(self, field: u64) -> Self {
-        self.put(&field.to_le_bytes())
-    }
-
-    pub(crate) fn u32(self, field: u32) -> Self {
-        self.put(&field.to_le_bytes())
-    }
-
-    pub(crate) fn u128(self, field: u128) -> Self {
-        self.put(&field.to_le_bytes())
-    }
-
-    /// A field of constant length.
-    pub(crate) fn array<const LEN: usize>(self, field: &[u8; LEN]) -> Self {
-        self.put(field)
-    }
-
-    fn put(mut self, field: &[u8]) -> Self {
-        self.bytes[self.len..self.len + field.len()].copy_from_slice(field);
-        self.len += field.len();
-        self
-    }
-
-    pub(crate) fn finish(self) -> u128 {
-        xxh3_128(&self.bytes[..self.len])
-    }
+/// Two fields of 32 bits as one word.
+#[inline]
+pub(crate) fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Hash of a field of variable length.

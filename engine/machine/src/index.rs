@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 
-use crate::hash::{self, Entry, Kind, Sum};
+use crate::hash::{self, Kind, Sum};
 use crate::op::{Key, Value};
 use crate::slab::{Handle, Slab};
 use crate::values::ValueTable;
@@ -446,20 +446,31 @@ impl Index {
             [] => 0,
             [whole] if matches!(record.named, Named::Whole(_)) => values.op(whole).0,
             _ => handles.iter().fold(0, |before, &stripe| {
-                Entry::new(Kind::Stripe).u128(before).u128(values.op(stripe).0).finish()
+                let [before_low, before_high] = hash::halves(before);
+                let [op_low, op_high] = hash::halves(values.op(stripe).0);
+                hash::entry(Kind::Stripe, [before_low, before_high, op_low, op_high])
             }),
         };
-        Entry::new(Kind::Version)
-            .u128(key)
-            .u128(content)
-            .u32(handles.len() as u32)
-            .u32(record.sub)
-            .u32(record.position)
-            .u64(record.create)
-            .u64(record.main)
-            .u64(record.number)
-            .u64(record.slot)
-            .finish()
+        let [key_low, key_high] = hash::halves(key);
+        let [content_low, content_high] = hash::halves(content);
+        let places = hash::pair(record.sub, record.position);
+        let Record { create, main, number, slot, .. } = *record;
+        let stripes = handles.len() as u64;
+        hash::entry(
+            Kind::Version,
+            [
+                key_low,
+                key_high,
+                content_low,
+                content_high,
+                stripes,
+                places,
+                create,
+                main,
+                number,
+                slot,
+            ],
+        )
     }
 
     pub(crate) fn hash(&self) -> u128 {
@@ -469,12 +480,17 @@ impl Index {
     /// The hash from the entries themselves.
     pub(crate) fn full_hash(&self, values: &ValueTable) -> u128 {
         let mut sum = Sum::default();
+        let (mut versions, mut lists) = (0, 0);
         for (key, &handle) in &self.keys {
             let key = hash::bytes(key);
             for record in self.histories.get(handle).records() {
                 sum.add(self.hash_of(key, record, values));
+                versions += 1;
+                lists += usize::from(matches!(record.named, Named::Stripes(_)));
             }
         }
+        assert_eq!(self.versions, versions, "versions are counted");
+        assert_eq!(self.lists.len(), lists, "a list of stripes goes with its version");
         sum.get()
     }
 }

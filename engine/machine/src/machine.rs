@@ -4,7 +4,7 @@
 //! same outcome on every node and stops none. What would break it: a panic that an operation's
 //! contents can cause, or a refusal that depends on anything but the state and the limits.
 
-use crate::hash::{self, Entry, Kind};
+use crate::hash::{self, Kind};
 use crate::index::{Change, Index, Named, Revision, Version};
 use crate::op::{Action, Content, Key, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp, Value};
 use crate::outcome::{Done, Outcome, Refusal};
@@ -438,14 +438,26 @@ impl Machine {
             .sweep
             .as_ref()
             .map_or(0, |sweep| hash::bytes(&sweep.next).wrapping_add(1 + u128::from(sweep.again)));
-        Entry::new(Kind::State)
-            .u128(index)
-            .u128(values)
-            .u128(sessions)
-            .u128(sweep)
-            .u64(self.revision)
-            .u64(self.compacted.map_or(0, |compacted| compacted + 1))
-            .finish()
+        let [index_low, index_high] = hash::halves(index);
+        let [values_low, values_high] = hash::halves(values);
+        let [sessions_low, sessions_high] = hash::halves(sessions);
+        let [sweep_low, sweep_high] = hash::halves(sweep);
+        let compacted = self.compacted.map_or(0, |compacted| compacted + 1);
+        hash::entry(
+            Kind::State,
+            [
+                index_low,
+                index_high,
+                values_low,
+                values_high,
+                sessions_low,
+                sessions_high,
+                sweep_low,
+                sweep_high,
+                self.revision,
+                compacted,
+            ],
+        )
     }
 
     fn check_readable(&self, revision: u64) -> Result<(), Refusal> {

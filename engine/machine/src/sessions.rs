@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::hash::{Entry, Kind, Sum};
+use crate::hash::{self, Kind, Sum};
 use crate::op::{SessionId, Stamp};
 use crate::outcome::Refusal;
 use crate::slab::{Handle, Slab};
@@ -63,25 +63,17 @@ struct Session {
 
 impl Session {
     fn hash(&self) -> u128 {
-        Entry::new(Kind::Session)
-            .u64(self.id.slot)
-            .u32(self.id.position)
-            .u32(self.window)
-            .u64(self.low)
-            .u64(self.last_use.0)
-            .u32(self.last_use.1)
-            .finish()
+        let positions = hash::pair(self.id.position, self.last_use.1);
+        let window = u64::from(self.window);
+        hash::entry(Kind::Session, [self.id.slot, positions, window, self.low, self.last_use.0])
     }
 
     fn hash_result(&self, number: u64, result: &Recorded) -> u128 {
-        Entry::new(Kind::Recorded)
-            .u64(self.id.slot)
-            .u32(self.id.position)
-            .u64(number)
-            .u64(result.revision)
-            .u32(result.changes)
-            .u32(result.refusal.map_or(0, |refusal| 1 + refusal as u32))
-            .finish()
+        let refusal = result.refusal.map_or(0, |refusal| 1 + refusal as u32);
+        let SessionId { slot, position } = self.id;
+        let changes = hash::pair(result.changes, refusal);
+        let fields = [slot, u64::from(position), number, result.revision, changes];
+        hash::entry(Kind::Recorded, fields)
     }
 
     fn state(&self) -> SessionState {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashTable;
 
-use crate::hash::{Entry, Kind, Sum};
+use crate::hash::{self, Kind, Sum};
 use crate::op::{OpId, SessionId, Value};
 use crate::slab::{Handle, Slab};
 
@@ -56,17 +56,15 @@ impl Stored {
         Value { op, len, digest, crc, head, k, n }
     }
 
+    /// Without `uses`: those are counted from the versions, which the hash covers.
     fn hash(&self) -> u128 {
-        Entry::new(Kind::Value)
-            .u128(self.op.0)
-            .array(&self.digest)
-            .array(&self.head)
-            .u64(self.slot)
-            .u32(self.len)
-            .u32(self.crc)
-            .u32(self.uses)
-            .array(&[self.k, self.n])
-            .finish()
+        let [op_low, op_high] = hash::halves(self.op.0);
+        let [digest_low, digest_high] = hash::halves(u128::from_le_bytes(self.digest));
+        let head = u64::from_le_bytes(self.head);
+        let sizes = hash::pair(self.len, self.crc);
+        let code = u64::from(self.k) << 8 | u64::from(self.n);
+        let fields = [op_low, op_high, digest_low, digest_high, head, self.slot, sizes, code];
+        hash::entry(Kind::Value, fields)
     }
 }
 
@@ -80,15 +78,12 @@ struct Waiting {
 
 impl Waiting {
     fn hash(&self, op: OpId) -> u128 {
+        let [op_low, op_high] = hash::halves(op.0);
+        let owned = u64::from(self.session.is_some());
         let session = self.session.unwrap_or_default();
-        Entry::new(Kind::Part)
-            .u128(op.0)
-            .u64(self.slot)
-            .u32(self.position)
-            .u32(u32::from(self.session.is_some()))
-            .u64(session.slot)
-            .u32(session.position)
-            .finish()
+        let positions = hash::pair(self.position, session.position);
+        let fields = [op_low, op_high, self.slot, session.slot, positions, owned];
+        hash::entry(Kind::Part, fields)
     }
 }
 
@@ -175,12 +170,14 @@ impl ValueTable {
         if !self.waiting.is_empty() {
             self.stop_waiting(handle);
         }
-        self.recount(handle, |uses| uses + 1);
+        self.stored.get_mut(handle).uses += 1;
     }
 
     /// Counts one version less; the last one takes the value out of the table.
     pub(crate) fn release(&mut self, handle: Handle) {
-        if self.recount(handle, |uses| uses - 1) == 0 {
+        let stored = self.stored.get_mut(handle);
+        stored.uses -= 1;
+        if stored.uses == 0 {
             self.remove(handle);
         }
     }
@@ -235,14 +232,6 @@ impl ValueTable {
             sum.add(waiting.hash(self.op(handle)));
         }
         sum.get()
-    }
-
-    fn recount(&mut self, handle: Handle, count: impl Fn(u32) -> u32) -> u32 {
-        let stored = self.stored.get_mut(handle);
-        self.sum.sub(stored.hash());
-        stored.uses = count(stored.uses);
-        self.sum.add(stored.hash());
-        stored.uses
     }
 
     fn stop_waiting(&mut self, handle: Handle) {
