@@ -111,6 +111,12 @@ impl MemoryHub {
         hub.queues.values().filter_map(|queue| queue.keys().next()).map(|key| key.0).min()
     }
 
+    /// Bytes of the datagrams that have been sent and have not been received.
+    pub fn bytes_on_the_way(&self) -> usize {
+        let hub = self.0.borrow();
+        hub.queues.values().flat_map(BTreeMap::values).map(|received| received.bytes.len()).sum()
+    }
+
     /// From now on loses everything from one address to another, or no longer.
     pub fn block(&self, from: SocketAddr, to: SocketAddr, blocked: bool) {
         let mut hub = self.0.borrow_mut();

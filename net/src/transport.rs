@@ -54,7 +54,7 @@ pub struct TransportConfig {
 impl Default for TransportConfig {
     fn default() -> TransportConfig {
         TransportConfig {
-            message_bytes_max: 8 << 20,
+            message_bytes_max: (8 << 20) + HEAD_MAX,
             pending_bytes_max: 64 << 20,
             peers_max: 4096,
             assemblies_max: 64,
@@ -454,7 +454,9 @@ fn recycle(spare: &mut Vec<Outgoing>, message: Outgoing) {
 
 /// Bytes of a chunk in a datagram of at most `datagram_max`.
 fn chunk_len(datagram_max: usize) -> usize {
-    let room = datagram_max - HEADER_BYTES - FRAME_BYTES - CHUNK_HEADER_BYTES;
+    // The chunk that ends the message's head may need padding before its part of the body.
+    let padding = 7;
+    let room = datagram_max - HEADER_BYTES - FRAME_BYTES - CHUNK_HEADER_BYTES - padding;
     let unit = if room >= 2 * BLOCK_BYTES { BLOCK_BYTES } else { 8 };
     room / unit * unit
 }
