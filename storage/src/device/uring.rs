@@ -1,0 +1,495 @@
+//! io_uring on files opened with `O_DIRECT`.
+//!
+//! Purpose: the log's device on Linux: one gathered write linked to a flush, reads beside it, segments
+//! made in the background, and the place where the reactor sleeps. One thread creates and uses it.
+//!
+//! Invariant: memory that the kernel may still read or write is owned by this struct until the
+//! completion has been reaped; `Drop` waits for it, or leaks it.
+//! What would break it: reporting a write before its flush, or dropping a buffer in flight.
+
+use super::directory::Directory;
+use super::make::{Making, Step};
+use super::{Completion, Device, FileId, PARTS_MAX, Sleep, posix};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use racos_buffer::{Buf, Slice};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlushMethod {
+    /// A write linked to an `fdatasync`, both in the ring. Never stalls the caller.
+    #[default]
+    Linked,
+    /// One write with `RWF_DSYNC`. Less work, but it ends on a kernel worker that a spinning thread
+    /// on the same CPU starves.
+    Dsync,
+    /// `pwritev` and `fdatasync` at once, in the caller. Best where cores are few.
+    Sync,
+}
+
+/// How the ring is set up.
+#[derive(Clone, Debug)]
+pub struct UringConfig {
+    /// How a write is made durable.
+    pub flush: FlushMethod,
+    /// Submission queue entries, a power of two.
+    pub entries: u32,
+    /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of a
+    /// spinning thread.
+    pub worker_cpus: Vec<usize>,
+}
+
+impl Default for UringConfig {
+    fn default() -> UringConfig {
+        UringConfig { flush: FlushMethod::default(), entries: 256, worker_cpus: Vec::new() }
+    }
+}
+
+/// Most files kept open; a segment beyond is opened again when needed.
+const FILES_OPEN_MAX: usize = 256;
+/// Seconds that `Drop` waits for the kernel to give memory back.
+const DROP_WAIT_S: u64 = 10;
+
+// User data: what completed in the upper byte, a number in the others.
+const KIND_SHIFT: u32 = 56;
+const WRITE: u64 = 1;
+const FLUSH: u64 = 2;
+const READ: u64 = 3;
+const MAKE: u64 = 4;
+const READABLE: u64 = 5;
+
+struct Writing {
+    token: u64,
+    expected: usize,
+    /// Completions still to come: write and flush, or the write alone.
+    left: u8,
+    error: Option<io::Error>,
+}
+
+struct Reading {
+    token: u64,
+    buf: Buf,
+}
+
+/// Segment files in a directory, written through io_uring.
+pub struct UringDevice {
+    ring: IoUring,
+    directory: Directory,
+    flush: FlushMethod,
+    setup: &'static str,
+    sector: usize,
+    files: BTreeMap<FileId, File>,
+    writing: Option<Writing>,
+    /// Of the write in flight; kept for their memory.
+    parts: Vec<Slice>,
+    iovecs: Vec<libc::iovec>,
+    reads: Vec<Option<Reading>>,
+    reads_free: Vec<usize>,
+    making: Option<Making>,
+    /// Descriptors ever waited for, and whether a poll of them is in flight.
+    armed: Vec<(RawFd, bool)>,
+    done: Vec<Completion>,
+    reaped: Vec<(u64, i32)>,
+}
+
+impl UringDevice {
+    /// Opens (and creates if needed) the directory, for this process alone, and sets up a ring for
+    /// the calling thread. `ErrorKind::Unsupported` if this kernel or file system cannot do it: use
+    /// [`super::sync::SyncDevice`] there.
+    pub fn open(path: &Path, config: &UringConfig) -> io::Result<UringDevice> {
+        let directory = Directory::open(path)?;
+        let sector = posix::direct_sector(&path.join("lock"))?;
+        let (ring, setup) = build(config.entries)?;
+        if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+            let what = "this kernel's io_uring is too old (5.11 or later is needed)";
+            return Err(io::Error::new(ErrorKind::Unsupported, what));
+        }
+        if !config.worker_cpus.is_empty() {
+            let cpus = posix::cpu_set(&config.worker_cpus)?;
+            ring.submitter().register_iowq_aff(&cpus)?;
+        }
+        Ok(UringDevice {
+            ring,
+            directory,
+            flush: config.flush,
+            setup,
+            sector,
+            files: BTreeMap::new(),
+            writing: None,
+            parts: Vec::with_capacity(PARTS_MAX),
+            iovecs: Vec::with_capacity(PARTS_MAX),
+            reads: Vec::new(),
+            reads_free: Vec::new(),
+            making: None,
+            armed: Vec::new(),
+            done: Vec::new(),
+            reaped: Vec::new(),
+        })
+    }
+
+    /// What is in use, for people: ring flags, sector, flush method.
+    pub fn describe(&self) -> String {
+        let flush = match self.flush {
+            FlushMethod::Linked => "WRITEV linked to FSYNC(DATASYNC)",
+            FlushMethod::Dsync => "WRITEV with RWF_DSYNC",
+            FlushMethod::Sync => "pwritev and fdatasync in the caller",
+        };
+        format!("io_uring ({}), O_DIRECT, sector {}, flush: {flush}", self.setup, self.sector)
+    }
+
+    /// Changes how later writes are made durable. None may be in flight.
+    pub fn set_flush_method(&mut self, flush: FlushMethod) {
+        assert!(self.writing.is_none(), "the flush method changes only between writes");
+        self.flush = flush;
+    }
+
+    fn file(&mut self, file: FileId) -> io::Result<RawFd> {
+        if let Some(open) = self.files.get(&file) {
+            return Ok(open.as_raw_fd());
+        }
+        let opened = posix::open_direct(&self.directory.file_path(file), false)?;
+        Ok(self.keep(file, opened))
+    }
+
+    fn keep(&mut self, file: FileId, opened: File) -> RawFd {
+        if self.files.len() >= FILES_OPEN_MAX {
+            // What is queued names descriptors: it must reach the kernel before one is closed.
+            self.submit();
+            self.files.pop_first();
+        }
+        let fd = opened.as_raw_fd();
+        self.files.insert(file, opened);
+        fd
+    }
+
+    /// Makes sure that `count` entries can be queued together.
+    fn ensure_room(&mut self, count: usize) {
+        let queue = self.ring.submission();
+        if queue.capacity() - queue.len() < count {
+            drop(queue);
+            self.submit();
+        }
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        self.ensure_room(1);
+        // SAFETY: every entry made in this module points to memory that `self` owns until the
+        // completion is reaped (`parts`, `iovecs`, `reads`, `making`) or to none.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.expect("the submission queue has room after a submit");
+    }
+
+    fn queue_write(&mut self, fd: RawFd, offset: u64) {
+        self.ensure_room(2);
+        let (iovecs, count) = (self.iovecs.as_ptr(), self.iovecs.len() as u32);
+        let write = opcode::Writev::new(types::Fd(fd), iovecs, count).offset(offset);
+        if self.flush == FlushMethod::Dsync {
+            let write = write.rw_flags(libc::RWF_DSYNC).build();
+            self.push(&write.user_data(WRITE << KIND_SHIFT));
+            return;
+        }
+        let write = write.build().flags(squeue::Flags::IO_LINK).user_data(WRITE << KIND_SHIFT);
+        let flush = opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build();
+        self.push(&write);
+        self.push(&flush.user_data(FLUSH << KIND_SHIFT));
+    }
+
+    fn write_ended(&mut self, is_write: bool, result: i32) {
+        let writing = self.writing.as_mut().expect("a write completion has a write in flight");
+        writing.left -= 1;
+        let error = match result {
+            ..0 => Some(io::Error::from_raw_os_error(-result)),
+            _ if is_write && result as usize != writing.expected => {
+                let what = format!("short write: {result} of {} bytes", writing.expected);
+                Some(io::Error::new(ErrorKind::WriteZero, what))
+            }
+            _ => None,
+        };
+        // The first error is the cause: a flush behind a failed write is only cancelled.
+        writing.error = writing.error.take().or(error);
+        if writing.left == 0 {
+            let writing = self.writing.take().expect("checked above");
+            self.parts.clear();
+            let result = writing.error.map_or(Ok(()), Err);
+            self.done.push(Completion::Written { token: writing.token, result });
+        }
+    }
+
+    fn read_ended(&mut self, number: usize, result: i32) {
+        let Reading { token, buf } = self.reads[number].take().expect("a read completes once");
+        self.reads_free.push(number);
+        let result = match result {
+            ..0 => Err(io::Error::from_raw_os_error(-result)),
+            _ if result as usize != buf.len() => {
+                Err(io::Error::new(ErrorKind::UnexpectedEof, "the file ends before"))
+            }
+            _ => Ok(()),
+        };
+        self.done.push(Completion::Read { token, buf, result });
+    }
+
+    fn make_ended(&mut self, result: i32) {
+        let making = self.making.as_mut().expect("a step of a file in the making");
+        match making.ended(result) {
+            Ok(Some(step)) => self.queue_step(step),
+            Ok(None) => {
+                let making = self.making.take().expect("checked above");
+                self.files.remove(&making.id);
+                self.keep(making.id, making.file);
+                self.done.push(Completion::Prepared { file: making.id, result: Ok(()) });
+            }
+            Err(error) => {
+                let making = self.making.take().expect("checked above");
+                // Best effort: it is removed at the next opening otherwise.
+                let _ = fs::remove_file(self.directory.new_path(making.id));
+                self.done.push(Completion::Prepared { file: making.id, result: Err(error) });
+            }
+        }
+    }
+
+    fn queue_step(&mut self, step: Step) {
+        let making = self.making.as_ref().expect("a step of a file in the making");
+        let entry = making.entry(step, self.directory.handle.as_raw_fd());
+        self.push(&entry.user_data(MAKE << KIND_SHIFT));
+    }
+
+    fn begin_making(&mut self, id: FileId, len: u64) -> io::Result<()> {
+        let new = self.directory.new_path(id);
+        let file = posix::open_direct(&new, true)?;
+        self.making = Some(Making::new(id, file, len, &new, &self.directory.file_path(id))?);
+        self.queue_step(Step::Allocate);
+        Ok(())
+    }
+
+    /// Takes completions from the ring to `done`.
+    fn reap(&mut self) {
+        if self.ring.completion().is_empty() && self.ring.submission().taskrun() {
+            self.enter(None, 0);
+        }
+        let mut reaped = std::mem::take(&mut self.reaped);
+        let entry = |entry: cqueue::Entry| (entry.user_data(), entry.result());
+        reaped.extend(self.ring.completion().map(entry));
+        for (data, result) in reaped.drain(..) {
+            let number = (data & ((1 << KIND_SHIFT) - 1)) as usize;
+            match data >> KIND_SHIFT {
+                WRITE => self.write_ended(true, result),
+                FLUSH => self.write_ended(false, result),
+                READ => self.read_ended(number, result),
+                MAKE => self.make_ended(result),
+                READABLE => self.armed[number].1 = false,
+                kind => unreachable!("no entry of kind {kind} is ever queued"),
+            }
+        }
+        self.reaped = reaped;
+    }
+
+    /// Submits, runs deferred work, and waits for `want` completions or the time.
+    fn enter(&mut self, timeout_ns: Option<u64>, want: usize) {
+        let submitter = self.ring.submitter();
+        let result = match timeout_ns {
+            None => submitter.submit_and_wait(want),
+            Some(ns) => {
+                let time = types::Timespec::new().sec(ns / 1_000_000_000);
+                let time = time.nsec((ns % 1_000_000_000) as u32);
+                submitter.submit_with_args(want, &types::SubmitArgs::new().timespec(&time))
+            }
+        };
+        let Err(error) = result else {
+            return;
+        };
+        // Time over, a signal, completions to be reaped first, or short of memory: try again later.
+        let passing = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+        let passes = error.raw_os_error().is_some_and(|code| passing.contains(&code));
+        assert!(passes, "io_uring_enter refused what this module queued: {error}");
+    }
+
+    /// Whether the kernel may still use memory that this struct owns.
+    fn is_busy(&self) -> bool {
+        self.writing.is_some() || self.making.is_some() || self.reads.iter().any(Option::is_some)
+    }
+}
+
+fn build(entries: u32) -> io::Result<(IoUring, &'static str)> {
+    let mut deferred = IoUring::builder();
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    let mut cooperative = IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_taskrun_flag();
+    let attempts = [
+        (deferred, "single issuer, deferred task work"),
+        (cooperative, "cooperative task work"),
+        (IoUring::builder(), "no newer flags"),
+    ];
+    let mut last = None;
+    for (mut builder, name) in attempts {
+        match builder.setup_clamp().setup_cqsize(entries * 4).build(entries) {
+            Ok(ring) => return Ok((ring, name)),
+            Err(error) => last = Some(error),
+        }
+    }
+    let why = last.map_or_else(String::new, |error| error.to_string());
+    Err(io::Error::new(ErrorKind::Unsupported, format!("cannot set up an io_uring: {why}")))
+}
+
+impl Device for UringDevice {
+    fn sector(&self) -> usize {
+        self.sector
+    }
+
+    fn list(&mut self) -> io::Result<Vec<(FileId, u64)>> {
+        self.directory.list()
+    }
+
+    fn read_now(&mut self, file: FileId, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file(file)?;
+        self.files[&file].read_exact_at(into, offset)
+    }
+
+    fn write_now(&mut self, file: FileId, offset: u64, bytes: &Slice) -> io::Result<()> {
+        let path = self.directory.file_path(file);
+        let exists = path.exists();
+        if !exists {
+            let made = posix::open_direct(&path, true)?;
+            self.keep(file, made);
+        }
+        self.file(file)?;
+        self.files[&file].write_all_at(bytes, offset)?;
+        self.files[&file].sync_all()?;
+        if exists { Ok(()) } else { self.directory.handle.sync_all() }
+    }
+
+    fn prepare(&mut self, file: FileId, len: u64) {
+        assert!(self.making.is_none(), "one file is made at a time");
+        if let Err(error) = self.begin_making(file, len) {
+            self.done.push(Completion::Prepared { file, result: Err(error) });
+        }
+    }
+
+    fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]) {
+        assert!(self.writing.is_none(), "one write is in flight at a time");
+        assert!(parts.len() <= PARTS_MAX, "a write has at most {PARTS_MAX} parts");
+        let fd = match self.file(file) {
+            Ok(fd) => fd,
+            Err(error) => {
+                self.done.push(Completion::Written { token, result: Err(error) });
+                return;
+            }
+        };
+        self.parts.extend_from_slice(parts);
+        self.iovecs.clear();
+        let iovec = |part: &Slice| libc::iovec {
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        };
+        self.iovecs.extend(parts.iter().map(iovec));
+        let expected = parts.iter().map(|part| part.len()).sum();
+        if self.flush == FlushMethod::Sync {
+            let result = posix::write_flush(&self.files[&file], &self.iovecs, offset, expected);
+            self.parts.clear();
+            self.done.push(Completion::Written { token, result });
+            return;
+        }
+        let left = if self.flush == FlushMethod::Linked { 2 } else { 1 };
+        self.writing = Some(Writing { token, expected, left, error: None });
+        self.queue_write(fd, offset);
+    }
+
+    fn read(&mut self, token: u64, file: FileId, offset: u64, mut buf: Buf) {
+        let fd = match self.file(file) {
+            Ok(fd) => fd,
+            Err(error) => {
+                self.done.push(Completion::Read { token, buf, result: Err(error) });
+                return;
+            }
+        };
+        let (memory, len) = (buf.as_mut_ptr(), buf.len() as u32);
+        let number = self.reads_free.pop().unwrap_or_else(|| {
+            self.reads.push(None);
+            self.reads.len() - 1
+        });
+        self.reads[number] = Some(Reading { token, buf });
+        let entry = opcode::Read::new(types::Fd(fd), memory, len).offset(offset).build();
+        self.push(&entry.user_data(READ << KIND_SHIFT | number as u64));
+    }
+
+    fn poll(&mut self, into: &mut Vec<Completion>) {
+        self.reap();
+        into.append(&mut self.done);
+    }
+
+    fn submit(&mut self) {
+        if !self.ring.submission().is_empty() {
+            self.enter(None, 0);
+        }
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        while self.done.is_empty() {
+            if !self.is_busy() {
+                return Err(io::Error::new(ErrorKind::InvalidInput, "nothing was started"));
+            }
+            self.enter(None, 1);
+            self.reap();
+        }
+        Ok(())
+    }
+
+    fn free_bytes(&mut self) -> io::Result<u64> {
+        posix::free_bytes(self.directory.path())
+    }
+}
+
+impl Sleep for UringDevice {
+    fn wait(&mut self, fds: &[RawFd], timeout_ns: Option<u64>) -> io::Result<()> {
+        if !self.done.is_empty() || !self.ring.completion().is_empty() {
+            self.submit();
+            return Ok(());
+        }
+        for fd in fds {
+            let known = self.armed.iter().position(|(of, _)| of == fd);
+            let number = known.unwrap_or_else(|| {
+                self.armed.push((*fd, false));
+                self.armed.len() - 1
+            });
+            if !std::mem::replace(&mut self.armed[number].1, true) {
+                let entry = opcode::PollAdd::new(types::Fd(*fd), libc::POLLIN as u32).build();
+                self.push(&entry.user_data(READABLE << KIND_SHIFT | number as u64));
+            }
+        }
+        self.enter(timeout_ns, 1);
+        Ok(())
+    }
+}
+
+impl Drop for UringDevice {
+    fn drop(&mut self) {
+        let ends = std::time::Instant::now() + std::time::Duration::from_secs(DROP_WAIT_S);
+        // A file in the making takes no further step.
+        while self.is_busy() && std::time::Instant::now() < ends {
+            self.enter(Some(100_000_000), 1);
+            let entry = |entry: cqueue::Entry| (entry.user_data(), entry.result());
+            let reaped: Vec<_> = self.ring.completion().map(entry).collect();
+            for (data, result) in reaped {
+                let number = (data & ((1 << KIND_SHIFT) - 1)) as usize;
+                match data >> KIND_SHIFT {
+                    WRITE => self.write_ended(true, result),
+                    FLUSH => self.write_ended(false, result),
+                    READ => self.read_ended(number, result),
+                    MAKE => self.making = None,
+                    _ => {}
+                }
+            }
+        }
+        if self.is_busy() {
+            // A disk that hangs: the kernel may yet use this memory, so it is never freed.
+            std::mem::forget(std::mem::take(&mut self.parts));
+            std::mem::forget(std::mem::take(&mut self.iovecs));
+            std::mem::forget(std::mem::take(&mut self.reads));
+            std::mem::forget(self.making.take());
+        }
+    }
+}

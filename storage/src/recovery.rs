@@ -1,0 +1,675 @@
+//! Opening a log: what each state of its files means, and what is done about it.
+//!
+//! Purpose: find the end of the log, hand out every record, and never start from a state in which a
+//! promise could be broken (PROTOCOL 4.4, 9.1).
+//!
+//! The cases, as data in [`TABLE`]. "Behind" means: in a later block of this or a later segment there
+//! is a valid group of this disk whose sequence is not lower than expected and which was written when
+//! the log was flushed beyond the bad place. Such a group is proof that the bad bytes were promised.
+//!
+//! ```text
+//!     what is found                                          action
+//! A   both superblock copies good                            use the newer
+//! B   one copy good, the other torn or bad                   use it; the next write is over the bad one
+//! C   no superblock, no segments                             refuse: not formatted
+//! D   no good copy                                           refuse: lost
+//! E   good copies of different disks or nodes                refuse: lost
+//! F   another cluster, node or incarnation than asked for    refuse: wrong directory
+//! G   format did not end                                     refuse: format again
+//! H   good group, the next one follows                       replay; payloads are checked when read
+//! I   H, but a payload is bad                                replay; that payload is damaged
+//! J   last group good, payloads too                          replay; write it anew, flush
+//! K   last group's records good, a payload bad, none behind  cut there: never promised
+//! L   no group (zeros, torn, stale, end of file), none behind  cut there: never promised
+//! M   no group, one behind                                   refuse: lost
+//! N   segment header bad, but its first group follows        replay; write the header anew
+//! O   segment of another disk, or of another number          refuse: lost
+//! P   later segment file missing or short, none behind       make it again
+//! Q   a sector that recovery needs cannot be read            refuse: device error
+//! R   first segment file missing                             refuse: lost
+//! ```
+//!
+//! Invariant: after `open`, the log ends at a place behind which no group can be taken for valid, and
+//! everything before it is on stable storage (the last group, which may have been read from a cache
+//! only, has been written again with the same bytes).
+//! What would break it: cutting where a promise was made (M), leaving the header of a cut group (K),
+//! or answering anyone before the last group was written anew (J).
+
+use crate::config::LogConfig;
+use crate::device::{Completion, Device, FileId, SUPERBLOCK};
+use crate::error::LogError;
+use crate::format::{BLOCK, GroupHeader, SegmentHeader};
+use crate::log::{Log, Resume};
+use crate::place::{Place, Position, RecordId};
+use crate::scan::Scan;
+use crate::space::Space;
+use crate::superblock::{BOOT_MAX, COPY_LEN, Copy, Identity, Superblock};
+use racos_buffer::{Pool, Slice};
+use std::collections::BTreeMap;
+
+/// What recovery does about a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The state is taken as it is.
+    Use,
+    /// It is put right by writing what must have been there.
+    Rewrite,
+    /// The log ends there.
+    Cut,
+    /// The records stand; a payload is missing (PROTOCOL 9.5 repairs it).
+    Report,
+    /// The log is not opened.
+    Refuse,
+}
+
+/// A row of the table above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Case {
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    G,
+    H,
+    I,
+    J,
+    K,
+    L,
+    M,
+    N,
+    O,
+    P,
+    Q,
+    R,
+}
+
+/// Every case with its action.
+pub const TABLE: [(Case, Action); 18] = [
+    (Case::A, Action::Use),
+    (Case::B, Action::Use),
+    (Case::C, Action::Refuse),
+    (Case::D, Action::Refuse),
+    (Case::E, Action::Refuse),
+    (Case::F, Action::Refuse),
+    (Case::G, Action::Refuse),
+    (Case::H, Action::Use),
+    (Case::I, Action::Report),
+    (Case::J, Action::Rewrite),
+    (Case::K, Action::Cut),
+    (Case::L, Action::Cut),
+    (Case::M, Action::Refuse),
+    (Case::N, Action::Rewrite),
+    (Case::O, Action::Refuse),
+    (Case::P, Action::Rewrite),
+    (Case::Q, Action::Refuse),
+    (Case::R, Action::Refuse),
+];
+
+/// The body of a replayed record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayedBody<'a> {
+    /// Here it is (empty if the record has none).
+    Inline(&'a [u8]),
+    /// On disk; its checksum is checked when it is read with it.
+    Stored,
+    /// On disk with a wrong checksum: missing, to be repaired from peers.
+    Damaged,
+}
+
+/// A record found while opening.
+#[derive(Debug)]
+pub struct Replayed<'a> {
+    /// Its number.
+    pub id: RecordId,
+    /// As appended.
+    pub kind: u8,
+    /// As appended.
+    pub head: &'a [u8],
+    /// Where the head lies.
+    pub head_place: Place,
+    /// The body, or where to get it.
+    pub body: ReplayedBody<'a>,
+    /// Where the body lies (`len` 0 if there is none).
+    pub body_place: Place,
+    /// CRC32 of the body, for [`Log::read`].
+    pub body_crc: u32,
+}
+
+/// What opening found.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Given when the log was formatted.
+    pub disk_id: u128,
+    /// Of this opening; durable, higher than any before (PROTOCOL 3.1).
+    pub boot: u32,
+    /// The last record, 0 if there is none.
+    pub last_record: RecordId,
+    /// Groups replayed.
+    pub groups: u64,
+    /// Where the log goes on.
+    pub end: Position,
+    /// Cases met, in order, each once.
+    pub cases: Vec<Case>,
+}
+
+/// What a device holds, before deciding to format or to open it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing: format it.
+    Empty,
+    /// A format that did not end: format it again.
+    Interrupted,
+    /// A log.
+    Formatted(Identity),
+}
+
+impl<D: Device> Log<D> {
+    /// What the device holds. Errors: cases D, E, Q.
+    pub fn inspect(device: &mut D, pool: &Pool) -> Result<Condition, LogError> {
+        let files = device.list().map_err(LogError::io("listing the log's files"))?;
+        match read_superblock(device, pool, &files) {
+            Ok(found) if !found.newest.formatted => Ok(Condition::Interrupted),
+            Ok(found) => Ok(Condition::Formatted(found.newest.identity)),
+            Err(LogError::NotFormatted) => Ok(Condition::Empty),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a log on an empty device: superblock and `initial_segments` segments of zeros, all
+    /// flushed. `progress` is told (segments made, segments in all). Blocks. `disk_id` should be
+    /// random; it tells the log's own bytes from all others. A format that did not end may be
+    /// repeated.
+    pub fn format(
+        device: &mut D,
+        pool: &Pool,
+        config: &LogConfig,
+        identity: Identity,
+        disk_id: u128,
+        progress: &mut dyn FnMut(u32, u32),
+    ) -> Result<(), LogError> {
+        let config = config.checked()?;
+        if let Condition::Formatted(found) = Self::inspect(device, pool)? {
+            let what = format!("it holds the log of node {} already", found.node);
+            return Err(LogError::NotEmpty(what));
+        }
+        let mut superblock = Superblock {
+            identity,
+            disk_id,
+            sequence: 1,
+            boot: 0,
+            formatted: false,
+            start: Position { segment: 1, offset: BLOCK as u32 },
+            start_sequence: 1,
+            start_record: 1,
+        };
+        // Both copies, so that none of an earlier attempt is left.
+        write_superblock(device, pool, &superblock, 0)?;
+        write_superblock(device, pool, &superblock, 1)?;
+        for segment in 1..=config.initial_segments {
+            progress(segment - 1, config.initial_segments);
+            make_segment(device, segment, config.segment_len as u64)?;
+        }
+        superblock.formatted = true;
+        superblock.sequence = 2;
+        write_superblock(device, pool, &superblock, 0)?;
+        progress(config.initial_segments, config.initial_segments);
+        Ok(())
+    }
+
+    /// Opens a log: checks whose it is, makes the new boot number durable, gives every record in order
+    /// to `each`, cuts a torn tail or refuses damage (see the table in the module), and writes the
+    /// last group anew. Blocks.
+    pub fn open(
+        mut device: D,
+        pool: Pool,
+        config: LogConfig,
+        identity: Identity,
+        each: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(Log<D>, Recovered), LogError> {
+        let config = config.checked()?;
+        let files = device.list().map_err(LogError::io("listing the log's files"))?;
+        let found = read_superblock(&mut device, &pool, &files)?;
+        let mut superblock = found.newest;
+        if !superblock.formatted {
+            return Err(LogError::FormatInterrupted);
+        }
+        check_identity(superblock.identity, identity)?;
+        if superblock.boot >= BOOT_MAX {
+            return Err(LogError::Superblock("all boot numbers are used up".to_string()));
+        }
+        superblock.boot += 1;
+        superblock.sequence += 1;
+        write_superblock(&mut device, &pool, &superblock, found.older_copy)?;
+        let mut walk = Walk::new(&mut device, &pool, &superblock, &files)?;
+        walk.cases.push(found.case);
+        walk.replay(config.check_payloads, each)?;
+        let end = walk.settle_end(&superblock)?;
+        let Walk { groups, mut cases, scan, .. } = walk;
+        let lengths = usable_segments(&scan.lengths, end.cursor.segment, &config, &mut cases);
+        cases.dedup();
+        let resume = Resume {
+            disk_id: superblock.disk_id,
+            next_sequence: end.next_sequence,
+            next_record: end.next_record,
+            flushed: end.flushed,
+            confirmed: end.confirmed,
+            space: Space::new(lengths, end.cursor),
+        };
+        let recovered = Recovered {
+            disk_id: superblock.disk_id,
+            boot: superblock.boot,
+            last_record: RecordId(end.next_record - 1),
+            groups,
+            end: end.cursor,
+            cases,
+        };
+        let log = Log::resume(device, pool, config, resume);
+        Ok((log.ok_or(LogError::NoMemory("group buffers"))?, recovered))
+    }
+}
+
+fn check_identity(found: Identity, expected: Identity) -> Result<(), LogError> {
+    let parts = [
+        ("cluster", found.cluster, expected.cluster),
+        ("node", found.node as u64, expected.node as u64),
+        ("incarnation", found.incarnation as u64, expected.incarnation as u64),
+    ];
+    for (what, found, expected) in parts {
+        if found != expected {
+            return Err(LogError::Identity { what, found, expected });
+        }
+    }
+    Ok(())
+}
+
+struct FoundSuperblock {
+    newest: Superblock,
+    /// Which copy to write next.
+    older_copy: usize,
+    case: Case,
+}
+
+fn read_superblock<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    files: &[(FileId, u64)],
+) -> Result<FoundSuperblock, LogError> {
+    let Some((_, len)) = files.iter().find(|(file, _)| *file == SUPERBLOCK) else {
+        return match files.is_empty() {
+            true => Err(LogError::NotFormatted),
+            false => Err(LogError::Superblock("it is missing, but there are segments".into())),
+        };
+    };
+    let mut copies = [None, None];
+    let mut why = [String::new(), String::new()];
+    for (index, copy) in copies.iter_mut().enumerate() {
+        let offset = (index * COPY_LEN) as u64;
+        if offset + COPY_LEN as u64 > *len {
+            why[index] = "missing".to_string();
+            continue;
+        }
+        let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
+        if let Err(error) = device.read_now(SUPERBLOCK, offset, &mut buf) {
+            why[index] = error.to_string();
+            continue;
+        }
+        match Superblock::decode(&buf) {
+            Copy::Good(good) => *copy = Some(good),
+            Copy::Bad => why[index] = "checksum wrong".to_string(),
+            Copy::Unknown { version } => {
+                let what = format!("written by format version {version}, newer than this program");
+                return Err(LogError::Config(what));
+            }
+        }
+    }
+    choose(copies, &why, files)
+}
+
+fn choose(
+    copies: [Option<Superblock>; 2],
+    why: &[String; 2],
+    files: &[(FileId, u64)],
+) -> Result<FoundSuperblock, LogError> {
+    let found = |newest, older_copy, case| Ok(FoundSuperblock { newest, older_copy, case });
+    match copies {
+        [Some(first), Some(second)] => {
+            let same = first.disk_id == second.disk_id && first.identity == second.identity;
+            if !same {
+                let what = "its two copies belong to different disks".to_string();
+                return Err(LogError::Superblock(what));
+            }
+            match first.sequence >= second.sequence {
+                true => found(first, 1, Case::A),
+                false => found(second, 0, Case::A),
+            }
+        }
+        [Some(first), None] => found(first, 1, Case::B),
+        [None, Some(second)] => found(second, 0, Case::B),
+        // The very first write of a format: segments are made only after both copies.
+        [None, None] if files.len() == 1 => Err(LogError::NotFormatted),
+        [None, None] => {
+            let what = format!("first copy: {}, second copy: {}", why[0], why[1]);
+            Err(LogError::Superblock(what))
+        }
+    }
+}
+
+fn write_superblock<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    superblock: &Superblock,
+    copy: usize,
+) -> Result<(), LogError> {
+    let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
+    superblock.encode(&mut buf);
+    let offset = (copy * COPY_LEN) as u64;
+    let written = device.write_now(SUPERBLOCK, offset, &buf.freeze());
+    written.map_err(LogError::io("writing the superblock"))
+}
+
+fn make_segment<D: Device>(device: &mut D, segment: FileId, len: u64) -> Result<(), LogError> {
+    let doing = || LogError::io(format!("making log segment {segment} of {len} bytes"));
+    device.prepare(segment, len);
+    device.submit();
+    let mut completions = Vec::new();
+    loop {
+        device.settle().map_err(doing())?;
+        device.poll(&mut completions);
+        for completion in completions.drain(..) {
+            if let Completion::Prepared { result, .. } = completion {
+                return result.map_err(doing());
+            }
+        }
+    }
+}
+
+/// Segments up to the current one as they are, and behind it those that are ready for use.
+fn usable_segments(
+    lengths: &BTreeMap<FileId, u32>,
+    current: FileId,
+    config: &LogConfig,
+    cases: &mut Vec<Case>,
+) -> BTreeMap<FileId, u32> {
+    let mut usable: BTreeMap<FileId, u32> =
+        lengths.range(..=current).map(|(segment, len)| (*segment, *len)).collect();
+    let mut next = current + 1;
+    while let Some(len) = lengths.get(&next).filter(|len| **len >= config.segment_len) {
+        usable.insert(next, *len);
+        next += 1;
+    }
+    if lengths.range(next..).next().is_some() {
+        cases.push(Case::P);
+    }
+    usable
+}
+
+/// Where the log goes on after replay.
+struct End {
+    cursor: Position,
+    flushed: Position,
+    next_sequence: u64,
+    next_record: u64,
+    confirmed: bool,
+}
+
+/// Goes from group to group.
+struct Walk<'a, D: Device> {
+    scan: Scan<'a, D>,
+    pool: &'a Pool,
+    disk_id: u128,
+    /// Where the last group replayed ends, and what must follow.
+    end: Position,
+    sequence: u64,
+    record: u64,
+    last: Option<GroupHeader>,
+    groups: u64,
+    cases: Vec<Case>,
+    /// Header and records of the group that is being looked at.
+    inline: Vec<u8>,
+    /// Segments up to this one have a header that is theirs, or none.
+    checked: FileId,
+    /// Good group behind `end` with a bad payload, if the log ends with one.
+    torn: Option<GroupHeader>,
+}
+
+impl<'a, D: Device> Walk<'a, D> {
+    fn new(
+        device: &'a mut D,
+        pool: &'a Pool,
+        superblock: &Superblock,
+        files: &[(FileId, u64)],
+    ) -> Result<Walk<'a, D>, LogError> {
+        let whole = |len: u64| (len.min(1 << 30) as usize / BLOCK * BLOCK) as u32;
+        let first = superblock.start.segment;
+        let segments = files.iter().filter(|(file, _)| *file != SUPERBLOCK && *file >= first);
+        let lengths: BTreeMap<_, _> = segments.map(|(file, len)| (*file, whole(*len))).collect();
+        if lengths.get(&first).is_none_or(|len| *len <= superblock.start.offset) {
+            let what = "the first segment is missing or empty".to_string();
+            return Err(LogError::Damaged { at: superblock.start, what });
+        }
+        Ok(Walk {
+            scan: Scan::new(device, pool, superblock.disk_id, lengths)?,
+            pool,
+            disk_id: superblock.disk_id,
+            end: superblock.start,
+            sequence: superblock.start_sequence,
+            record: superblock.start_record,
+            last: None,
+            groups: 0,
+            cases: Vec::new(),
+            inline: Vec::new(),
+            checked: 0,
+            torn: None,
+        })
+    }
+
+    fn note(&mut self, case: Case) {
+        if !self.cases.contains(&case) {
+            self.cases.push(case);
+        }
+    }
+
+    /// The group that continues the log behind `end`: there, or at the start of the next segment.
+    fn next_group(
+        &mut self,
+        end: Position,
+        sequence: u64,
+    ) -> Result<Option<GroupHeader>, LogError> {
+        let follows = |group: &GroupHeader| group.sequence == sequence && group.flushed == end;
+        self.check_segment(end.segment)?;
+        if let Some(group) = self.scan.group(end)?.filter(follows) {
+            return Ok(Some(group));
+        }
+        let next = Position { segment: end.segment + 1, offset: BLOCK as u32 };
+        self.check_segment(next.segment)?;
+        Ok(self.scan.group(next)?.filter(follows))
+    }
+
+    /// Case O: a whole segment header that is not this segment's.
+    fn check_segment(&mut self, segment: FileId) -> Result<(), LogError> {
+        if segment <= self.checked {
+            return Ok(());
+        }
+        self.checked = segment;
+        let Some(header) = self.scan.segment(segment)? else {
+            return Ok(());
+        };
+        let at = Position { segment, offset: 0 };
+        if header.disk_id != self.disk_id {
+            let what = "the segment belongs to another disk".to_string();
+            return Err(LogError::Damaged { at, what });
+        }
+        if header.segment != segment {
+            let what = format!("the file holds segment {}", header.segment);
+            return Err(LogError::Damaged { at, what });
+        }
+        Ok(())
+    }
+
+    fn replay(
+        &mut self,
+        check_payloads: bool,
+        each: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(), LogError> {
+        let mut held = self.next_group(self.end, self.sequence)?;
+        while let Some(group) = held {
+            self.hold(&group)?;
+            if group.first_record != self.record {
+                let what = format!("record {} is missing", self.record);
+                return Err(LogError::Damaged { at: group.at, what });
+            }
+            let next = self.next_group(group.end(), group.sequence + 1)?;
+            if next.is_some() {
+                self.note(Case::H);
+                self.deliver(&group, check_payloads, each)?;
+            } else if self.scan.payloads_are_good(&group)? {
+                self.note(Case::J);
+                self.deliver(&group, false, each)?;
+            } else {
+                self.torn_or_damaged(group, each)?;
+            }
+            held = next;
+        }
+        Ok(())
+    }
+
+    /// The last group that follows has good records and a bad payload: K, or I before M.
+    fn torn_or_damaged(
+        &mut self,
+        group: GroupHeader,
+        each: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(), LogError> {
+        if self.scan.witness(group.at, group.sequence + 1)?.is_some() {
+            return self.deliver(&group, true, each);
+        }
+        self.note(Case::K);
+        self.torn = Some(group);
+        Ok(())
+    }
+
+    /// Keeps the records at hand while the place behind them is looked at.
+    fn hold(&mut self, group: &GroupHeader) -> Result<(), LogError> {
+        let inline = self.scan.bytes(group.at, group.inline_len as usize)?;
+        self.inline.clear();
+        self.inline.extend_from_slice(inline.expect("a good group lies inside its file"));
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        group: &GroupHeader,
+        check_payloads: bool,
+        each: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(), LogError> {
+        let mut damaged = Vec::new();
+        if check_payloads {
+            damaged = self.scan.damaged_payloads(group)?;
+            if !damaged.is_empty() {
+                self.note(Case::I);
+            }
+        }
+        if group.at.offset as usize == BLOCK && self.scan.segment(group.at.segment)?.is_none() {
+            self.note(Case::N);
+            self.write_segment_header(group)?;
+        }
+        let mut id = group.first_record;
+        for record in group.records(&self.inline) {
+            let body = match record.body {
+                Some(body) => ReplayedBody::Inline(body),
+                None if damaged.contains(&id) => ReplayedBody::Damaged,
+                None => ReplayedBody::Stored,
+            };
+            each(Replayed {
+                id: RecordId(id),
+                kind: record.header.kind,
+                head: record.head,
+                head_place: record.head_place,
+                body,
+                body_place: record.body_place,
+                body_crc: record.header.body_crc,
+            });
+            id += 1;
+        }
+        self.groups += 1;
+        self.record = id;
+        self.sequence = group.sequence + 1;
+        self.end = group.end();
+        self.last = Some(*group);
+        Ok(())
+    }
+
+    fn write_segment_header(&mut self, group: &GroupHeader) -> Result<(), LogError> {
+        let header = SegmentHeader {
+            disk_id: self.disk_id,
+            segment: group.at.segment,
+            first_sequence: group.sequence,
+        };
+        let mut block = self.block()?;
+        header.encode(&mut block);
+        self.scan.write(Position { offset: 0, ..group.at }, &block.freeze())
+    }
+
+    fn block(&self) -> Result<racos_buffer::Buf, LogError> {
+        self.pool.get(BLOCK).ok_or(LogError::NoMemory("a block"))
+    }
+
+    /// Behind the last group replayed: cut or refuse, then make the end certain.
+    fn settle_end(&mut self, superblock: &Superblock) -> Result<End, LogError> {
+        let cursor = self.torn.map_or(self.end, |torn| torn.at);
+        if let Some(witness) = self.scan.witness(cursor, self.sequence)? {
+            let what = format!(
+                "no valid group here, but a later one at byte {} of segment {} proves that there \
+                 was one",
+                witness.offset, witness.segment
+            );
+            return Err(LogError::Damaged { at: cursor, what });
+        }
+        if self.torn.is_none() {
+            self.note(Case::L);
+        }
+        self.erase(cursor)?;
+        if let Some(last) = self.last {
+            self.write_anew(&last)?;
+        }
+        let flushed = if self.groups == 0 { superblock.start } else { self.end };
+        Ok(End {
+            cursor,
+            flushed,
+            next_sequence: self.sequence,
+            next_record: self.record,
+            confirmed: self.last.is_none_or(|last| last.records == 0),
+        })
+    }
+
+    /// Overwrites the first block at the cut, unless it is zeros, so that nothing there is ever taken
+    /// for a group again.
+    fn erase(&mut self, cut: Position) -> Result<(), LogError> {
+        let dirty = self.scan.bytes(cut, BLOCK)?.is_some_and(|block| block.iter().any(|b| *b != 0));
+        if !dirty {
+            return Ok(());
+        }
+        let mut zeros = self.block()?;
+        zeros.fill(0);
+        self.scan.write(cut, &zeros.freeze())
+    }
+
+    /// Writes the last group again, byte for byte: it may have been read from a cache only.
+    fn write_anew(&mut self, last: &GroupHeader) -> Result<(), LogError> {
+        let mut at = last.at;
+        if at.offset as usize == BLOCK {
+            at.offset = 0; // with the segment's header, which was written with it
+        }
+        while at < last.end() {
+            let len = ((last.end().offset - at.offset) as usize).min(1 << 20);
+            let bytes = self.scan.bytes(at, len)?.expect("a good group lies inside its file");
+            let copy: Option<Slice> = self.pool.copy(bytes);
+            let copy = copy.ok_or(LogError::NoMemory("writing the last group anew"))?;
+            self.scan.write(at, &copy)?;
+            at = at.plus(len as u32);
+        }
+        Ok(())
+    }
+}

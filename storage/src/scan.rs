@@ -1,0 +1,172 @@
+//! Reading a log from its files: what lies at a place, and whether anything valid lies behind it.
+//!
+//! Purpose: blocking, windowed reads for start-up and offline inspection.
+//! Invariant: "nothing here" is said only of bytes that were read; a device error stops the scan,
+//! because an unreadable sector is no proof of a torn write.
+//! What would break it: taking a read error for an empty place.
+
+use crate::bytes::round_up;
+use crate::device::{Device, FileId};
+use crate::error::LogError;
+use crate::format::{BLOCK, GROUP_HEADER, GroupHeader, SegmentHeader};
+use crate::place::{Place, Position};
+use racos_buffer::{Buf, Pool, Slice};
+use std::collections::BTreeMap;
+
+/// Bytes read at a time.
+const WINDOW: usize = 1 << 20;
+/// Bytes read at first behind a payload that was skipped.
+const JUMP: usize = 64 << 10;
+
+pub(crate) struct Scan<'a, D: Device> {
+    device: &'a mut D,
+    pool: &'a Pool,
+    disk_id: u128,
+    /// Whole blocks in each segment file.
+    pub lengths: BTreeMap<FileId, u32>,
+    window: Buf,
+    at: Position,
+    filled: usize,
+}
+
+impl<'a, D: Device> Scan<'a, D> {
+    pub fn new(
+        device: &'a mut D,
+        pool: &'a Pool,
+        disk_id: u128,
+        lengths: BTreeMap<FileId, u32>,
+    ) -> Result<Scan<'a, D>, LogError> {
+        let window = pool.get(WINDOW).ok_or(LogError::NoMemory("reading the log"))?;
+        Ok(Scan { device, pool, disk_id, lengths, window, at: Position::default(), filled: 0 })
+    }
+
+    /// The `len` bytes at a block boundary, or `None` if the file ends before.
+    pub fn bytes(&mut self, at: Position, len: usize) -> Result<Option<&[u8]>, LogError> {
+        let file_len = self.lengths.get(&at.segment).copied().unwrap_or(0) as usize;
+        let offset = at.offset as usize;
+        if offset + len > file_len {
+            return Ok(None);
+        }
+        let start = self.at.offset as usize;
+        let held =
+            self.at.segment == at.segment && start <= offset && offset + len <= start + self.filled;
+        if !held {
+            self.fill(at, len, file_len - offset)?;
+        }
+        let skip = offset - self.at.offset as usize;
+        Ok(Some(&self.window[skip..skip + len]))
+    }
+
+    fn fill(&mut self, at: Position, len: usize, left: usize) -> Result<(), LogError> {
+        let least = round_up(len, BLOCK);
+        if least > self.window.capacity() {
+            self.window = self.pool.get(least).ok_or(LogError::NoMemory("reading a group"))?;
+        }
+        // Far reads while going on from where the last one ended, short ones after a jump.
+        let (start, end) = (self.at.offset, self.at.offset as usize + self.filled);
+        let goes_on =
+            self.at.segment == at.segment && (start as usize..=end).contains(&(at.offset as usize));
+        self.filled = 0;
+        let wide = least.max(if goes_on { WINDOW } else { JUMP }).min(left);
+        if self.read(at, wide).is_err() {
+            // Perhaps only a sector that nobody asked for is unreadable.
+            let doing = format!("reading segment {} at byte {}", at.segment, at.offset);
+            self.read(at, least).map_err(LogError::io(doing))?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, at: Position, len: usize) -> std::io::Result<()> {
+        self.window.set_len(len);
+        self.device.read_now(at.segment, at.offset as u64, &mut self.window)?;
+        (self.at, self.filled) = (at, len);
+        Ok(())
+    }
+
+    /// The group at `at`, if header, inline area and place are good. Payloads are not looked at.
+    pub fn group(&mut self, at: Position) -> Result<Option<GroupHeader>, LogError> {
+        let disk_id = self.disk_id;
+        let Some(bytes) = self.bytes(at, BLOCK)? else {
+            return Ok(None);
+        };
+        let Some(header) = GroupHeader::decode(&bytes[..GROUP_HEADER], disk_id, at) else {
+            return Ok(None);
+        };
+        let file_len = self.lengths.get(&at.segment).copied().unwrap_or(0);
+        if header.end().offset > file_len {
+            return Ok(None);
+        }
+        let inline = self.bytes(at, header.inline_len as usize)?;
+        Ok(inline.is_some_and(|inline| header.check(inline)).then_some(header))
+    }
+
+    /// The segment's header block, if it is whole.
+    pub fn segment(&mut self, segment: FileId) -> Result<Option<SegmentHeader>, LogError> {
+        let bytes = self.bytes(Position { segment, offset: 0 }, BLOCK)?;
+        Ok(bytes.and_then(SegmentHeader::decode))
+    }
+
+    /// Whether the bytes of a body have this checksum. Reads past the window's bounds.
+    pub fn body_is_good(&mut self, body: Place, crc: u32) -> Result<bool, LogError> {
+        let mut hasher = crc32fast::Hasher::new();
+        let (mut offset, end) = (body.offset as usize, (body.offset + body.len) as usize);
+        while offset < end {
+            let block = offset / BLOCK * BLOCK;
+            let len = (end - block).min(WINDOW);
+            let at = Position { segment: body.segment, offset: block as u32 };
+            let Some(bytes) = self.bytes(at, round_up(len, BLOCK))? else {
+                return Ok(false);
+            };
+            hasher.update(&bytes[offset - block..len]);
+            offset = block + len;
+        }
+        Ok(hasher.finalize() == crc)
+    }
+
+    /// Whether every payload of a good group is good.
+    pub fn payloads_are_good(&mut self, header: &GroupHeader) -> Result<bool, LogError> {
+        Ok(self.damaged_payloads(header)?.is_empty())
+    }
+
+    /// Numbers of the records whose payload is bad.
+    pub fn damaged_payloads(&mut self, header: &GroupHeader) -> Result<Vec<u64>, LogError> {
+        let inline = self.bytes(header.at, header.inline_len as usize)?;
+        let records = inline.into_iter().flat_map(|inline| header.records(inline));
+        let stored: Vec<_> = (header.first_record..)
+            .zip(records)
+            .filter(|(_, record)| record.body.is_none())
+            .map(|(id, record)| (id, record.body_place, record.header.body_crc))
+            .collect();
+        let mut damaged = Vec::new();
+        for (id, body, crc) in stored {
+            if !self.body_is_good(body, crc)? {
+                damaged.push(id);
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Writes and flushes; what was read before is read again.
+    pub fn write(&mut self, at: Position, bytes: &Slice) -> Result<(), LogError> {
+        self.filled = 0;
+        let doing = format!("writing segment {} at byte {}", at.segment, at.offset);
+        self.device.write_now(at.segment, at.offset as u64, bytes).map_err(LogError::io(doing))
+    }
+
+    /// A valid group behind `p` that proves that `p` was flushed and promised: of this log, with a
+    /// sequence of at least `sequence`, written when everything up to beyond `p` was flushed.
+    pub fn witness(&mut self, p: Position, sequence: u64) -> Result<Option<Position>, LogError> {
+        let segments: Vec<_> = self.lengths.range(p.segment..).map(|(s, len)| (*s, *len)).collect();
+        for (segment, len) in segments {
+            let first = if segment == p.segment { p.offset as usize + BLOCK } else { 0 };
+            for offset in (first..len as usize).step_by(BLOCK) {
+                let at = Position { segment, offset: offset as u32 };
+                let group = self.group(at)?;
+                if group.is_some_and(|group| group.sequence >= sequence && group.flushed > p) {
+                    return Ok(Some(at));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

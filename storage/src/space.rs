@@ -1,0 +1,102 @@
+//! Which segments there are, and what room is left in them.
+//!
+//! Purpose: decides where the next group goes and when another segment must be made.
+//! Invariant: `ahead` holds whole, zeroed, flushed segments with consecutive numbers behind the
+//! current one; room that was promised to a record stays.
+//! What would break it: counting a segment before its `Prepared` has come.
+
+use crate::device::FileId;
+use crate::format::BLOCK;
+use crate::place::Position;
+use std::collections::{BTreeMap, VecDeque};
+
+pub(crate) struct Space {
+    /// Usable length of every segment, by number.
+    lengths: BTreeMap<FileId, u32>,
+    ahead: VecDeque<FileId>,
+    /// Where the group that is being filled will go.
+    pub cursor: Position,
+    pub preparing: bool,
+    pub disk_full: bool,
+}
+
+/// Where a group of some length goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub at: Position,
+    pub rolls: bool,
+    /// Prepared bytes that are left behind it.
+    pub left: u64,
+}
+
+impl Space {
+    pub fn new(lengths: BTreeMap<FileId, u32>, cursor: Position) -> Space {
+        let mut ahead = VecDeque::new();
+        let mut next = cursor.segment + 1;
+        while lengths.contains_key(&next) {
+            ahead.push_back(next);
+            next += 1;
+        }
+        Space { lengths, ahead, cursor, preparing: false, disk_full: false }
+    }
+
+    pub fn len_of(&self, segment: FileId) -> Option<u32> {
+        self.lengths.get(&segment).copied()
+    }
+
+    /// The number for the next new segment.
+    pub fn next_file(&self) -> FileId {
+        self.ahead.back().copied().unwrap_or(self.cursor.segment) + 1
+    }
+
+    pub fn ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    pub fn add(&mut self, segment: FileId, len: u32) {
+        debug_assert_eq!(segment, self.next_file(), "segments are made in order");
+        self.lengths.insert(segment, len);
+        self.ahead.push_back(segment);
+    }
+
+    fn ahead_bytes(&self, skip: usize) -> u64 {
+        let lens = self.ahead.iter().skip(skip).map(|segment| self.lengths[segment] as u64);
+        lens.map(|len| len - BLOCK as u64).sum()
+    }
+
+    /// Bytes that records can still take without another segment.
+    pub fn prepared_bytes(&self) -> u64 {
+        let current = self.lengths[&self.cursor.segment].saturating_sub(self.cursor.offset);
+        current as u64 + self.ahead_bytes(0)
+    }
+
+    /// Bytes of all segments behind `cursor`, the current one up to it.
+    pub fn used_bytes(&self) -> u64 {
+        let before = self.lengths.range(..self.cursor.segment).map(|(_, len)| *len as u64);
+        before.sum::<u64>() + self.cursor.offset as u64
+    }
+
+    /// Where a group of `len` bytes goes that starts at `from` (in the current segment) or, if it does
+    /// not fit there, in the next segment. `None` if there is none or it is too short.
+    pub fn spot(&self, from: Position, len: usize) -> Option<Spot> {
+        let room = self.lengths[&from.segment].saturating_sub(from.offset) as usize;
+        if len <= room {
+            let left = (room - len) as u64 + self.ahead_bytes(0);
+            return Some(Spot { at: from, rolls: false, left });
+        }
+        let next = *self.ahead.front()?;
+        let room = self.lengths[&next] as usize - BLOCK;
+        let at = Position { segment: next, offset: BLOCK as u32 };
+        let left = room.checked_sub(len)? as u64 + self.ahead_bytes(1);
+        Some(Spot { at, rolls: true, left })
+    }
+
+    /// Moves the cursor to a spot.
+    pub fn take(&mut self, spot: Spot) {
+        if spot.rolls {
+            let next = self.ahead.pop_front();
+            debug_assert_eq!(next, Some(spot.at.segment), "segments are used in order");
+        }
+        self.cursor = spot.at;
+    }
+}

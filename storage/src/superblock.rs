@@ -1,0 +1,156 @@
+//! The superblock: whose disk this is, and how often it was opened.
+//!
+//! Purpose: two copies of one small block, written alternately with a sequence number, so that a
+//! torn write leaves the other copy.
+//! Invariant: the newest good copy is the state; `boot` in it is higher than any that the node has
+//! shown to anyone before.
+//! What would break it: writing over the newest copy, or going on after a copy that cannot be read
+//! when the other is bad too.
+
+use crate::bytes::{Reader, Writer};
+use crate::place::Position;
+
+/// Bytes from one copy to the next; the file holds two.
+pub(crate) const COPY_LEN: usize = 4096;
+/// Highest boot number: 24 bits of an operation's id (PROTOCOL 3.1).
+pub const BOOT_MAX: u32 = (1 << 24) - 1;
+
+const MAGIC: &[u8; 8] = b"racosSB\n";
+const VERSION: u8 = 1;
+const CHECKED: usize = 12; // after magic and checksum
+
+/// Whose log this is. All of it must be equal at every open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// The node's number in it.
+    pub node: u16,
+    /// The incarnation of this node's disk (PROTOCOL 3.1).
+    pub incarnation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    pub identity: Identity,
+    pub disk_id: u128,
+    pub sequence: u64,
+    pub boot: u32,
+    /// False while `format` is still making the first segments: nothing was promised yet.
+    pub formatted: bool,
+    /// Where replay starts: place, group sequence and record number of the oldest group kept.
+    pub start: Position,
+    pub start_sequence: u64,
+    pub start_record: u64,
+}
+
+/// What one copy looks like.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Copy {
+    Good(Superblock),
+    /// Good checksum, but written by another version of the format.
+    Unknown {
+        version: u8,
+    },
+    Bad,
+}
+
+impl Superblock {
+    pub fn encode(&self, out: &mut [u8]) {
+        let (front, checked) = out[..COPY_LEN].split_at_mut(CHECKED);
+        checked.fill(0);
+        let mut put = Writer::new(checked);
+        put.u8(VERSION);
+        put.u8(self.formatted as u8);
+        put.u16(self.identity.node);
+        put.u32(self.identity.incarnation);
+        put.u64(self.identity.cluster);
+        put.u128(self.disk_id);
+        put.u64(self.sequence);
+        put.u32(self.boot);
+        put.u32(self.start.segment);
+        put.u32(self.start.offset);
+        put.u64(self.start_sequence);
+        put.u64(self.start_record);
+        let crc = crc32fast::hash(checked);
+        let mut put = Writer::new(front);
+        put.put(MAGIC);
+        put.u32(crc);
+    }
+
+    pub fn decode(bytes: &[u8]) -> Copy {
+        Superblock::parse(bytes).unwrap_or(Copy::Bad)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Copy> {
+        let mut get = Reader(bytes.get(..COPY_LEN)?);
+        if get.take(MAGIC.len())? != MAGIC || get.u32()? != crc32fast::hash(get.0) {
+            return None;
+        }
+        let version = get.u8()?;
+        if version != VERSION {
+            return Some(Copy::Unknown { version });
+        }
+        let formatted = get.u8()? == 1;
+        let (node, incarnation, cluster) = (get.u16()?, get.u32()?, get.u64()?);
+        let good = Superblock {
+            identity: Identity { cluster, node, incarnation },
+            formatted,
+            disk_id: get.u128()?,
+            sequence: get.u64()?,
+            boot: get.u32()?,
+            start: Position { segment: get.u32()?, offset: get.u32()? },
+            start_sequence: get.u64()?,
+            start_record: get.u64()?,
+        };
+        Some(Copy::Good(good))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Superblock {
+        Superblock {
+            identity: Identity { cluster: 7, node: 3, incarnation: 9 },
+            disk_id: 1 << 100,
+            sequence: 5,
+            boot: 77,
+            formatted: true,
+            start: Position { segment: 1, offset: 4096 },
+            start_sequence: 1,
+            start_record: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_any_flipped_bit_is_seen() {
+        let mut bytes = vec![0; COPY_LEN];
+        sample().encode(&mut bytes);
+        assert_eq!(Superblock::decode(&bytes), Copy::Good(sample()));
+        for at in [0, 9, 13, 40, 90, COPY_LEN - 1] {
+            bytes[at] ^= 4;
+            assert_eq!(Superblock::decode(&bytes), Copy::Bad, "byte {at}");
+            bytes[at] ^= 4;
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        let mut bytes = vec![0; COPY_LEN];
+        sample().encode(&mut bytes);
+        bytes[CHECKED] = 2;
+        let crc = crc32fast::hash(&bytes[CHECKED..]);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Superblock::decode(&bytes), Copy::Unknown { version: 2 });
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
+            Superblock::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One suite that every device passes, and what only real directories can show.
+
+mod common;
+
+use common::*;
+use racos_buffer::{Buf, Pool, Slice};
+use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
+use racos_storage::device::sync::SyncDevice;
+use racos_storage::device::{Completion, Device, PARTS_MAX, SUPERBLOCK};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+const LEN: u64 = 3 << 20;
+
+/// A device with a way to have another one on the same files.
+trait Subject {
+    type Device: Device;
+    fn open(&self) -> Self::Device;
+}
+
+fn finish<D: Device>(device: &mut D) -> Completion {
+    let mut completions = Vec::new();
+    loop {
+        device.submit();
+        device.settle().unwrap();
+        device.poll(&mut completions);
+        if let Some(completion) = completions.pop() {
+            assert!(completions.is_empty(), "one operation, one completion");
+            return completion;
+        }
+    }
+}
+
+fn prepare<D: Device>(device: &mut D, file: u32, len: u64) {
+    device.prepare(file, len);
+    match finish(device) {
+        Completion::Prepared { file: made, result: Ok(()) } => assert_eq!(made, file),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn write<D: Device>(device: &mut D, file: u32, offset: u64, parts: &[Slice]) {
+    device.write_flush(offset + 1, file, offset, parts);
+    match finish(device) {
+        Completion::Written { token, result: Ok(()) } => assert_eq!(token, offset + 1),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read<D: Device>(device: &mut D, file: u32, offset: u64, buf: Buf) -> Result<Slice, ErrorKind> {
+    device.read(offset + 2, file, offset, buf);
+    match finish(device) {
+        Completion::Read { token, buf, result } => {
+            assert_eq!(token, offset + 2);
+            result.map(|()| buf.freeze()).map_err(|error| error.kind())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that [`Device`] promises and that can be seen without pulling the plug.
+fn conforms<S: Subject>(subject: &S) {
+    let pool = Pool::new(64 << 20);
+    let mut device = subject.open();
+    let sector = device.sector();
+    assert!(sector.is_power_of_two() && sector >= 512);
+    assert_eq!(device.list().unwrap(), []);
+    assert!(device.free_bytes().unwrap() > LEN);
+
+    // A made file is zeros, whole, listed; the superblock is made by its first write.
+    prepare(&mut device, 1, LEN);
+    prepare(&mut device, 2, 8192);
+    let superblock = slice_of(&pool, 9, 8192);
+    device.write_now(SUPERBLOCK, 0, &superblock).unwrap();
+    assert_eq!(device.list().unwrap(), [(0, 8192), (1, LEN), (2, 8192)]);
+    let mut buf = pool.get(8192).unwrap();
+    device.read_now(SUPERBLOCK, 0, &mut buf).unwrap();
+    assert_eq!(&*buf, &*superblock);
+    let zeros = read(&mut device, 1, 1 << 20, pool.get(1 << 20).unwrap()).unwrap();
+    assert!(zeros.iter().all(|byte| *byte == 0));
+
+    // Gathered writes land in order, at their offset and nowhere else.
+    let parts: Vec<Slice> =
+        (0..PARTS_MAX as u64).map(|seed| slice_of(&pool, seed, sector)).collect();
+    write(&mut device, 1, 4096, &parts);
+    let all = read(&mut device, 1, 0, pool.get(4096 + PARTS_MAX * sector + sector).unwrap());
+    let all = all.unwrap();
+    assert!(all[..4096].iter().all(|byte| *byte == 0));
+    for (index, part) in parts.iter().enumerate() {
+        assert_eq!(&all[4096 + index * sector..][..sector], &**part, "part {index}");
+    }
+    assert!(all[4096 + PARTS_MAX * sector..].iter().all(|byte| *byte == 0));
+
+    // The device has let go of what it was given.
+    for part in parts {
+        part.try_thaw().expect("nobody else holds the part");
+    }
+
+    // Beyond the end is an error, now or later, and says so.
+    let mut buf = pool.get(8192).unwrap();
+    let beyond = device.read_now(2, 4096, &mut buf).unwrap_err();
+    assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
+    let beyond = read(&mut device, 2, 4096, pool.get(8192).unwrap());
+    assert_eq!(beyond.unwrap_err(), ErrorKind::UnexpectedEof);
+
+    many_at_once(&mut device, &pool);
+
+    // A file of that number is replaced by zeros.
+    write(&mut device, 2, 0, &[slice_of(&pool, 5, 4096)]);
+    prepare(&mut device, 2, 4096);
+    assert_eq!(device.list().unwrap()[2], (2, 4096));
+    let again = read(&mut device, 2, 0, pool.get(4096).unwrap()).unwrap();
+    assert!(again.iter().all(|byte| *byte == 0));
+
+    // All of it is there for the next one.
+    drop(device);
+    let mut device = subject.open();
+    assert_eq!(device.list().unwrap(), [(0, 8192), (1, LEN), (2, 4096)]);
+    let mut buf = pool.get(8192).unwrap();
+    device.read_now(SUPERBLOCK, 0, &mut buf).unwrap();
+    assert_eq!(&*buf, &*superblock);
+}
+
+/// Reads, a write and a file in the making, all in flight together.
+fn many_at_once<D: Device>(device: &mut D, pool: &Pool) {
+    device.prepare(3, 2 << 20);
+    let value = slice_of(pool, 1000, 64 << 10);
+    device.write_flush(7, 1, 2 << 20, &[value.clone()]);
+    for token in 0..100 {
+        device.read(token, 1, 4096 * (token + 1), pool.get(4096).unwrap());
+    }
+    let (mut reads, mut written, mut made) = (BTreeMap::new(), false, false);
+    let mut completions = Vec::new();
+    while reads.len() < 100 || !written || !made {
+        device.submit();
+        device.settle().unwrap();
+        device.poll(&mut completions);
+        for completion in completions.drain(..) {
+            match completion {
+                Completion::Written { token: 7, result: Ok(()) } => written = true,
+                Completion::Prepared { file: 3, result: Ok(()) } => made = true,
+                Completion::Read { token, buf, result: Ok(()) } => {
+                    assert!(reads.insert(token, buf).is_none(), "a read completes once");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let first = bytes_of(0, device.sector());
+    assert_eq!(&reads[&0][..first.len()], &first[..]);
+    let back = read(device, 1, 2 << 20, pool.get(64 << 10).unwrap()).unwrap();
+    assert_eq!(&*back, &*value);
+    device.prepare(3, 4096);
+    finish(device);
+    // Leave three files for the caller.
+    assert_eq!(device.list().unwrap().len(), 4);
+}
+
+struct InMemory(SharedDisk);
+
+impl Subject for InMemory {
+    type Device = MemoryDevice;
+    fn open(&self) -> MemoryDevice {
+        self.0.borrow_mut().remove(3);
+        MemoryDevice::new(self.0.clone())
+    }
+}
+
+#[test]
+fn memory_conforms() {
+    conforms(&InMemory(Disk::new(1 << 30, Timing::Immediate)));
+    conforms(&InMemory(Disk::new(1 << 30, Timing::Stepped)));
+}
+
+struct Plain(std::path::PathBuf);
+
+impl Subject for Plain {
+    type Device = SyncDevice;
+    fn open(&self) -> SyncDevice {
+        let _ = std::fs::remove_file(self.0.join("segment-00000003.log"));
+        SyncDevice::open(&self.0).unwrap()
+    }
+}
+
+#[test]
+fn sync_conforms() {
+    let path = scratch("sync");
+    conforms(&Plain(path.clone()));
+    std::fs::remove_dir_all(path).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::*;
+    use racos_storage::device::Sleep;
+    use racos_storage::device::uring::{FlushMethod, UringConfig, UringDevice};
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::path::{Path, PathBuf};
+
+    /// `None`, with a message, where the kernel or the file system has no direct writes.
+    fn uring(path: &Path, flush: FlushMethod) -> Option<UringDevice> {
+        match UringDevice::open(path, &UringConfig { flush, ..UringConfig::default() }) {
+            Ok(device) => Some(device),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                eprintln!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    struct Direct(PathBuf, FlushMethod);
+
+    impl Subject for Direct {
+        type Device = UringDevice;
+        fn open(&self) -> UringDevice {
+            let _ = std::fs::remove_file(self.0.join("segment-00000003.log"));
+            uring(&self.0, self.1).expect("it opened before")
+        }
+    }
+
+    #[test]
+    fn uring_conforms_with_every_flush_method() {
+        for flush in [FlushMethod::Linked, FlushMethod::Dsync, FlushMethod::Sync] {
+            let path = scratch(&format!("uring-{flush:?}"));
+            if let Some(device) = uring(&path, flush) {
+                println!("{}", device.describe());
+                drop(device);
+                conforms(&Direct(path.clone(), flush));
+            }
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sleeper_wakes_for_its_socket_its_disk_and_its_time() {
+        let path = scratch("sleep");
+        let Some(mut device) = uring(&path, FlushMethod::Linked) else {
+            return;
+        };
+        let pool = Pool::new(1 << 20);
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let fds = [far.as_raw_fd()];
+        let mut completions = Vec::new();
+
+        // Time.
+        device.wait(&fds, Some(1_000_000)).unwrap();
+        device.poll(&mut completions);
+        assert!(completions.is_empty());
+
+        // Socket: would sleep for ever if the poll armed by the first wait were lost.
+        near.write_all(b"x").unwrap();
+        device.wait(&fds, None).unwrap();
+        device.poll(&mut completions);
+        // Still readable: the poll is armed again and fires at once.
+        device.wait(&fds, None).unwrap();
+        device.poll(&mut completions);
+        assert!(completions.is_empty());
+
+        // Disk, with a socket that stays silent.
+        let (_silent, other) = UnixStream::pair().unwrap();
+        device.write_now(SUPERBLOCK, 0, &slice_of(&pool, 1, 4096)).unwrap();
+        device.read(5, SUPERBLOCK, 0, pool.get(4096).unwrap());
+        while completions.is_empty() {
+            device.wait(&[other.as_raw_fd()], None).unwrap();
+            device.poll(&mut completions);
+        }
+        assert!(matches!(completions[0], Completion::Read { token: 5, result: Ok(()), .. }));
+        drop(device);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_device_dropped_with_work_in_flight_waits_for_it() {
+        let path = scratch("drop");
+        let Some(mut device) = uring(&path, FlushMethod::Linked) else {
+            return;
+        };
+        let pool = Pool::new(1 << 24);
+        prepare(&mut device, 1, 1 << 20);
+        device.prepare(2, 1 << 20);
+        device.write_flush(1, 1, 0, &[slice_of(&pool, 1, 65536)]);
+        for token in 0..10 {
+            device.read(token, 1, 65536 * token, pool.get(65536).unwrap());
+        }
+        device.submit();
+        drop(device);
+        assert_eq!(pool.used(), 0, "every buffer came back");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn the_log_runs_on_the_real_disk_and_reads_back_what_it_wrote() {
+        let path = scratch("log");
+        let config = small();
+        let Some(mut device) = uring(&path, FlushMethod::Linked) else {
+            return;
+        };
+        format_on(&mut device, &config).unwrap();
+        let mut opened = open_on(device, &config).unwrap();
+        for seed in 0..60 {
+            put(&mut opened, seed, 100, (seed as usize * 517) % 20_000);
+        }
+        drop(opened);
+        // The oracle sees the same records in the same files.
+        let mut opened = open_on(SyncDevice::open(&path).unwrap(), &config).unwrap();
+        assert_eq!(opened.entries.len(), 60);
+        for (seed, entry) in opened.entries.clone().iter().enumerate() {
+            assert_eq!(entry.head, bytes_of(seed as u64 + 1, 100));
+            let body = common::read(&mut opened.log, entry.body_place, Some(entry.crc)).unwrap();
+            assert_eq!(&*body, &bytes_of(seed as u64, (seed * 517) % 20_000));
+        }
+        drop(opened);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_its_name() {
+    let path = scratch("lock");
+    let first = SyncDevice::open(&path).unwrap();
+    let error = SyncDevice::open(&path).err().expect("the directory is taken").to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    drop(first);
+    SyncDevice::open(&path).unwrap();
+    std::fs::remove_dir_all(path).unwrap();
+}
+
+#[test]
+fn a_file_whose_making_was_cut_short_is_not_a_segment() {
+    let path = scratch("partial");
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::write(path.join("segment-00000004.new"), [0; 4096]).unwrap();
+    let mut device = SyncDevice::open(&path).unwrap();
+    assert_eq!(device.list().unwrap(), []);
+    assert!(!path.join("segment-00000004.new").exists());
+    drop(device);
+    std::fs::remove_dir_all(path).unwrap();
+}
