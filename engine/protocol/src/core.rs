@@ -62,6 +62,8 @@ pub struct Core {
     pub(crate) t: Thresholds,
     pub(crate) exec: Slot,
     pub(crate) seen: Slot,
+    /// All slots below were named by somebody: PROTOCOL 9.4 notes the highest beyond the window.
+    pub(crate) named: Slot,
     pub(crate) slots: VecDeque<SlotState>,
     /// First own slot not yet opened, skipped or found in use.
     pub(crate) own_next: Slot,
@@ -105,6 +107,7 @@ impl Core {
             t,
             exec: 0,
             seen: 0,
+            named: 0,
             slots: VecDeque::new(),
             own_next: Slot::from(config.me),
             reserved: 0,
@@ -207,9 +210,7 @@ impl Core {
             Input::FactsEnd { from, exec } => self.on_facts_end(from, exec, now, effects),
             Input::Open { batch } => self.open(batch, now, effects),
             Input::Durable(release) => self.on_durable(release, now, effects),
-            Input::InUse { slot } => {
-                self.in_use(slot, now, effects);
-            }
+            Input::InUse { slot } => self.wanted(slot, now, effects),
             Input::Tick => self.tick(now, effects),
         }
         self.execute(now, effects);
@@ -269,6 +270,7 @@ impl Core {
             slot += (self.exec - slot).div_ceil(n) * n;
         }
         if to > end {
+            self.named = self.named.max(to);
             self.lags_behind(from, to - 1, now, fx);
         }
         while slot < end {

@@ -12,6 +12,7 @@ impl Core {
     pub(crate) fn execute(&mut self, now: Nanos, fx: &mut Effects) {
         while !self.stopped && self.execute_run(fx) {
             // PROTOCOL 6.1, 4.3: continue what stopped at exec + alpha. It may decide own slots.
+            self.in_use_named(now, fx);
             self.skip_own(fx);
             self.null_unknown(now, fx);
             self.reserve(fx);

@@ -147,6 +147,7 @@ impl Core {
         // PROTOCOL 6.1: a SKIP that reaches beyond the window is applied below its end.
         let end = self.exec + self.config.alpha;
         if to > end {
+            self.named = self.named.max(to);
             self.lags_behind(from, to - 1, now, fx);
         }
         let end = to.min(end);

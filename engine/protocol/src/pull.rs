@@ -120,9 +120,8 @@ impl Core {
     ) {
         let peer = &mut self.peers[usize::from(from)];
         peer.exec = peer.exec.max(exec);
-        if let Some(last) = seen.checked_sub(1).filter(|last| *last >= self.seen) {
-            let last = last.min(self.exec + self.config.alpha - 1);
-            self.in_use(last, now, fx);
+        if let Some(last) = seen.checked_sub(1) {
+            self.wanted(last, now, fx);
         }
         if exec > self.exec && self.catchup.is_none() {
             self.ask_facts(from, now, fx);
@@ -132,7 +131,7 @@ impl Core {
     /// PROTOCOL 6.1: a message beyond the window is evidence that this node lags.
     pub(crate) fn lags_behind(&mut self, from: Node, slot: Slot, now: Nanos, fx: &mut Effects) {
         let peer = &mut self.peers[usize::from(from)];
-        peer.exec = peer.exec.max((slot + 1).saturating_sub(self.config.alpha));
+        peer.exec = peer.exec.max(slot.saturating_add(1).saturating_sub(self.config.alpha));
         if self.catchup.is_none() && self.peers[usize::from(from)].exec > self.exec {
             self.ask_facts(from, now, fx);
         }

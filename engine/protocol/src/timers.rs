@@ -24,6 +24,7 @@ impl Core {
             return true;
         }
         if slot >= self.exec + self.config.alpha {
+            self.named = self.named.max(slot.saturating_add(1));
             return false;
         }
         let wait = self.pull_wait();
@@ -38,6 +39,21 @@ impl Core {
         self.seen = slot + 1;
         self.skip_own(fx);
         true
+    }
+
+    /// What was named beyond the window is in use as soon as the window reaches it.
+    pub(crate) fn in_use_named(&mut self, now: Nanos, fx: &mut Effects) {
+        if self.seen < self.named && self.named <= self.exec + self.config.alpha {
+            self.in_use(self.named - 1, now, fx);
+        }
+    }
+
+    /// Somebody here waits for a slot: if it lies beyond the window, the whole window is in use, so
+    /// that this node asks for it and learns from the answers how far behind it is.
+    pub(crate) fn wanted(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
+        if slot >= self.exec && !self.in_use(slot, now, fx) {
+            self.in_use(self.exec + self.config.alpha - 1, now, fx);
+        }
     }
 
     /// A message for a slot in the window came from this node.

@@ -212,7 +212,9 @@ impl Cluster {
             _ => 0,
         };
         if thaw > self.now {
-            if let Event::Tick { node, .. } = event {
+            if let Event::Tick { node, life } = event
+                && self.alive(node, life)
+            {
                 self.around[usize::from(node)].tick_at = Some(thaw);
             }
             return self.schedule(thaw, event);
