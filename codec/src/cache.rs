@@ -23,6 +23,17 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
+    /// Equality, word by word: comparing as one block of memory would wait for the stores of the
+    /// words, just made, to leave the store buffer.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let differs = |one: &FragmentSet, other: &FragmentSet| {
+            let words = one.words().iter().zip(other.words());
+            words.fold(0, |differs, (one, other)| differs | (one ^ other))
+        };
+        differs(&self.present, &other.present) | differs(&self.wanted, &other.wanted) == 0
+    }
+
     /// A fixed mixing of the members: the same pattern always meets the same slots.
     fn hash(&self) -> usize {
         let words = self.present.words().iter().chain(self.wanted.words());
@@ -77,7 +88,7 @@ impl DecodeCache {
 
     /// The decode matrix of `pattern`, which wants at least one fragment, `count` factors in the
     /// kernel's form.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn table(
         &mut self,
         pattern: &Pattern,
@@ -85,13 +96,14 @@ impl DecodeCache {
         generator: &Generator,
         kernel: Kernel,
     ) -> &[u64] {
-        if self.patterns[self.latest] != *pattern {
+        if !self.patterns[self.latest].is(pattern) {
             self.latest = self.find_or_derive(pattern, count, generator, kernel);
         }
         let start = self.latest * self.slot_words;
         &self.tables[start..start + count * kernel.factor_words()]
     }
 
+    #[cold]
     fn find_or_derive(
         &mut self,
         pattern: &Pattern,

@@ -26,6 +26,7 @@ mod cache;
 mod error;
 mod field;
 mod matrix;
+pub mod measure;
 mod stripe;
 
 pub use arch::{KERNEL_VARIABLE, Kernel, kernel};

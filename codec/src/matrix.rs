@@ -27,6 +27,12 @@ pub(crate) fn coefficient(i: usize, j: usize) -> u8 {
 pub(crate) struct FragmentSet([u64; 4]);
 
 impl FragmentSet {
+    /// The set of the bits of `low`, indices below 64.
+    #[inline]
+    pub(crate) fn of_low(low: u64) -> Self {
+        Self([low, 0, 0, 0])
+    }
+
     /// Adds `index`; false if it was there already.
     #[inline]
     pub(crate) fn insert(&mut self, index: usize) -> bool {

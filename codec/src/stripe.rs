@@ -7,13 +7,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::arch::{Combiner, Kernel, accumulate};
+use crate::arch::{Combiner, Kernel, Slices, Uneven, accumulate};
 use crate::cache::{DecodeCache, Pattern};
 use crate::error::CodecError;
-use crate::matrix::{FRAGMENTS_MAX, Generator};
-
-/// Up to this many slices are gathered in a small array; the largest array is for the widest codes.
-const SLICES_FEW: usize = 16;
+use crate::matrix::{FRAGMENTS_MAX, FragmentSet, Generator};
 
 /// Bytes in each fragment of a value of `value_len` bytes: the least number that k fragments of it
 /// hold the value. k is not zero.
@@ -112,13 +109,15 @@ impl Codec {
         let Shared { k, m, .. } = *self.shared;
         expect_count("data fragments", data.len(), k)?;
         expect_count("parity fragments", parity.len(), m)?;
-        let length = data[0].len();
-        expect_lengths("data fragment", data.iter().map(|data| data.len()), length)?;
-        expect_lengths("parity fragment", parity.iter().map(|parity| parity.len()), length)?;
-        if let Some(encoder) = &self.shared.encoder {
-            encoder.combine(&self.shared.factors, data, parity);
-        }
-        Ok(())
+        let even = match &self.shared.encoder {
+            Some(encoder) => encoder.combine(&self.shared.factors, data, parity, false),
+            None if data.iter().all(|fragment| fragment.len() == data[0].len()) => Ok(()),
+            None => Err(Uneven),
+        };
+        even.map_err(|Uneven| {
+            let data = data.iter().map(|fragment| fragment.len());
+            name_uneven("data fragment", data, "parity fragment", parity)
+        })
     }
 
     /// Computes the m parities of `value`, whose data fragments are views of it (`data_fragment`);
@@ -128,24 +127,21 @@ impl Codec {
         let Shared { k, m, .. } = *self.shared;
         expect_count("parity fragments", parity.len(), m)?;
         let length = fragment_len(value.len(), k);
-        expect_lengths("parity fragment", parity.iter().map(|parity| parity.len()), length)?;
-        if k <= SLICES_FEW {
-            self.encode_views::<SLICES_FEW>(value, length, parity);
+        let Some(encoder) = &self.shared.encoder else { return Ok(()) };
+        let even = if parity[0].len() == length {
+            let (mut room, mut rest) = (Slices::new(), value);
+            let views = room.fill((0..k).map(|_| {
+                let view;
+                (view, rest) = rest.split_at(length.min(rest.len()));
+                view
+            }));
+            encoder.combine(&self.shared.factors, views, parity, true)
         } else {
-            self.encode_views::<FRAGMENTS_MAX>(value, length, parity);
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn encode_views<const N: usize>(&self, value: &[u8], length: usize, parity: &mut [&mut [u8]]) {
-        let Some(encoder) = &self.shared.encoder else { return };
-        let mut views: [&[u8]; N] = [&[]; N];
-        let views = &mut views[..self.shared.k];
-        for (view, part) in views.iter_mut().zip(value.chunks(length.max(1))) {
-            *view = part;
-        }
-        encoder.combine(&self.shared.factors, views, parity);
+            Err(Uneven)
+        };
+        even.map_err(|Uneven| {
+            name_uneven("data fragment", std::iter::once(length), "parity fragment", parity)
+        })
     }
 
     /// Adds `piece`, which lies at `column` of data fragment `index`, to the parities of its
@@ -170,17 +166,12 @@ impl Codec {
         let Some(end) = end else {
             return Err(CodecError::Range { offset: column, length, limit });
         };
-        let words = self.shared.kernel.factor_words();
-        let tables = self.shared.factors.chunks(SLICES_FEW * k * words);
-        for (outputs, factors) in parity.chunks_mut(SLICES_FEW).zip(tables) {
-            let rows = outputs.len();
-            let mut columns: [&mut [u8]; SLICES_FEW] = Default::default();
-            for (columns, output) in columns.iter_mut().zip(outputs.iter_mut()) {
-                *columns = &mut output[column..end];
-            }
-            let columns = &mut columns[..rows];
-            accumulate(self.shared.kernel, &factors[index * words..], k, piece, columns);
-        }
+        let mut room = Slices::new();
+        let columns = room.fill(parity.iter_mut().map(|output| &mut output[column..end]));
+        let Shared { kernel, ref factors, .. } = *self.shared;
+        let factors = factors.get(index * kernel.factor_words()..).unwrap_or(&[]);
+        accumulate(kernel, factors, k, piece, columns)
+            .expect("stripe invariant: the columns are as long as the piece");
         Ok(())
     }
 
@@ -223,85 +214,84 @@ impl Codec {
         let Shared { k, .. } = *self.shared;
         expect_count("present fragments", present.len(), k)?;
         expect_count("outputs", out.len(), wanted.len())?;
-        let length = present[0].1.len();
-        let pattern = self.pattern(present, wanted)?;
-        expect_lengths("present fragment", present.iter().map(|(_, bytes)| bytes.len()), length)?;
-        expect_lengths("output", out.iter().map(|out| out.len()), length)?;
-        if wanted.is_empty() {
-            return Ok(());
+        let fragments = k + self.shared.m;
+        let indices = present.iter().map(|(index, _)| *index);
+        let (present_set, present_sorted) = set_of("present fragment", indices, fragments)?;
+        let indices = wanted.iter().copied();
+        let (wanted_set, wanted_sorted) = set_of("wanted fragment", indices, fragments)?;
+        if let Some(index) = present_set.common(&wanted_set) {
+            return Err(CodecError::Present { index });
         }
-        if k <= SLICES_FEW && wanted.len() <= SLICES_FEW {
-            self.rebuild_pattern::<SLICES_FEW>(&pattern, present, wanted, out);
+        let mut room = Slices::new();
+        let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
+        if !present_sorted {
+            for &(index, bytes) in present {
+                sources[present_set.rank(index)] = bytes;
+            }
+        }
+        let pattern = Pattern { present: present_set, wanted: wanted_set };
+        let even = if wanted.is_empty() {
+            let even = sources.iter().all(|source| source.len() == sources[0].len());
+            if even { Ok(()) } else { Err(Uneven) }
+        } else if wanted_sorted {
+            self.rebuild_in_order(&pattern, sources, out)
         } else {
-            self.rebuild_pattern::<FRAGMENTS_MAX>(&pattern, present, wanted, out);
-        }
-        Ok(())
+            let mut room = Slices::<&mut [u8]>::new();
+            let ordered = room.fill(wanted.iter().map(|_| &mut [][..]));
+            for (index, out) in wanted.iter().zip(out.iter_mut()) {
+                ordered[wanted_set.rank(*index)] = out;
+            }
+            self.rebuild_in_order(&pattern, sources, ordered)
+        };
+        even.map_err(|Uneven| {
+            let present = present.iter().map(|(_, bytes)| bytes.len());
+            name_uneven("present fragment", present, "output", out)
+        })
     }
 
-    /// The sets of the indices given, or an error if one is out of range or given twice.
-    #[inline]
-    fn pattern(&self, present: &[(usize, &[u8])], wanted: &[usize]) -> Result<Pattern, CodecError> {
-        let fragments = self.shared.k + self.shared.m;
-        let mut pattern = Pattern::default();
-        let role = "present fragment";
-        for &(index, _) in present {
-            if index >= fragments {
-                return Err(CodecError::Index { role, index, fragments });
-            }
-            if !pattern.present.insert(index) {
-                return Err(CodecError::Duplicate { role, index });
-            }
-        }
-        let role = "wanted fragment";
-        for &index in wanted {
-            if index >= fragments {
-                return Err(CodecError::Index { role, index, fragments });
-            }
-            if !pattern.wanted.insert(index) {
-                return Err(CodecError::Duplicate { role, index });
-            }
-        }
-        match pattern.present.common(&pattern.wanted) {
-            Some(index) => Err(CodecError::Present { index }),
-            None => Ok(pattern),
-        }
-    }
-
-    /// Puts sources and outputs in the order of the decode matrix, ascending by index.
-    #[inline]
-    fn rebuild_pattern<const N: usize>(
+    /// As `rebuild`, sources and outputs being in the order of the decode matrix.
+    #[inline(always)]
+    fn rebuild_in_order(
         &self,
         pattern: &Pattern,
-        present: &[(usize, &[u8])],
-        wanted: &[usize],
+        sources: &[&[u8]],
         out: &mut [&mut [u8]],
-    ) {
-        let shared = &*self.shared;
-        let mut sources: [&[u8]; N] = [&[]; N];
-        if present.is_sorted_by_key(|(index, _)| *index) {
-            for (source, (_, bytes)) in sources.iter_mut().zip(present) {
-                *source = bytes;
-            }
-        } else {
-            for &(index, bytes) in present {
-                sources[pattern.present.rank(index)] = bytes;
-            }
-        }
-        let sources = &sources[..shared.k];
-        let rebuilder = &shared.rebuilders[wanted.len() - 1];
+    ) -> Result<(), Uneven> {
+        let Shared { k, kernel, ref generator, ref rebuilders, .. } = *self.shared;
         let mut cache = self.cache.borrow_mut();
-        let count = wanted.len() * shared.k;
-        let table = cache.table(pattern, count, &shared.generator, shared.kernel);
-        if wanted.is_sorted() {
-            rebuilder.combine(table, sources, out);
-            return;
-        }
-        let mut outputs: [&mut [u8]; N] = std::array::from_fn(|_| Default::default());
-        for (&index, out) in wanted.iter().zip(out.iter_mut()) {
-            outputs[pattern.wanted.rank(index)] = out;
-        }
-        rebuilder.combine(table, sources, &mut outputs[..wanted.len()]);
+        let table = cache.table(pattern, out.len() * k, generator, kernel);
+        rebuilders[out.len() - 1].combine(table, sources, out, false)
     }
+}
+
+/// The set of `indices`, each below `fragments` and named once, and whether they ascend.
+#[inline]
+fn set_of(
+    role: &'static str,
+    indices: impl Iterator<Item = usize>,
+    fragments: usize,
+) -> Result<(FragmentSet, bool), CodecError> {
+    // A code of up to 64 fragments, as nearly all are, needs one word, which stays in a register.
+    let (mut low, mut set) = (0u64, FragmentSet::default());
+    let (mut previous, mut sorted) = (0, true);
+    for index in indices {
+        if index >= fragments {
+            return Err(CodecError::Index { role, index, fragments });
+        }
+        let fresh = if fragments <= 64 {
+            let fresh = low >> index & 1 == 0;
+            low |= 1 << index;
+            fresh
+        } else {
+            set.insert(index)
+        };
+        if !fresh {
+            return Err(CodecError::Duplicate { role, index });
+        }
+        sorted &= previous <= index;
+        previous = index;
+    }
+    Ok((if fragments <= 64 { FragmentSet::of_low(low) } else { set }, sorted))
 }
 
 fn expect_count(role: &'static str, found: usize, expected: usize) -> Result<(), CodecError> {
@@ -320,4 +310,22 @@ fn expect_lengths(
         }
     }
     Ok(())
+}
+
+/// Which slice is to blame where lengths differ: the first unlike the first input.
+#[cold]
+fn name_uneven(
+    input_role: &'static str,
+    mut inputs: impl Iterator<Item = usize> + Clone,
+    output_role: &'static str,
+    outputs: &[&mut [u8]],
+) -> CodecError {
+    let expected = inputs.clone().next().unwrap_or(0);
+    let outputs = outputs.iter().map(|output| output.len()).enumerate();
+    let unlike = |(_, found): &(usize, usize)| *found != expected;
+    let uneven = inputs.by_ref().enumerate().find(unlike).map(|found| (input_role, found));
+    let uneven = uneven.or_else(|| outputs.into_iter().find(unlike).map(|f| (output_role, f)));
+    let (role, (index, found)) =
+        uneven.expect("stripe invariant: some length differs where lengths were found to differ");
+    CodecError::Length { role, index, found, expected }
 }

@@ -1,14 +1,14 @@
 //! The one algorithm: every output is a sum of sources, each times a factor of its own. Columns are
 //! walked once; a vector of each source is loaded, and all outputs take their share of it.
 //!
-//! Invariants the callers in `arch` establish before `run` is called: a `Job` has as many sources
-//! as the instance was made for (any number if K = 0) and at least one; R outputs, each with
-//! `end` bytes or more; no source longer than it is sliced; R rows of `stride` factors.
-//! A source shorter than `end` counts as followed by zeros.
+//! Invariants the callers in `arch` establish before an instance runs: a `Job` has as many sources
+//! as the instance was made for (any number if K = 0) and at least one; R outputs; R rows of
+//! `stride` factors, as many as sources or more; `start <= end <= length`. Lengths of slices are
+//! checked by the instance, in the one place where they are read anyway.
 
 use super::vector::Vector;
 
-/// One call of a kernel: bytes `start .. end` of every output.
+/// One call of a kernel: bytes `start .. end` of every output, which has `length` bytes.
 pub(crate) struct Job<'a, 'b> {
     pub(crate) sources: &'a [&'a [u8]],
     pub(crate) outputs: &'a mut [&'b mut [u8]],
@@ -17,14 +17,18 @@ pub(crate) struct Job<'a, 'b> {
     pub(crate) stride: usize,
     pub(crate) start: usize,
     pub(crate) end: usize,
+    pub(crate) length: usize,
+    /// A source may be shorter than `length`: it counts as followed by zeros.
+    pub(crate) ragged: bool,
 }
 
-/// An instance of `combine`.
+/// An instance of `combine`. False if a slice has another length than the job says; nothing was
+/// written then.
 ///
 /// # Safety
 /// The processor must have the instructions of the kernel, the job must keep the module's
 /// invariants.
-pub(crate) type Run = unsafe fn(&mut Job<'_, '_>);
+pub(crate) type Run = unsafe fn(&mut Job<'_, '_>) -> bool;
 
 /// Sums that overwrite the outputs, any factors.
 pub(crate) const PLAIN: u8 = 0;
@@ -194,7 +198,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
                 }
             }
             self.take::<MODE, 1, true>(&mut sums, 0, self.read_partial(0, at, count));
-            for j in 1..self.sources.len() {
+            for j in 1..self.source_count() {
                 self.take::<MODE, 1, false>(&mut sums, j, self.read_partial(j, at, count));
             }
             for (row, output) in sums.iter().zip(self.outputs) {
@@ -211,7 +215,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
 #[inline(always)]
 pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MODE: u8>(
     job: &mut Job<'_, '_>,
-) {
+) -> bool {
     // SAFETY: the module's invariants give R outputs, K sources and R rows of factors. Columns are
     // handed to `block` only below `whole`, where every source and output has them.
     unsafe {
@@ -223,16 +227,7 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
             stride: job.stride,
             held: [[V::factor(job.factors.as_ptr()); K]; R],
         };
-        let mut whole = job.end;
-        for source in &job.sources[..operands.source_count()] {
-            whole = whole.min(source.len());
-        }
-        for (j, start) in operands.source_starts.iter_mut().enumerate() {
-            *start = job.sources.get_unchecked(j).as_ptr();
-        }
-        for (i, output) in operands.outputs.iter_mut().enumerate() {
-            *output = job.outputs.get_unchecked_mut(i).as_mut_ptr();
-        }
+        let Some(whole) = check_and_point(&mut operands, job) else { return false };
         if Operands::<V, K, R>::HOLD {
             for i in 0..R {
                 for j in 0..K {
@@ -241,26 +236,64 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
                 }
             }
         }
+        // Columns are bounded by the length of a slice, so that sums of them cannot overflow;
+        // wrapping arithmetic spares the loops the check.
         let mut at = job.start;
+        let mut left = whole.saturating_sub(at);
         if Operands::<V, K, R>::UNROLL == 2 {
-            while at + 2 * V::BYTES <= whole {
+            while left >= 2 * V::BYTES {
                 operands.block::<MODE, 2>(at);
-                at += 2 * V::BYTES;
+                at = at.wrapping_add(2 * V::BYTES);
+                left = left.wrapping_sub(2 * V::BYTES);
             }
         }
-        while at + V::BYTES <= whole {
+        while left >= V::BYTES {
             operands.block::<MODE, 1>(at);
-            at += V::BYTES;
+            at = at.wrapping_add(V::BYTES);
+            left = left.wrapping_sub(V::BYTES);
+        }
+        if at == job.end {
+            return true;
         }
         // The last columns once more, together with those before them: cheaper than a part.
-        if MODE != ADD && at < job.end && whole == job.end && whole >= job.start + V::BYTES {
-            operands.block::<MODE, 1>(whole - V::BYTES);
-            return;
+        if MODE != ADD && whole == job.end && at != job.start {
+            operands.block::<MODE, 1>(whole.wrapping_sub(V::BYTES));
+            return true;
         }
         while at < job.end {
-            let count = V::BYTES.min(job.end - at);
+            let count = V::BYTES.min(job.end.wrapping_sub(at));
             operands.tail::<MODE>(at, count);
-            at += count;
+            at = at.wrapping_add(count);
         }
     }
+    true
+}
+
+/// Fills in where sources and outputs start. The number of columns up to `job.end` that every
+/// source has, or none if a length is wrong.
+#[inline(always)]
+unsafe fn check_and_point<V: Vector, const K: usize, const R: usize>(
+    operands: &mut Operands<'_, V, K, R>,
+    job: &mut Job<'_, '_>,
+) -> Option<usize> {
+    let mut different = 0;
+    for (i, start) in operands.outputs.iter_mut().enumerate() {
+        // SAFETY: the job has R outputs.
+        let output = unsafe { job.outputs.get_unchecked_mut(i) };
+        different |= output.len() ^ job.length;
+        *start = output.as_mut_ptr();
+    }
+    let mut whole = job.length;
+    let mut longest = job.length;
+    for j in 0..operands.source_count() {
+        // SAFETY: the job has K sources, or any number if K = 0.
+        let source = unsafe { job.sources.get_unchecked(j) };
+        whole = whole.min(source.len());
+        longest = longest.max(source.len());
+        if K > 0 {
+            operands.source_starts[j] = source.as_ptr();
+        }
+    }
+    let uneven = longest != job.length || whole != job.length && !job.ragged;
+    (different == 0 && !uneven).then_some(whole.min(job.end))
 }

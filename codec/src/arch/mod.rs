@@ -7,13 +7,17 @@
 
 mod combine;
 mod scalar;
+mod slices;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use crate::error::CodecError;
 use crate::field::{affine_matrix, bit_products, nibble_tables};
-use combine::{ADD, Job, PLAIN, ROWS_MAX, Run, UNIT, select};
+use combine::{ADD, Job, PLAIN, Run, UNIT, select};
+
+use combine::ROWS_MAX;
+pub(crate) use slices::Slices;
 
 /// Bytes of all sources that one tile holds when the rows need several passes: they stay in the
 /// first-level cache between passes, so that memory is read once.
@@ -171,8 +175,13 @@ pub(crate) struct Combiner {
     rows: usize,
     /// The instance for the first `ROWS_MAX` rows.
     run: Run,
-    words: usize,
+    /// Words of all factors.
+    factors: usize,
 }
+
+/// Lengths differ among sources and outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Uneven;
 
 impl Combiner {
     /// For outputs that are overwritten. `unit`: the first row and column of factors are ones.
@@ -185,31 +194,34 @@ impl Combiner {
         } else {
             kernel.instance::<PLAIN>(sources, together)
         };
-        Self { kernel, sources, rows, run, words: kernel.factor_words() }
+        let factors = rows * sources * kernel.factor_words();
+        Self { kernel, sources, rows, run, factors }
     }
 
-    /// Overwrites every output. `factors` is row by row; a source shorter than the outputs counts
-    /// as followed by zeros.
+    /// Overwrites every output. `factors` is row by row. If `ragged`, a source shorter than the
+    /// outputs counts as followed by zeros. An error, and nothing written, if lengths differ.
     #[inline]
-    pub(crate) fn combine(&self, factors: &[u64], sources: &[&[u8]], outputs: &mut [&mut [u8]]) {
+    pub(crate) fn combine(
+        &self,
+        factors: &[u64],
+        sources: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        ragged: bool,
+    ) -> Result<(), Uneven> {
         assert_eq!(sources.len(), self.sources, "kernel invariant: number of sources");
         assert_eq!(outputs.len(), self.rows, "kernel invariant: number of outputs");
-        assert_eq!(
-            factors.len(),
-            self.rows * self.sources * self.words,
-            "kernel invariant: number of factors"
-        );
-        let end = common_length(outputs);
+        assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
+        let length = outputs[0].len();
         let stride = self.sources;
-        if self.rows <= ROWS_MAX {
-            let mut job = Job { sources, outputs, factors, stride, start: 0, end };
-            // SAFETY: `new` checked the instructions and chose the instance for these numbers of
-            // sources and rows, asserted above with the number of factors; every output has `end`
-            // bytes.
-            unsafe { (self.run)(&mut job) }
-        } else {
-            self.combine_in_tiles(factors, sources, outputs, end);
+        if self.rows > ROWS_MAX {
+            return self.combine_in_tiles(factors, sources, outputs, ragged);
         }
+        let (start, end) = (0, length);
+        let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
+        // SAFETY: `new` checked the instructions and chose the instance for these numbers of
+        // sources and rows, asserted above with the number of factors; the range is the whole.
+        let even = unsafe { (self.run)(&mut job) };
+        if even { Ok(()) } else { Err(Uneven) }
     }
 
     /// More rows than registers: group after group of rows over columns that stay in cache.
@@ -218,41 +230,54 @@ impl Combiner {
         factors: &[u64],
         sources: &[&[u8]],
         outputs: &mut [&mut [u8]],
-        length: usize,
-    ) {
+        ragged: bool,
+    ) -> Result<(), Uneven> {
+        let length = outputs[0].len();
+        if outputs.iter().any(|output| output.len() != length) {
+            return Err(Uneven);
+        }
         let stride = self.sources;
+        let row_words = self.factors / self.rows;
         let tile = (TILE_BYTES / stride).next_multiple_of(64);
-        for start in (0..length).step_by(tile) {
+        // An empty job runs too: it checks the sources.
+        for start in (0..length.max(1)).step_by(tile) {
             let end = length.min(start + tile);
             let groups = outputs.chunks_mut(ROWS_MAX);
-            let tables = factors.chunks(ROWS_MAX * stride * self.words);
+            let tables = factors.chunks(ROWS_MAX * row_words);
             for (group, (outputs, factors)) in groups.zip(tables).enumerate() {
                 let run = match group {
                     0 => self.run,
                     _ => self.kernel.instance::<PLAIN>(stride, outputs.len()),
                 };
-                let mut job = Job { sources, outputs, factors, stride, start, end };
+                let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
                 // SAFETY: as in `combine`; each group has its own number of rows, at most
-                // ROWS_MAX, and as many rows of factors.
-                unsafe { run(&mut job) }
+                // ROWS_MAX, and as many rows of factors; start <= end <= length.
+                let even = unsafe { run(&mut job) };
+                if !even {
+                    return Err(Uneven);
+                }
             }
         }
+        Ok(())
     }
 }
 
 /// Adds `source` times a factor of its own to each output; all have the same length. Row i's
-/// factor is at `i * stride` factors.
+/// factor is at `i * stride` factors. An error, and nothing written, if lengths differ.
 pub(crate) fn accumulate(
     kernel: Kernel,
     factors: &[u64],
     stride: usize,
     source: &[u8],
     outputs: &mut [&mut [u8]],
-) {
+) -> Result<(), Uneven> {
     assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
+    let length = source.len();
+    if outputs.iter().any(|output| output.len() != length) {
+        return Err(Uneven);
+    }
     let words = kernel.factor_words();
-    let end = common_length(outputs);
-    assert_eq!(source.len(), end, "kernel invariant: length of the source");
+    let (sources, start, end, ragged) = (&[source][..], 0, length, false);
     for (group, outputs) in outputs.chunks_mut(ROWS_MAX).enumerate() {
         let rows = outputs.len();
         let factors = &factors[group * ROWS_MAX * stride * words..];
@@ -261,18 +286,11 @@ pub(crate) fn accumulate(
             "kernel invariant: number of factors"
         );
         let run = kernel.instance::<ADD>(0, rows);
-        let mut job = Job { sources: &[source], outputs, factors, stride, start: 0, end };
+        let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
         // SAFETY: the instructions were checked; the instance takes any number of sources and this
-        // number of rows; factor 0 of each row exists; every output has `end` bytes.
-        unsafe { run(&mut job) }
+        // number of rows; factor 0 of each row exists; the range is the whole.
+        let even = unsafe { run(&mut job) };
+        assert!(even, "kernel invariant: lengths were checked");
     }
-}
-
-/// The length all outputs have.
-fn common_length(outputs: &[&mut [u8]]) -> usize {
-    let length = outputs.first().map_or(0, |output| output.len());
-    for output in outputs {
-        assert_eq!(output.len(), length, "kernel invariant: lengths of the outputs");
-    }
-    length
+    Ok(())
 }

@@ -86,7 +86,7 @@ impl Isa for Scalar {
 
 /// # Safety
 /// As for `Run`; no special instructions are needed.
-unsafe fn run<const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) {
+unsafe fn run<const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
     unsafe { combine::<Words, 0, R, MODE>(job) }
 }

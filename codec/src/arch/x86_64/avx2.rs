@@ -92,7 +92,7 @@ impl Isa for Avx2 {
 /// # Safety
 /// As for `Run`; the processor has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) {
+unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
     unsafe { combine::<Register, K, R, MODE>(job) }
 }

@@ -78,7 +78,7 @@ impl Isa for Avx2Gfni {
 /// # Safety
 /// As for `Run`; the processor has AVX2 and GFNI.
 #[target_feature(enable = "avx2,gfni")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) {
+unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
     unsafe { combine::<Register, K, R, MODE>(job) }
 }

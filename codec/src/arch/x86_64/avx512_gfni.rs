@@ -81,7 +81,7 @@ impl Isa for Avx512Gfni {
 /// # Safety
 /// As for `Run`; the processor has AVX-512 F, BW, GFNI and BMI2.
 #[target_feature(enable = "avx512f,avx512bw,gfni,bmi2")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) {
+unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
     unsafe { combine::<Register, K, R, MODE>(job) }
 }

@@ -84,7 +84,7 @@ impl Isa for Ssse3 {
 /// # Safety
 /// As for `Run`; the processor has SSSE3.
 #[target_feature(enable = "ssse3")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) {
+unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
     unsafe { combine::<Register, K, R, MODE>(job) }
 }
