@@ -535,6 +535,3 @@ impl<L: Link> Wire<L> {
         self.close(&mut open);
     }
 }
-
-#[cfg(test)]
-mod tests;

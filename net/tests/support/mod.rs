@@ -1,5 +1,7 @@
 //! A few transports on a network in memory, and time that jumps to whatever happens next.
 
+#![allow(dead_code)] // Each test uses its part of it.
+
 use racos_buffer::Pool;
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
 use racos_net::{Identity, Message, Transport, TransportConfig};
@@ -93,4 +95,12 @@ impl World {
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mix = |at: usize| (at as u64 ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0xff51_afd7);
     (0..len).map(|at| (mix(at) >> 24) as u8).collect()
+}
+
+/// A number that looks random, the same for the same `seed` (the finish of splitmix64).
+pub fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
