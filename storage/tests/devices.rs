@@ -125,7 +125,7 @@ fn conforms<S: Subject>(subject: &S) {
 fn many_at_once<D: Device>(device: &mut D, pool: &Pool) {
     device.prepare(3, 2 << 20);
     let value = slice_of(pool, 1000, 64 << 10);
-    device.write_flush(7, 1, 2 << 20, &[value.clone()]);
+    device.write_flush(7, 1, 2 << 20, std::slice::from_ref(&value));
     for token in 0..100 {
         device.read(token, 1, 4096 * (token + 1), pool.get(4096).unwrap());
     }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::*;
-use racos_storage::device::memory::{MemoryDevice, Timing};
-use racos_storage::{Case, Class, Event, Full, Log, LogError, Place, ReadRefused, RecordId};
+use racos_storage::device::memory::Timing;
+use racos_storage::{Class, Event, Full, LogConfig, Place, ReadRefused, RecordId};
 
 fn flushed(events: &[Event]) -> Option<RecordId> {
     events.iter().rev().find_map(|event| match event {
@@ -73,4 +73,234 @@ fn what_queues_during_a_flush_goes_with_the_next_one() {
     let placed = events.iter().take_while(|event| matches!(event, Event::Placed { .. })).count();
     assert_eq!(placed, 1, "a record is placed before the flush that covers it is reported");
     assert_eq!(flushed(&events), Some(RecordId(51)));
+}
+
+#[test]
+fn a_failed_flush_stops_the_log_for_good() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    put(&mut opened, 1, 10, 10);
+    disk.borrow_mut().fail_flush_after(0);
+    opened.log.append(1, b"lost", &[], Class::Urgent).unwrap();
+    let events = drain(&mut opened.log);
+    assert!(matches!(&events[..], [Event::Failed(why)] if why.contains("flush")), "{events:?}");
+    let writes = disk.borrow().writes();
+    for class in [Class::Ordinary, Class::Urgent] {
+        assert_eq!(opened.log.append(1, b"no", &[], class), Err(Full::Stopped));
+    }
+    opened.log.kick();
+    opened.log.idle_confirm();
+    let mut events = Vec::new();
+    opened.log.poll(&mut events);
+    assert!(events.is_empty() && opened.log.is_stopped());
+    assert_eq!(disk.borrow().writes(), writes, "a failed flush is never retried");
+    assert_eq!(opened.log.flushed_record(), RecordId(1));
+}
+
+#[test]
+fn on_a_full_disk_urgent_records_and_reads_go_on_and_space_brings_the_rest_back() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    disk.borrow_mut().set_capacity(3 * (64 << 10) + 8192);
+    let mut opened = open(&disk, &config).unwrap();
+    let mut events = drain(&mut opened.log);
+    let body = slice_of(&opened.pool, 3, 3000);
+    let mut first = None;
+    let full = loop {
+        match opened.log.append(1, b"", std::slice::from_ref(&body), Class::Ordinary) {
+            Ok(_) => events.extend(drain(&mut opened.log)),
+            Err(full) => break full,
+        }
+        first = first.or(bodies(&events).first().copied());
+    };
+    assert_eq!(full, Full::Disk);
+    assert!(events.iter().any(|event| matches!(event, Event::SpaceLow { .. })));
+    let reserve = opened.log.bytes_prepared();
+    assert!(reserve >= config.reserve_bytes, "{reserve} bytes are kept for urgent records");
+    opened.log.append(2, b"vote", &[], Class::Urgent).unwrap();
+    let last = opened.log.last_record();
+    assert_eq!(flushed(&drain(&mut opened.log)), Some(last));
+    let (place, crc) = first.unwrap();
+    assert_eq!(&*read(&mut opened.log, place, Some(crc)).unwrap(), &*body);
+    // Still refused, also after reopening; then space returns.
+    drop(opened);
+    let mut opened = open(&disk, &config).unwrap();
+    let again = |opened: &mut Opened<_>| opened.log.append(1, b"", &[], Class::Ordinary);
+    assert_eq!(again(&mut opened), Err(Full::Disk));
+    disk.borrow_mut().set_capacity(1 << 30);
+    assert_eq!(again(&mut opened), Err(Full::Disk), "this one asks for space again");
+    let events = drain(&mut opened.log);
+    assert!(events.iter().any(|event| matches!(event, Event::SpaceBack)), "{events:?}");
+    again(&mut opened).unwrap();
+    drain(&mut opened.log);
+    // The reserve itself can be used up, and then even urgent records are refused.
+    disk.borrow_mut().set_capacity(0);
+    loop {
+        match opened.log.append(2, b"vote", &[], Class::Urgent) {
+            Ok(_) => drop(drain(&mut opened.log)),
+            Err(full) => break assert_eq!(full, Full::Disk),
+        }
+    }
+    assert!(opened.log.bytes_prepared() < 4096);
+}
+
+#[test]
+fn records_beyond_what_may_wait_are_refused_and_taken_later() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    disk.borrow_mut().freeze(true);
+    let body = slice_of(&opened.pool, 3, 1000);
+    let mut taken = 0;
+    let full = loop {
+        match opened.log.append(1, b"", std::slice::from_ref(&body), Class::Ordinary) {
+            Ok(_) => taken += 1,
+            Err(full) => break full,
+        }
+        opened.log.kick();
+    };
+    assert!(matches!(full, Full::Preparing | Full::Backlog), "{full}");
+    assert!(opened.log.queued_bytes() <= config.queue_bytes_max);
+    disk.borrow_mut().freeze(false);
+    assert_eq!(flushed(&drain(&mut opened.log)), Some(RecordId(taken)));
+    assert_eq!(opened.log.queued_bytes(), 0);
+    put(&mut opened, 4, 0, 1000);
+}
+
+#[test]
+fn the_bound_of_waiting_bytes_holds_with_room_on_disk() {
+    let config = LogConfig { queue_bytes_max: 20_000, ..small() };
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let body = slice_of(&opened.pool, 3, 5000);
+    let body = std::slice::from_ref(&body);
+    let taken = |opened: &mut Opened<_>, class| {
+        (0..).take_while(|_| opened.log.append(1, b"", body, class).is_ok()).count()
+    };
+    assert_eq!(taken(&mut opened, Class::Ordinary), 3);
+    assert_eq!(opened.log.append(1, b"", body, Class::Ordinary), Err(Full::Backlog));
+    assert_eq!(taken(&mut opened, Class::Urgent), 4, "urgent records may take twice as many");
+    drain(&mut opened.log);
+    assert_eq!(taken(&mut opened, Class::Ordinary), 3);
+}
+
+#[test]
+fn a_record_that_fits_no_group_is_refused_at_once() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let long_head = vec![1; config.inline_bytes_max];
+    assert_eq!(opened.log.append(1, &long_head, &[], Class::Urgent), Err(Full::TooLarge));
+    let large = slice_of(&opened.pool, 1, config.group_bytes_max);
+    assert_eq!(opened.log.append(1, b"", &[large], Class::Urgent), Err(Full::TooLarge));
+    let largest = slice_of(&opened.pool, 1, config.group_bytes_max - 4096);
+    opened.log.append(1, b"", &[largest], Class::Urgent).unwrap();
+    assert_eq!(flushed(&drain(&mut opened.log)), Some(RecordId(1)));
+}
+
+#[test]
+fn an_idle_log_is_confirmed_once() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    opened.log.idle_confirm();
+    assert_eq!(drain(&mut opened.log).len(), 0);
+    assert_eq!(opened.log.counters().flushes, 0, "there is nothing to confirm");
+    put(&mut opened, 1, 10, 10);
+    for _ in 0..3 {
+        opened.log.idle_confirm();
+        assert_eq!(drain(&mut opened.log).len(), 0, "an empty group says nothing to anyone");
+    }
+    assert_eq!(opened.log.counters().flushes, 2);
+    drop(opened);
+    let mut opened = open(&disk, &config).unwrap();
+    assert_eq!(opened.found.last_record, RecordId(1));
+    opened.log.idle_confirm();
+    drain(&mut opened.log);
+    assert_eq!(opened.log.counters().flushes, 0, "still confirmed after reopening");
+    put(&mut opened, 2, 10, 10);
+    assert_eq!(opened.log.last_record(), RecordId(2));
+}
+
+#[test]
+fn any_flushed_range_can_be_read_and_nothing_else() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let (place, crc) = bodies(&put(&mut opened, 1, 0, 9000))[0];
+    let whole = bytes_of(1, 9000);
+    for (skip, len) in [(0, 1), (511, 2), (1, 8999), (512, 512), (8999, 1), (700, 0), (9000, 0)] {
+        let bytes = read(&mut opened.log, place.part(skip, len).unwrap(), None).unwrap();
+        assert_eq!(&*bytes, &whole[skip as usize..(skip + len) as usize]);
+    }
+    assert!(place.part(8999, 2).is_none() && place.part(u32::MAX, 2).is_none());
+    let outside = [
+        Place { offset: opened.found.end.offset + (1 << 20), ..place },
+        Place { segment: 9, ..place },
+        Place { segment: 2, offset: 4096, len: 1 },
+        Place { offset: u32::MAX, ..place },
+    ];
+    for place in outside {
+        assert_eq!(opened.log.read(1, place, None), Err(ReadRefused::Outside), "{place:?}");
+    }
+    disk.borrow_mut().freeze(true);
+    for token in 0..config.reads_max as u64 {
+        opened.log.read(token, place, Some(crc)).unwrap();
+    }
+    assert_eq!(opened.log.read(99, place, None), Err(ReadRefused::Busy));
+    disk.borrow_mut().freeze(false);
+    let mut events = Vec::new();
+    opened.log.poll(&mut events);
+    let good = events.iter().filter(|event| matches!(event, Event::Read { result: Ok(_), .. }));
+    assert_eq!(good.count(), config.reads_max);
+}
+
+#[test]
+fn a_read_of_damaged_bytes_says_so() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let (place, crc) = bodies(&put(&mut opened, 1, 0, 9000))[0];
+    disk.borrow_mut().corrupt(place.segment, place.offset as u64 + 4000);
+    let error = read(&mut opened.log, place, Some(crc)).unwrap_err();
+    assert!(error.contains("damaged"), "{error}");
+    disk.borrow_mut().make_unreadable(place.segment, place.offset as u64 + 4000);
+    let error = read(&mut opened.log, place, Some(crc)).unwrap_err();
+    assert!(error.contains("unreadable"), "{error}");
+}
+
+#[test]
+fn buffers_come_back_and_no_record_costs_one() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    put(&mut opened, 1, 100, 100);
+    let used = opened.pool.used();
+    for seed in 0..200 {
+        put(&mut opened, seed, 50, (seed as usize * 100) % 15_000);
+    }
+    assert_eq!(opened.pool.used(), used);
+}
+
+#[test]
+fn an_exhausted_pool_refuses_and_harms_nothing() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let crooked = slice_of(&opened.pool, 5, 9001).slice(1..9001);
+    let mut hoard = Vec::new();
+    while let Some(buf) = opened.pool.get(4096) {
+        hoard.push(buf);
+    }
+    let refused = opened.log.append(1, b"", std::slice::from_ref(&crooked), Class::Urgent);
+    assert_eq!(refused, Err(Full::Memory));
+    opened.log.append(2, b"small", &[], Class::Ordinary).unwrap();
+    assert_eq!(flushed(&drain(&mut opened.log)), Some(RecordId(1)));
+    hoard.clear();
+    opened.log.append(1, b"", &[crooked], Class::Ordinary).unwrap();
+    assert_eq!(flushed(&drain(&mut opened.log)), Some(RecordId(2)));
+    drop(opened);
+    let opened = open(&disk, &config).unwrap();
+    assert_eq!(opened.entries.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [2, 1]);
 }

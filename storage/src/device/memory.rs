@@ -289,6 +289,11 @@ impl Disk {
         self.frozen = frozen;
     }
 
+    /// Changes when operations that start from now on complete.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
     /// Changes how many bytes of files the disk takes.
     pub fn set_capacity(&mut self, capacity: u64) {
         self.capacity = capacity;
