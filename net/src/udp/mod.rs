@@ -21,7 +21,7 @@ use receive::Receiver;
 use send::SendQueue;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 /// A payload of 56 KiB, which the loopback device carries whole, and its headers.
@@ -132,6 +132,12 @@ impl UdpLink {
 
     pub fn send_counts(&self) -> SendCounts {
         self.queue.counts
+    }
+}
+
+impl AsFd for UdpLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
