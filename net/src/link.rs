@@ -28,13 +28,14 @@ pub struct Received {
 
 /// Unreliable datagrams to and from addresses.
 pub trait Link {
-    /// Queues a datagram of at most [`Link::datagram_max`] bytes. Bounded: a link whose queue is full
-    /// flushes first. Errors of the network are losses, not results.
+    /// Queues a datagram of at most [`Link::datagram_max`] bytes and [`BODY_SLICES_MAX`] slices.
+    /// Bounded: a link whose queue is full flushes first. Errors of the network are losses, not
+    /// results.
     fn send(&mut self, datagram: Datagram);
     /// Hands everything queued to the network in as few system calls as it can.
     fn flush(&mut self);
-    /// Appends datagrams that have arrived to `into`, at most about 64 a call; returns how many.
-    /// Never waits.
+    /// Appends datagrams that have arrived to `into` and returns how many. Never waits. A call takes a
+    /// bounded number from the network (about 64, where those that the kernel joined count as one).
     fn receive(&mut self, into: &mut Vec<Received>) -> usize;
     /// Largest datagram to that address, headers of racos included, of the network's excluded.
     fn datagram_max(&self, to: SocketAddr) -> usize;

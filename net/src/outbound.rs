@@ -213,13 +213,13 @@ impl Outbound {
         if ack.stream != self.stream {
             return None;
         }
-        self.measure(ack.echo, now_ns);
+        let echoed_ns = self.measure(ack.echo, now_ns);
         let message = self.message(ack.sequence)?;
         if !message.started {
             return None;
         }
         if ack.done {
-            self.progress_ns = now_ns;
+            self.note_progress(echoed_ns, now_ns);
             return self.finish(ack.sequence, true);
         }
         if ack.cumulative as usize > message.unsent {
@@ -237,7 +237,7 @@ impl Outbound {
         let all = message.arrived == message.chunks.len();
         if arrived.chunks > 0 {
             message.progress_ns = now_ns;
-            self.progress_ns = now_ns;
+            self.note_progress(echoed_ns, now_ns);
             self.pace.arrived(arrived.in_flight_bytes);
         }
         if all {
@@ -247,14 +247,24 @@ impl Outbound {
         None
     }
 
-    fn measure(&mut self, echo: u32, now_ns: u64) {
+    /// Takes a round trip from an echoed stamp; when that was, if it can be believed.
+    fn measure(&mut self, echo: u32, now_ns: u64) -> Option<u64> {
         let round_trip_ns = u64::from(stamp_of(now_ns).wrapping_sub(echo)) << 10;
         if round_trip_ns > ECHO_MAX_NS {
-            return;
+            return None;
         }
         self.pace.sample(round_trip_ns);
         // Rounded down by the stamp: a chunk sent in that microsecond counts as not earlier.
-        self.delivered_ns = self.delivered_ns.max(now_ns.saturating_sub(round_trip_ns + 1024));
+        let echoed_ns = now_ns.saturating_sub(round_trip_ns + 1024);
+        self.delivered_ns = self.delivered_ns.max(echoed_ns);
+        Some(echoed_ns)
+    }
+
+    fn note_progress(&mut self, echoed_ns: Option<u64>, now_ns: u64) {
+        self.progress_ns = now_ns;
+        if let Some(echoed_ns) = echoed_ns {
+            self.pace.heard(echoed_ns);
+        }
     }
 
     /// Puts a message that has chunks to send into the turn.

@@ -38,6 +38,8 @@ const GAIN: u64 = 2;
 /// not wake more often than that.
 const BURST_BYTES_MIN: u64 = 256 << 10;
 const BURST_NS: u64 = 250_000;
+/// How far the time of sending that an acknowledgement tells may be off.
+const STAMP_ERROR_NS: u64 = 2048;
 /// Additive increase a round trip, as a share of the largest window.
 const INCREASE_SHARE: usize = 256;
 
@@ -55,6 +57,8 @@ pub struct Pace {
     backoff: u32,
     /// When the window last shrank: losses of what was sent before are of the same congestion.
     shrunk_ns: u64,
+    /// Window and threshold before a timeout that may turn out to have been impatience.
+    undo: Option<(usize, usize)>,
     tokens: u64,
     tokens_ns: u64,
 }
@@ -62,13 +66,14 @@ pub struct Pace {
 impl Pace {
     pub fn new(config: PaceConfig) -> Pace {
         Pace {
-            window: config.window_start.clamp(config.window_min, config.window_max),
+            window: config.window_start.max(config.window_min).min(config.window_max),
             threshold: config.window_max,
             in_flight: 0,
             smoothed_ns: 0,
             deviation_ns: 0,
             backoff: 0,
             shrunk_ns: 0,
+            undo: None,
             tokens: u64::MAX,
             tokens_ns: 0,
             config,
@@ -137,6 +142,7 @@ impl Pace {
     /// A chunk sent at `sent_ns` was overtaken by later ones and is taken for lost.
     pub fn overtaken(&mut self, sent_ns: u64, now_ns: u64) {
         if sent_ns >= self.shrunk_ns {
+            self.undo = None;
             self.shrink(self.window / 10 * 7, now_ns);
         }
     }
@@ -147,8 +153,21 @@ impl Pace {
             return;
         }
         self.backoff = (self.backoff + 1).min(16);
+        self.undo = self.undo.or(Some((self.window, self.threshold)));
         let window = if self.backoff > 1 { 0 } else { self.window / 2 };
         self.shrink(window, now_ns);
+    }
+
+    /// Something new has arrived, of which the latest was sent at `sent_ns`. If that was before the
+    /// window shrank for a timeout, the peer was slow and nothing was lost (it had no processor, on a
+    /// host that shares them): the window is as before.
+    pub fn heard(&mut self, sent_ns: u64) {
+        if let Some((window, threshold)) = self.undo.take()
+            && sent_ns.saturating_add(STAMP_ERROR_NS) < self.shrunk_ns
+        {
+            self.window = self.window.max(window);
+            self.threshold = self.threshold.max(threshold);
+        }
     }
 
     fn shrink(&mut self, window: usize, now_ns: u64) {
@@ -278,6 +297,19 @@ mod tests {
             pace.sample(1);
         }
         assert_eq!(pace.timeout_ns(), 2_000_000);
+    }
+
+    #[test]
+    fn a_timeout_that_was_impatience_is_undone_and_a_loss_is_not() {
+        for (heard_ns, window) in [(1_000, 1 << 20), (5_000_100, 1 << 19)] {
+            let mut pace = pace();
+            pace.timed_out(1_000, 5_000_000);
+            assert_eq!(pace.window(), 1 << 19);
+            pace.heard(heard_ns);
+            assert_eq!(pace.window(), window);
+            pace.heard(1_000);
+            assert_eq!(pace.window(), window, "judged once");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Invariant: at most `max` entries; an entry that has something open, under way, half received or to
 //! acknowledge is never evicted. Each new entry starts a stream of its own, so that the far side does
 //! not take its numbers for those of an earlier entry.
+//! What an eviction costs: the entry's memory of completed messages, so that a large message whose
+//! chunks were all duplicated on the way and come that late would be delivered again.
 
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;

@@ -177,10 +177,12 @@ impl<L: Link> Transport<L> {
         now_ns: u64,
     ) -> Result<(), SendError> {
         assert!(kind < chunk::KIND_OWN_MIN, "message kinds from 0xf0 on are the transport's own");
-        let body_len = body.iter().map(|slice| slice.len()).sum();
+        let body_len: usize = body.iter().map(|slice| slice.len()).sum();
         let place = self.peer(to, now_ns)?;
         let peer = &mut self.peers[place];
-        if HEADER_BYTES + frame::frame_bytes(head.len(), body_len) <= peer.open.bytes_max {
+        // Wherever the body is put, inside its frame or behind the frames.
+        let size = frame::frame_bytes(head.len(), 0) + body_len.next_multiple_of(8);
+        if HEADER_BYTES + size <= peer.open.bytes_max {
             self.wire.append(&mut peer.open, kind, [head, &[]], body, body_len);
             self.counters.messages_sent += 1;
             if !peer.is_dirty {

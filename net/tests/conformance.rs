@@ -19,17 +19,15 @@ trait Network {
 
 struct Udp {
     start: std::time::Instant,
-    datagram_max: Option<usize>,
-    offload: bool,
+    config: UdpConfig,
 }
 
 impl Network for Udp {
     type Link = UdpLink;
 
     fn link(&mut self) -> UdpLink {
-        let (datagram_max, offload) = (self.datagram_max, self.offload);
-        let config = UdpConfig { datagram_max, offload, ..UdpConfig::default() };
-        UdpLink::bind(SocketAddr::from(([127, 0, 0, 1], 0)), config).expect("a free port")
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        UdpLink::bind(address, self.config.clone()).expect("a free port")
     }
 
     fn pass(&mut self) -> u64 {
@@ -60,7 +58,14 @@ impl Network for Memory {
 }
 
 fn udp(datagram_max: Option<usize>, offload: bool) -> Udp {
-    Udp { start: std::time::Instant::now(), datagram_max, offload }
+    let config = UdpConfig { datagram_max, offload, ..UdpConfig::default() };
+    Udp { start: std::time::Instant::now(), config }
+}
+
+/// The buffers that a process without privileges gets on a system as it is installed.
+fn udp_small_buffers() -> Udp {
+    let config = UdpConfig { socket_buffer_bytes: 416 << 10, ..UdpConfig::default() };
+    Udp { config, ..udp(None, true) }
 }
 
 fn memory(datagram_max: usize) -> Memory {
@@ -287,6 +292,7 @@ conformance! {
     udp_loopback: udp(None, true);
     udp_ethernet: udp(Some(1472), true);
     udp_without_offload: udp(Some(1472), false);
+    udp_small_buffers: udp_small_buffers();
     memory_jumbo: memory(58_368);
     memory_ethernet: memory(1472);
 }

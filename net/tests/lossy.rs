@@ -247,6 +247,27 @@ fn small_messages_overtake_large_ones_and_large_ones_take_turns() {
 }
 
 #[test]
+fn at_the_edge_of_a_datagram_every_length_arrives() {
+    for datagram_max in [1472, 58_368] {
+        let network = MemoryConfig { datagram_max, ..MemoryConfig::default() };
+        let mut world = World::new(15, network);
+        let (a, b) = (world.add(TransportConfig::default()), world.add(TransportConfig::default()));
+        for head in 0..10 {
+            for body in datagram_max - 80..datagram_max {
+                world.send(a, b, 1, &pattern(1, head), &pattern(2, body));
+                world.settle(SECOND_NS);
+                let messages = &mut world.ends[b].messages;
+                assert!(*messages[0].head == *pattern(1, head), "{head} and {body} bytes");
+                assert!(*messages[0].body == *pattern(2, body), "{head} and {body} bytes");
+                messages.clear();
+            }
+        }
+        let counters = world.ends[b].transport.counters();
+        assert!((100..700).contains(&counters.large_received), "on both sides of the edge");
+    }
+}
+
+#[test]
 fn what_exceeds_a_limit_is_refused_with_a_reason() {
     let mut world = World::new(11, MemoryConfig::default());
     let config = TransportConfig { pending_bytes_max: 4 << 20, ..TransportConfig::default() };

@@ -58,7 +58,8 @@ impl Bench {
     }
 
     fn whole(&mut self, from: Sender, sequence: u64, stream: u32) -> bool {
-        (0..4).fold(false, |done, index| self.put(from, header(sequence, stream, index)) || done)
+        let done = [0, 1, 2, 3].map(|index| self.put(from, header(sequence, stream, index)));
+        done.contains(&true)
     }
 
     fn acks(&mut self) -> Vec<(Ack, Vec<u8>)> {

@@ -82,7 +82,8 @@ pub fn can_split(fd: RawFd) -> bool {
     get(fd, SOL_UDP, libc::UDP_SEGMENT).is_ok()
 }
 
-fn set(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+/// Sets an integer option.
+pub fn set(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let pointer: *const c_void = (&raw const value).cast();
     // SAFETY: `pointer` is valid for the four bytes that the length says.
     let result =

@@ -144,3 +144,42 @@ fn what_the_kernel_refuses_does_not_hold_up_the_rest() {
     let received: Vec<_> = received.iter().map(|datagram| datagram.bytes.to_vec()).collect();
     assert_eq!(received, [b"before".to_vec(), b"after".to_vec()]);
 }
+
+#[test]
+fn a_kernel_that_will_not_split_after_all_is_sent_single_datagrams() {
+    let (mut a, mut b) = (link(UdpConfig::default()), link(UdpConfig::default()));
+    // Without checksums of its own the kernel refuses to split.
+    options::set(a.fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("an option of any socket");
+    send(&mut a, b.local(), b"alone");
+    for number in 0..10u8 {
+        send(&mut a, b.local(), &[number; 900]);
+    }
+    a.flush();
+    assert!(!a.queue.split);
+    assert_eq!((a.send_counts().datagrams, a.send_counts().joined), (11, 0));
+    let mut received = Vec::new();
+    while b.receive(&mut received) > 0 {}
+    let first: Vec<u8> = received[1..].iter().map(|datagram| datagram.bytes[0]).collect();
+    assert_eq!((&*received[0].bytes, first), (&b"alone"[..], (0..10).collect()));
+}
+
+#[test]
+fn a_socket_of_both_families_tells_ipv4_senders_by_their_ipv4_address() {
+    let both = UdpLink::bind("[::]:0".parse().unwrap(), UdpConfig::default());
+    let Ok(mut both) = both else {
+        eprintln!("skipped: this host has no IPv6");
+        return;
+    };
+    let mut v4 = link(UdpConfig::default());
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, both.local().port()));
+    send(&mut v4, to, b"ping");
+    v4.flush();
+    let mut received = Vec::new();
+    while both.receive(&mut received) > 0 {}
+    assert_eq!(received[0].from, v4.local());
+    send(&mut both, received[0].from, b"pong");
+    both.flush();
+    received.clear();
+    while v4.receive(&mut received) > 0 {}
+    assert_eq!((received[0].from, &*received[0].bytes), (to, &b"pong"[..]));
+}
