@@ -37,6 +37,15 @@ impl Need {
         Need { inline: RECORD_HEADER + head.len(), payload, parts }
     }
 
+    /// As [`Need::of`] for one slice of `body_len` bytes.
+    pub fn of_lens(head_len: usize, body_len: usize, config: &LogConfig, sector: usize) -> Need {
+        let inline = RECORD_HEADER + head_len;
+        if body_len < config.inline_body_max {
+            return Need { inline: inline + body_len, payload: 0, parts: 0 };
+        }
+        Need { inline, payload: round_up(body_len, sector), parts: 1 }
+    }
+
     pub fn bytes(&self) -> usize {
         self.inline + self.payload
     }

@@ -237,6 +237,31 @@ impl<D: Device> Log<D> {
         Ok(id)
     }
 
+    /// Whether a record with a head and one body of these lengths would be accepted now. The answer
+    /// holds until the next `append`, `kick` or `poll`.
+    pub fn accepts(&mut self, head_len: usize, body_len: usize, class: Class) -> Result<(), Full> {
+        if self.stopped {
+            return Err(Full::Stopped);
+        }
+        let need = Need::of_lens(head_len, body_len, &self.config, self.sector);
+        let urgent = class == Class::Urgent;
+        let backlog_max = self.config.queue_bytes_max * if urgent { 2 } else { 1 };
+        if self.queued_bytes > 0 && self.queued_bytes + need.bytes() > backlog_max {
+            return Err(Full::Backlog);
+        }
+        let (_, spot) = self.plan(&need)?;
+        let reserve = if urgent { 0 } else { self.config.reserve_bytes };
+        match spot.filter(|spot| spot.left >= reserve) {
+            Some(_) => Ok(()),
+            None => Err(self.no_space()),
+        }
+    }
+
+    /// Whether the last attempt to make a segment failed for want of disk space.
+    pub fn is_disk_full(&self) -> bool {
+        self.space.disk_full
+    }
+
     /// Whether a new group is needed for the record, and where its group goes then.
     fn plan(&self, need: &Need) -> Result<(bool, Option<Spot>), Full> {
         let cursor = self.space.cursor;

@@ -140,6 +140,10 @@ impl Core {
         self.wake = now;
     }
 
+    /// PROTOCOL 5.6: the private coin, drawn anew at every start. To be called before any input.
+    pub fn set_local_coin(&mut self, coin: crate::CoinKey) {
+        self.config.local_coin = coin;
+    }
     /// All slots below are executed here.
     pub fn exec(&self) -> Slot {
         self.exec

@@ -1,1 +1,38 @@
-//! (in construction)
+//! A racos node: the loop that joins the protocol, the state machine, the log and the network.
+//!
+//! Purpose: carries out what `racos_protocol::Core` decides, in the order it decides, over any
+//! `racos_net::Link` and `racos_storage::Device`; the simulator runs this same code.
+//! Invariant: nothing leaves before the record it depends on is flushed (the core only says it when
+//! told so), and executed batches reach the state machine in slot order.
+//!
+//! | module | duty |
+//! |---|---|
+//! | `node` | the turn of the loop; effects |
+//! | `spread` | batches arriving, being stored, being executed |
+//! | `batch`, `layout` | operations gathered and encoded into fragments |
+//! | `reads` | quorum reads and collecting fragments |
+//! | `requests` | what clients ask |
+//! | `facts` | telling lagging nodes what was decided, and being told |
+//! | `replay` | restart from disk |
+//! | `runtime` | the loop in a real process |
+#![forbid(unsafe_code)]
+
+mod batch;
+pub mod config;
+mod facts;
+mod fragments;
+mod history;
+pub mod layout;
+mod node;
+mod reads;
+mod record;
+mod replay;
+mod requests;
+pub mod runtime;
+mod secrets;
+mod spread;
+pub mod status;
+pub mod wire;
+
+pub use config::{Bounds, NodeConfig, PollMode, Profile};
+pub use node::{Node, OpenError};

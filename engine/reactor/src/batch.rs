@@ -1,0 +1,458 @@
+//! Batches on their way in: operations gathered, encoded and ready to be spread.
+//!
+//! Purpose: while own slots are out, what arrives is encoded at once into the next batch; there is
+//! no timer (PROTOCOL 6.1). Small values are split straight into one body per node; large ones stay
+//! in the buffer that received them.
+//! Invariant: body j holds exactly the fragments that `layout` says, and the batch's bytes, digest
+//! and bodies never change once sealed.
+
+use crate::layout::{self, LARGE_BYTES_MIN};
+use crate::secrets::Secrets;
+use racos_buffer::{Buf, Pool, Slice};
+use racos_codec::Codec;
+use racos_machine::{
+    Action, BatchLimits, DecodeError, Op, OpId, Value, decode_batch, encode_batch,
+};
+use racos_protocol::BatchInfo;
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Most bytes of one node's body, and of encoded metas, of a batch of small values: together with
+/// headers they fit one datagram on loopback.
+const SMALL_BODY_BYTES: usize = 40 << 10;
+const SMALL_META_BYTES: usize = 14 << 10;
+/// Most operations of a batch.
+const OPS_MAX: usize = 1024;
+/// A batch of large values is closed at this many bytes of values.
+const LARGE_BATCH_BYTES: usize = 512 << 10;
+/// Estimate of what one operation adds to the encoded metas, besides its key.
+const META_BYTES: usize = 96;
+
+/// Hash of a key for read marks.
+pub fn key_hash(key: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(key);
+    hasher.finish().min(TOUCHES_ALL - 1)
+}
+
+/// A batch with this hash among its keys touches every key.
+pub const TOUCHES_ALL: u64 = u64::MAX;
+
+/// Whether a batch may touch the key with this hash.
+pub fn touches(info: &BatchInfo, hash: u64) -> bool {
+    info.touches(hash) || info.touches(TOUCHES_ALL)
+}
+
+/// A batch as every node knows it.
+#[derive(Debug)]
+pub struct Batch {
+    pub bytes: Box<[u8]>,
+    pub ops: Vec<Op>,
+    pub info: BatchInfo,
+}
+
+impl Batch {
+    fn new(bytes: Vec<u8>, ops: Vec<Op>, secrets: &Secrets) -> Rc<Batch> {
+        let digest = secrets.batch_digest(&bytes);
+        let mut keys: Vec<u64> = ops.iter().filter_map(touched).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let info = BatchInfo { digest, touches: keys.into() };
+        Rc::new(Batch { bytes: bytes.into(), ops, info })
+    }
+
+    /// Takes a batch off the wire or the disk.
+    pub fn decode(bytes: &[u8], secrets: &Secrets) -> Result<Rc<Batch>, DecodeError> {
+        let ops = decode_batch(bytes, &BatchLimits::default())?;
+        Ok(Batch::new(bytes.to_vec(), ops, secrets))
+    }
+}
+
+fn touched(op: &Op) -> Option<u64> {
+    match &op.action {
+        Action::Put { key, .. } | Action::Delete { key } => Some(key_hash(key)),
+        Action::DeleteRange { .. } => Some(TOUCHES_ALL),
+        _ => None,
+    }
+}
+
+/// Who waits for the outcome of an operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiter {
+    pub to: SocketAddr,
+    pub client: u64,
+    pub request: u64,
+}
+
+/// What one node gets of a batch: its fragments and their checksums.
+#[derive(Debug, Default, Clone)]
+pub struct Body {
+    pub slices: Vec<Slice>,
+    pub crcs: Vec<u8>,
+}
+
+/// A sealed batch with everything to spread.
+#[derive(Debug)]
+pub struct Parcel {
+    pub batch: Rc<Batch>,
+    pub bodies: Vec<Body>,
+    pub waiters: Vec<Waiter>,
+    /// How often its slot was decided null.
+    pub voids: u32,
+}
+
+/// Why a value cannot be taken now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoBuffers;
+
+/// Encodes operations into batches.
+pub struct Builder {
+    n: usize,
+    codec: Codec,
+    inline_bytes_max: usize,
+    secrets: Secrets,
+    pool: Pool,
+    open: Option<Open>,
+}
+
+struct Open {
+    ops: Vec<Op>,
+    waiters: Vec<Waiter>,
+    bodies: OpenBodies,
+    crcs: Vec<Vec<u8>>,
+    meta_bytes: usize,
+}
+
+enum OpenBodies {
+    Small { bufs: Vec<Buf>, used: usize },
+    Large { slices: Vec<Vec<Slice>>, value_bytes: usize },
+}
+
+/// What an operation stores, besides its key.
+pub enum Payload<'a> {
+    /// No bytes.
+    None,
+    /// The value; a slice at the start of a block of its own may be encoded in place.
+    Value(&'a Slice),
+}
+
+impl Builder {
+    pub fn new(
+        n: usize,
+        codec: Codec,
+        inline_bytes_max: usize,
+        secrets: Secrets,
+        pool: Pool,
+    ) -> Builder {
+        Builder { n, codec, inline_bytes_max, secrets, pool, open: None }
+    }
+
+    /// Describes a value that operation `op` stores.
+    pub fn describe(&self, op: OpId, bytes: &[u8]) -> Value {
+        let k = if bytes.len() <= self.inline_bytes_max { 1 } else { self.codec.k() };
+        let mut head = [0; 8];
+        let used = bytes.len().min(8);
+        head[..used].copy_from_slice(&bytes[..used]);
+        Value {
+            op,
+            len: u32::try_from(bytes.len()).expect("a value is at most 2 MiB"),
+            digest: self.secrets.value_digest([bytes]),
+            crc: crc32c::crc32c(bytes),
+            head,
+            k: k as u8,
+            n: self.n as u8,
+        }
+    }
+
+    /// Adds an operation. A batch that has become full comes back sealed. On `NoBuffers` nothing was
+    /// added.
+    pub fn add(
+        &mut self,
+        op: Op,
+        payload: Payload<'_>,
+        waiter: Waiter,
+    ) -> Result<Option<Parcel>, NoBuffers> {
+        let key_bytes = match &op.action {
+            Action::Put { key, .. } | Action::Delete { key } => key.len(),
+            _ => 0,
+        };
+        let stripes = match &op.action {
+            Action::Put { content: racos_machine::Content::Stripes(stripes), .. } => stripes.len(),
+            _ => 0,
+        };
+        let meta = META_BYTES + key_bytes + stripes * crate::wire::value::VALUE_BYTES;
+        let value: &[u8] = match &payload {
+            Payload::None => &[],
+            Payload::Value(value) => value,
+        };
+        let large = value.len() >= LARGE_BYTES_MIN;
+        let span = layout::stored_value(&op).map_or(0, |value| {
+            layout::span(layout::fragment_len(value.len as usize, usize::from(value.k)))
+        });
+        let full = self.open.as_ref().is_some_and(|open| !open.takes(large, span, meta, value));
+        let sealed = if full { self.seal() } else { None };
+        let added = match payload {
+            Payload::Value(slice) if large => self.add_large(&op, slice),
+            _ => self.add_small(&op, value, span),
+        };
+        if let Err(error) = added {
+            // What was sealed is lost to the caller only if it is not handed over: keep it open.
+            return match sealed {
+                Some(parcel) => {
+                    self.unseal(parcel);
+                    Err(error)
+                }
+                None => Err(error),
+            };
+        }
+        let open = self.open.as_mut().expect("an operation was just added");
+        open.ops.push(op);
+        open.waiters.push(waiter);
+        open.meta_bytes += meta;
+        Ok(sealed)
+    }
+
+    /// Closes the batch that is being filled.
+    pub fn seal(&mut self) -> Option<Parcel> {
+        let open = self.open.take()?;
+        let mut bytes = Vec::with_capacity(open.meta_bytes);
+        encode_batch(&open.ops, &mut bytes);
+        let batch = Batch::new(bytes, open.ops, &self.secrets);
+        let slices: Vec<Vec<Slice>> = match open.bodies {
+            OpenBodies::Small { bufs, used } => bufs
+                .into_iter()
+                .map(|mut buf| {
+                    buf.set_len(used);
+                    if used == 0 { Vec::new() } else { vec![buf.freeze()] }
+                })
+                .collect(),
+            OpenBodies::Large { slices, .. } => slices,
+        };
+        let bodies = slices.into_iter().zip(open.crcs);
+        let bodies = bodies.map(|(slices, crcs)| Body { slices, crcs }).collect();
+        Some(Parcel { batch, bodies, waiters: open.waiters, voids: 0 })
+    }
+
+    /// Puts a batch that was just sealed back, closed to small additions.
+    fn unseal(&mut self, parcel: Parcel) {
+        let batch = Rc::try_unwrap(parcel.batch).expect("nobody else has seen the batch");
+        let (slices, crcs) = parcel.bodies.into_iter().map(|body| (body.slices, body.crcs)).unzip();
+        let bodies = OpenBodies::Large { slices, value_bytes: LARGE_BATCH_BYTES };
+        let meta_bytes = SMALL_META_BYTES;
+        self.open =
+            Some(Open { ops: batch.ops, waiters: parcel.waiters, bodies, crcs, meta_bytes });
+    }
+
+    fn add_small(&mut self, op: &Op, value: &[u8], span: usize) -> Result<(), NoBuffers> {
+        if self.open.is_none() {
+            let mut bufs = Vec::with_capacity(self.n);
+            for _ in 0..self.n {
+                bufs.push(self.pool.get(SMALL_BODY_BYTES).ok_or(NoBuffers)?);
+            }
+            let bodies = OpenBodies::Small { bufs, used: 0 };
+            self.open = Some(Open::new(self.n, bodies));
+        }
+        let Some(stored) = layout::stored_value(op) else { return Ok(()) };
+        let open = self.open.as_mut().expect("opened above");
+        let OpenBodies::Small { bufs, used } = &mut open.bodies else {
+            unreachable!("a batch of large values takes no small ones")
+        };
+        let (from, len) = (*used, layout::fragment_len(value.len(), usize::from(stored.k)));
+        for buf in bufs.iter_mut() {
+            buf.set_len(from + span);
+            buf[from + len..].fill(0);
+        }
+        if stored.k == 1 {
+            bufs.iter_mut().for_each(|buf| buf[from..from + len].copy_from_slice(value));
+        } else {
+            split_small(&self.codec, value, bufs, from, len);
+        }
+        *used += span;
+        for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
+            crcs.extend_from_slice(&crc32fast::hash(&buf[from..from + len]).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn add_large(&mut self, op: &Op, value: &Slice) -> Result<(), NoBuffers> {
+        let stored = layout::stored_value(op).expect("a large value is stored");
+        let (k, value_len) = (usize::from(stored.k), value.len());
+        let len = layout::fragment_len(value_len, k);
+        let data = self.whole_fragments(value, k * len)?;
+        let mut fragments: Vec<Slice> =
+            (0..k).map(|index| data.slice(index * len..(index + 1) * len)).collect();
+        if k == 1 {
+            fragments.resize(self.n, data);
+        } else if self.n > k {
+            let mut parity = self.pool.get((self.n - k) * len).ok_or(NoBuffers)?;
+            let data: Vec<&[u8]> = fragments.iter().map(|slice| &**slice).collect();
+            let mut parities: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
+            self.codec.encode(&data, &mut parities).expect("equal lengths, the code's counts");
+            let parity = parity.freeze();
+            fragments
+                .extend((0..self.n - k).map(|index| parity.slice(index * len..(index + 1) * len)));
+        }
+        let open = self.open.get_or_insert_with(|| {
+            let slices = vec![Vec::new(); self.n];
+            Open::new(self.n, OpenBodies::Large { slices, value_bytes: 0 })
+        });
+        let OpenBodies::Large { slices, value_bytes } = &mut open.bodies else {
+            unreachable!("a batch of small values takes no large ones")
+        };
+        *value_bytes += value_len;
+        for (node, fragment) in fragments.into_iter().enumerate() {
+            open.crcs[node].extend_from_slice(&crc32fast::hash(&fragment).to_le_bytes());
+            slices[node].push(fragment);
+        }
+        Ok(())
+    }
+
+    /// The value in an aligned block of `total` bytes, zeros behind it: in place if it has a block of
+    /// its own that is long enough, else copied once.
+    fn whole_fragments(&self, value: &Slice, total: usize) -> Result<Slice, NoBuffers> {
+        if value.is_aligned(racos_buffer::ALIGN) && value.len() == total {
+            return Ok(value.clone());
+        }
+        let mut buf = self.pool.get(total).ok_or(NoBuffers)?;
+        buf[..value.len()].copy_from_slice(value);
+        buf[value.len()..].fill(0);
+        Ok(buf.freeze())
+    }
+}
+
+impl Open {
+    fn new(n: usize, bodies: OpenBodies) -> Open {
+        let crcs = vec![Vec::new(); n];
+        Open { ops: Vec::new(), waiters: Vec::new(), bodies, crcs, meta_bytes: 0 }
+    }
+
+    fn takes(&self, large: bool, span: usize, meta: usize, value: &[u8]) -> bool {
+        if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > SMALL_META_BYTES {
+            return false;
+        }
+        match &self.bodies {
+            OpenBodies::Small { used, .. } => !large && used + span <= SMALL_BODY_BYTES,
+            OpenBodies::Large { value_bytes, .. } => {
+                large && value_bytes + value.len() <= LARGE_BATCH_BYTES
+            }
+        }
+    }
+}
+
+/// Writes the data fragments of a small value into the first k bodies and the parities into the
+/// others.
+fn split_small(codec: &Codec, value: &[u8], bufs: &mut [Buf], from: usize, len: usize) {
+    const NODES_MAX: usize = racos_protocol::MEMBERS_MAX;
+    let k = codec.k();
+    let (data_bufs, parity_bufs) = bufs.split_at_mut(k);
+    for (index, buf) in data_bufs.iter_mut().enumerate() {
+        let piece = &value[(index * len).min(value.len())..((index + 1) * len).min(value.len())];
+        let target = &mut buf[from..from + len];
+        target[..piece.len()].copy_from_slice(piece);
+        target[piece.len()..].fill(0);
+    }
+    let mut data: [&[u8]; NODES_MAX] = [&[]; NODES_MAX];
+    for (slot, buf) in data.iter_mut().zip(data_bufs.iter()) {
+        *slot = &buf[from..from + len];
+    }
+    let mut parity: [&mut [u8]; NODES_MAX] = std::array::from_fn(|_| &mut [] as &mut [u8]);
+    let parities = parity_bufs.len();
+    for (slot, buf) in parity.iter_mut().zip(parity_bufs.iter_mut()) {
+        *slot = &mut buf[from..from + len];
+    }
+    let coded = codec.encode(&data[..k], &mut parity[..parities]);
+    coded.expect("equal lengths, the code's counts");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use racos_machine::Content;
+
+    fn builder(n: usize, k: usize, pool: &Pool) -> Builder {
+        let codec = Codec::new(k, n - k).unwrap();
+        Builder::new(n, codec, 16, Secrets::new(7), pool.clone())
+    }
+
+    fn put(builder: &Builder, counter: u64, bytes: &[u8]) -> Op {
+        let id = OpId::new(0, 1, 1, counter);
+        let content = Content::Whole(builder.describe(id, bytes));
+        let key = format!("key{counter}").into_bytes().into();
+        Op { id, stamp: None, action: Action::Put { key, content } }
+    }
+
+    fn waiter() -> Waiter {
+        Waiter { to: ([127, 0, 0, 1], 1).into(), client: 1, request: 1 }
+    }
+
+    /// The value again from the fragments of the last k nodes.
+    fn rebuild(parcel: &Parcel, index: usize, codec: &Codec) -> Vec<u8> {
+        let spot = layout::fragments(&parcel.batch.ops).nth(index).unwrap();
+        let fragment = |node: usize| {
+            let body: Vec<u8> =
+                parcel.bodies[node].slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let crc = crc32fast::hash(&body[spot.offset..spot.offset + spot.len]);
+            assert_eq!(parcel.bodies[node].crcs[index * 4..index * 4 + 4], crc.to_le_bytes());
+            body[spot.offset..spot.offset + spot.len].to_vec()
+        };
+        let n = parcel.bodies.len();
+        if spot.value.k == 1 {
+            return fragment(n - 1);
+        }
+        let k = codec.k();
+        let held: Vec<(usize, Vec<u8>)> = (n - k..n).map(|node| (node, fragment(node))).collect();
+        let present: Vec<(usize, &[u8])> = held.iter().map(|(i, bytes)| (*i, &bytes[..])).collect();
+        let mut out = vec![vec![0; spot.len]; k];
+        let wanted: Vec<usize> = (0..k).collect();
+        let mut outs: Vec<&mut [u8]> = out.iter_mut().map(|bytes| &mut bytes[..]).collect();
+        codec.rebuild(&present, &wanted, &mut outs).unwrap();
+        let mut value = out.concat();
+        value.truncate(spot.value.len as usize);
+        value
+    }
+
+    #[test]
+    fn every_value_of_a_batch_comes_back_from_any_k_bodies() {
+        let pool = Pool::new(64 << 20);
+        for (n, k) in [(1, 1), (3, 1), (5, 3), (5, 2), (9, 3)] {
+            let mut builder = builder(n, k, &pool);
+            let codec = Codec::new(k, n - k).unwrap();
+            let lens = [1, 16, 17, 0, 1300, 4096, 32767, 32768, 133_333, 5];
+            let values: Vec<Vec<u8>> =
+                lens.iter().map(|len| (0..*len).map(|i| (i * 31 + len) as u8).collect()).collect();
+            let mut parcels = Vec::new();
+            for (counter, value) in values.iter().enumerate() {
+                let op = put(&builder, counter as u64, value);
+                let slice = pool.copy(value).unwrap();
+                let sealed = builder.add(op, Payload::Value(&slice), waiter()).unwrap();
+                parcels.extend(sealed);
+            }
+            parcels.extend(builder.seal());
+            let mut stored = values.iter().filter(|value| !value.is_empty());
+            for parcel in &parcels {
+                let decoded = Batch::decode(&parcel.batch.bytes, &Secrets::new(7)).unwrap();
+                assert_eq!(decoded.info, parcel.batch.info);
+                for index in 0..layout::fragments(&parcel.batch.ops).count() {
+                    assert_eq!(&rebuild(parcel, index, &codec), stored.next().unwrap());
+                }
+            }
+            assert!(stored.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_refused_operation_leaves_the_batch_as_it_was() {
+        let pool = Pool::new(3 << 20);
+        let mut builder = builder(5, 3, &pool);
+        let small = put(&builder, 1, &[1; 100]);
+        let value = pool.copy(&[1; 100]).unwrap();
+        builder.add(small, Payload::Value(&value), waiter()).unwrap();
+        let big = Pool::new(8 << 20).copy(&vec![2; 1_500_000]).unwrap();
+        let op = put(&builder, 2, &big);
+        assert!(builder.add(op, Payload::Value(&big), waiter()).is_err());
+        let parcel = builder.seal().unwrap();
+        assert_eq!((parcel.batch.ops.len(), parcel.waiters.len()), (1, 1));
+    }
+}

@@ -1,0 +1,96 @@
+//! What a node is told when it starts.
+
+use racos_protocol::Timing;
+use std::net::SocketAddr;
+
+/// How the loop waits for work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollMode {
+    /// Never sleeps: for a core of its own.
+    Busy,
+    /// Looks again for this many nanoseconds, yielding, then sleeps in the ring.
+    Adaptive { spin_ns: u64 },
+    /// Sleeps in the ring as soon as there is nothing to do.
+    Blocking,
+}
+
+/// What was measured or chosen for this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    pub poll: PollMode,
+    /// CPU that the reactor is pinned to.
+    pub cpu: Option<usize>,
+    /// CPU for the kernel's flush workers; must not be the one a busy reactor spins on.
+    pub flush_cpu: Option<usize>,
+    pub flush: racos_storage::device::uring::FlushMethod,
+}
+
+/// Bounds of one node's memory and disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Buffers of all kinds: values on their way in and out, batches not yet executed.
+    pub buffer_bytes_max: usize,
+    /// Fragments kept in memory after use.
+    pub cache_bytes_max: usize,
+    /// Bytes of one log segment file.
+    pub segment_bytes: u32,
+    /// Segments written with zeros when the directory is made.
+    pub initial_segments: u32,
+    /// Bytes of the disk that the log leaves free.
+    pub disk_reserve_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            buffer_bytes_max: 256 << 20,
+            cache_bytes_max: 64 << 20,
+            segment_bytes: 64 << 20,
+            initial_segments: 2,
+            disk_reserve_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Identity, membership and tuning of one node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Drawn when the cluster was founded; equal at all members, and part of every datagram.
+    pub cluster: u64,
+    /// This node: its place in `members`.
+    pub node: u8,
+    pub incarnation: u32,
+    /// Addresses of all members, this one included, in order.
+    pub members: Vec<SocketAddr>,
+    pub f: usize,
+    pub k: usize,
+    /// Values up to this many bytes are kept whole at every node instead of being coded.
+    pub inline_bytes_max: usize,
+    pub alpha: u64,
+    /// Own slots in flight.
+    pub own_slots_max: usize,
+    pub timing: Timing,
+    pub bounds: Bounds,
+    /// Seed of what must differ between nodes and starts but not be secret (the local coin).
+    pub seed: u64,
+}
+
+impl NodeConfig {
+    /// A configuration with the usual tuning.
+    pub fn new(cluster: u64, node: u8, members: Vec<SocketAddr>, f: usize, k: usize) -> NodeConfig {
+        NodeConfig {
+            cluster,
+            node,
+            incarnation: 1,
+            members,
+            f,
+            k,
+            inline_bytes_max: 128,
+            alpha: 1024,
+            own_slots_max: 2,
+            timing: Timing::default(),
+            bounds: Bounds::default(),
+            seed: 0,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Where this node's fragments are: in memory, in the log, or on their way there.
+//!
+//! Invariant: every fragment that the log holds for a live value has an entry with its place and
+//! checksum; a fragment whose record is not placed yet is kept in memory.
+
+use racos_buffer::Slice;
+use racos_machine::OpId;
+use racos_storage::Place;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// One fragment.
+#[derive(Debug)]
+struct Entry {
+    /// None until the log says where the record lies.
+    place: Option<Place>,
+    /// The slot whose record holds it.
+    slot: u64,
+    crc: u32,
+    cached: Option<Cached>,
+}
+
+/// Bytes in memory.
+#[derive(Debug)]
+struct Cached {
+    bytes: Slice,
+    /// Memory that this entry is charged for: its share of the block that it pins.
+    cost: u32,
+    /// Tells a later caching of the same fragment from this one in the eviction order.
+    ticket: u64,
+}
+
+/// Where to get a fragment.
+#[derive(Debug, Clone)]
+pub enum Fetch {
+    Memory(Slice),
+    Disk { place: Place, crc: u32 },
+}
+
+/// Fragments by operation, with a bounded cache of bytes, oldest first out.
+pub struct Fragments {
+    entries: FxHashMap<OpId, Entry>,
+    order: VecDeque<(OpId, u64)>,
+    cached_len: usize,
+    cached_bytes: usize,
+    cache_bytes_max: usize,
+    next_ticket: u64,
+}
+
+impl Fragments {
+    pub fn new(cache_bytes_max: usize) -> Fragments {
+        Fragments {
+            entries: FxHashMap::default(),
+            order: VecDeque::new(),
+            cached_len: 0,
+            cached_bytes: 0,
+            cache_bytes_max,
+            next_ticket: 0,
+        }
+    }
+
+    /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
+    pub fn insert(&mut self, op: OpId, slot: u64, bytes: Slice, cost: usize, crc: u32) {
+        let old = self.entries.insert(op, Entry { place: None, slot, crc, cached: None });
+        self.uncount(old);
+        self.keep(op, bytes, cost);
+        self.evict();
+    }
+
+    /// A fragment found in the log at start-up.
+    pub fn replay(&mut self, op: OpId, slot: u64, place: Place, crc: u32) {
+        self.entries.insert(op, Entry { place: Some(place), slot, crc, cached: None });
+    }
+
+    /// The log says where the record lies.
+    pub fn placed(&mut self, op: OpId, slot: u64, place: Place) {
+        if let Some(entry) = self.entries.get_mut(&op).filter(|entry| entry.slot == slot) {
+            entry.place = Some(place);
+        }
+    }
+
+    /// Bytes read from the log, kept for the next reader.
+    pub fn cache(&mut self, op: OpId, bytes: Slice, cost: usize) {
+        if self.entries.get(&op).is_some_and(|entry| entry.cached.is_none()) {
+            self.keep(op, bytes, cost);
+            self.evict();
+        }
+    }
+
+    fn keep(&mut self, op: OpId, bytes: Slice, cost: usize) {
+        let Some(entry) = self.entries.get_mut(&op) else { return };
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        entry.cached = Some(Cached { bytes, cost: cost as u32, ticket });
+        self.order.push_back((op, ticket));
+        self.cached_len += 1;
+        self.cached_bytes += cost;
+    }
+
+    fn uncount(&mut self, removed: Option<Entry>) {
+        if let Some(cached) = removed.and_then(|entry| entry.cached) {
+            self.cached_len -= 1;
+            self.cached_bytes -= cached.cost as usize;
+        }
+    }
+
+    fn evict(&mut self) {
+        let mut turns = self.order.len();
+        while self.cached_bytes > self.cache_bytes_max && turns > 0 {
+            turns -= 1;
+            let Some((op, ticket)) = self.order.pop_front() else { return };
+            let Some(entry) = self.entries.get_mut(&op) else { continue };
+            let Some(cached) = entry.cached.take_if(|cached| cached.ticket == ticket) else {
+                continue;
+            };
+            if entry.place.is_none() {
+                entry.cached = Some(cached);
+                self.order.push_back((op, ticket));
+                continue;
+            }
+            self.cached_len -= 1;
+            self.cached_bytes -= cached.cost as usize;
+        }
+        // Places in the order outlive what was forgotten: swept when they are the larger half.
+        if self.order.len() > 2 * self.cached_len + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(op, ticket)| {
+                let cached = entries.get(op).and_then(|entry| entry.cached.as_ref());
+                cached.is_some_and(|cached| cached.ticket == *ticket)
+            });
+        }
+    }
+
+    /// Where the fragment of this operation is, if this node has it.
+    pub fn find(&self, op: OpId) -> Option<Fetch> {
+        let entry = self.entries.get(&op)?;
+        match (&entry.cached, entry.place) {
+            (Some(cached), _) => Some(Fetch::Memory(cached.bytes.clone())),
+            (None, Some(place)) => Some(Fetch::Disk { place, crc: entry.crc }),
+            (None, None) => None,
+        }
+    }
+
+    pub fn contains(&self, op: OpId) -> bool {
+        self.entries.contains_key(&op)
+    }
+
+    /// The slot was decided null, or the value is not live any more: nobody will ask.
+    pub fn forget(&mut self, op: OpId, slot: Option<u64>) {
+        if slot.is_none_or(|slot| self.entries.get(&op).is_some_and(|entry| entry.slot == slot)) {
+            let removed = self.entries.remove(&op);
+            self.uncount(removed);
+        }
+    }
+
+    /// Bytes of memory charged to the cache.
+    #[cfg(test)]
+    fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use racos_buffer::Pool;
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_not_on_disk() {
+        let pool = Pool::new(1 << 20);
+        let mut fragments = Fragments::new(250);
+        for counter in 0..5 {
+            let op = OpId::new(0, 1, 1, counter);
+            fragments.insert(op, counter, pool.copy(&[counter as u8; 100]).unwrap(), 100, 0);
+        }
+        assert_eq!(fragments.cached_bytes(), 500, "none of them is on disk yet");
+        for counter in 0..5 {
+            let op = OpId::new(0, 1, 1, counter);
+            fragments.placed(op, counter, Place { segment: 1, offset: 0, len: 100 });
+        }
+        let last = OpId::new(0, 1, 1, 9);
+        fragments.insert(last, 9, pool.copy(&[9; 100]).unwrap(), 100, 0);
+        assert!(fragments.cached_bytes() <= 250);
+        assert!(matches!(fragments.find(last), Some(Fetch::Memory(_))));
+        assert!(matches!(fragments.find(OpId::new(0, 1, 1, 0)), Some(Fetch::Disk { .. })));
+        fragments.forget(last, Some(8));
+        assert!(fragments.contains(last), "another slot's record does not matter");
+        fragments.forget(last, Some(9));
+        assert!(!fragments.contains(last));
+    }
+
+    #[test]
+    fn order_does_not_grow_without_bound() {
+        let pool = Pool::new(1 << 20);
+        let mut fragments = Fragments::new(200);
+        let op = OpId::new(0, 1, 1, 1);
+        for slot in 0..1000 {
+            fragments.insert(op, slot, pool.copy(&[0; 100]).unwrap(), 100, 0);
+            fragments.placed(op, slot, Place { segment: 1, offset: 0, len: 100 });
+        }
+        assert_eq!(fragments.cached_bytes(), 100);
+        assert!(fragments.order.len() <= 66, "{}", fragments.order.len());
+    }
+}

@@ -1,0 +1,625 @@
+//! One node: its parts, and the turn of its loop.
+//!
+//! A turn drains the network, reaps the disk, opens own slots, sends everything in as few system
+//! calls as the link can, then starts the next group commit. Nothing in it waits.
+
+use crate::batch::{Batch, Builder, Parcel, Waiter};
+use crate::config::NodeConfig;
+use crate::facts::FactsJobs;
+use crate::fragments::Fragments;
+use crate::history::History;
+use crate::reads::Reads;
+use crate::record::{self, DecidedRun};
+use crate::secrets::Secrets;
+use crate::status::RequestCounts;
+use crate::wire::client;
+use crate::wire::cursor::Reader;
+use crate::wire::node::{get_message, kind, put_message};
+use racos_buffer::{Pool, Slice};
+use racos_codec::Codec;
+use racos_machine::Machine;
+use racos_net::{Link, Message as Frame, Transport};
+use racos_protocol::{
+    ConfigError, Core, Effect, Effects, Input, Nanos, Record, Release, Slot, Target,
+};
+use racos_storage::device::Device;
+use racos_storage::{Class, Event, Log, LogError, Place, RecordId};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Why a node cannot start.
+#[derive(Debug)]
+pub enum OpenError {
+    Config(ConfigError),
+    Codec(racos_codec::CodecError),
+    Log(LogError),
+    /// A record has a good checksum and makes no sense: written by another version, or by nobody.
+    Record(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Config(error) => write!(out, "{error}"),
+            OpenError::Codec(error) => write!(out, "{error}"),
+            OpenError::Log(error) => write!(out, "{error}"),
+            OpenError::Record(what) => write!(
+                out,
+                "the log holds a record this version cannot use: {what}; run the version that \
+                 wrote it, or replace the node with `racos member replace`"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// A batch of a slot that is not executed.
+pub(crate) struct Known {
+    pub batch: Rc<Batch>,
+    /// A record with the batch was handed to the log; where it lies, once that is known.
+    pub recorded: bool,
+    pub place: Option<Place>,
+}
+
+/// What waits for the place of a record.
+pub(crate) struct Placing {
+    pub id: RecordId,
+    pub slot: Slot,
+    pub batch: Rc<Batch>,
+    /// The record holds this node's fragments.
+    pub fragments: bool,
+}
+
+/// A record that the log could not take yet. Order is kept.
+pub(crate) struct Waiting {
+    pub kind: u8,
+    pub head: Vec<u8>,
+    pub body: Vec<Slice>,
+    pub release: Release,
+    pub placing: Option<(Slot, Rc<Batch>, bool)>,
+}
+
+/// A batch that has just arrived, until the core has said what becomes of it.
+pub(crate) struct Arrived {
+    pub slot: Slot,
+    pub head: Slice,
+    pub body: Slice,
+}
+
+/// What a read of the log is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DiskRead {
+    /// The own fragment, for a read of this node.
+    Own { read: u64, op: u128 },
+    /// A fragment for another node's read.
+    Serve { to: u8, read: u64, op: u128 },
+    /// A batch that a node asked for.
+    Meta { to: u8, slot: Slot },
+    /// A batch of a range of facts.
+    Facts { job: u64, index: usize },
+}
+
+/// One racos node over a link and a device.
+pub struct Node<L: Link, D: Device> {
+    pub(crate) config: NodeConfig,
+    pub(crate) me: u8,
+    pub(crate) n: usize,
+    pub(crate) core: Core,
+    pub(crate) machine: Machine,
+    pub(crate) log: Log<D>,
+    pub(crate) net: Transport<L>,
+    pub(crate) pool: Pool,
+    pub(crate) secrets: Secrets,
+    pub(crate) codec: Codec,
+    pub(crate) boot: u32,
+    pub(crate) next_op: u64,
+    pub(crate) builder: Builder,
+    /// Batches ready to be opened, oldest first, and their bytes.
+    pub(crate) sealed: VecDeque<Parcel>,
+    pub(crate) opening: Option<Parcel>,
+    /// Own batches opened and not executed.
+    pub(crate) open: FxHashMap<Slot, Parcel>,
+    pub(crate) window: FxHashMap<Slot, Known>,
+    pub(crate) arrived: Option<Arrived>,
+    pub(crate) fragments: Fragments,
+    pub(crate) history: History,
+    pub(crate) decided: DecidedRun,
+    effects: Effects,
+    inbox: Vec<Frame>,
+    events: Vec<Event>,
+    /// Encoded core messages for all other nodes, and for each.
+    out_all: Vec<u8>,
+    out_one: Vec<Vec<u8>>,
+    releases: VecDeque<(RecordId, Release)>,
+    placing: VecDeque<Placing>,
+    unappended: VecDeque<Waiting>,
+    pub(crate) reads: Reads,
+    pub(crate) facts: FactsJobs,
+    pub(crate) disk_reads: Vec<Option<DiskRead>>,
+    pub(crate) disk_reads_free: Vec<usize>,
+    /// Requests under way, by (client, request).
+    pub(crate) requests: FxHashSet<(u64, u64)>,
+    /// Own slots that another node could not store for want of space.
+    pub(crate) refused_for_space: FxHashSet<Slot>,
+    pub(crate) counts: RequestCounts,
+    pub(crate) heard_at: Vec<Option<Nanos>>,
+    pub(crate) peer_boots: Vec<u32>,
+    pub(crate) now: Nanos,
+    pub(crate) started: Nanos,
+    pub(crate) scratch: Vec<u8>,
+    released: Vec<racos_machine::OpId>,
+    last_work: Nanos,
+    confirmed: bool,
+    failed: Option<String>,
+    /// What `Status::runtime` says.
+    pub runtime_words: String,
+}
+
+/// Parts of a node that replay has made.
+pub(crate) struct Parts<L: Link, D: Device> {
+    pub core: Core,
+    pub machine: Machine,
+    pub log: Log<D>,
+    pub net: Transport<L>,
+    pub codec: Codec,
+    pub secrets: Secrets,
+    pub fragments: Fragments,
+    pub history: History,
+    pub window: FxHashMap<Slot, Known>,
+    pub boot: u32,
+}
+
+/// Messages for the others are sent at the latest when so many bytes are waiting.
+const OUT_BYTES_MAX: usize = 16 << 10;
+/// A log without work for this long confirms its last group.
+const IDLE_CONFIRM_NS: Nanos = 200_000_000;
+/// Turns of receiving before the disk gets its turn.
+const RECEIVE_ROUNDS: usize = 4;
+const RECEIVE_FULL: usize = 48;
+
+impl<L: Link, D: Device> Node<L, D> {
+    pub(crate) fn assemble(
+        config: NodeConfig,
+        pool: Pool,
+        parts: Parts<L, D>,
+        now: Nanos,
+    ) -> Node<L, D> {
+        let n = config.members.len();
+        let builder = Builder::new(
+            n,
+            parts.codec.clone(),
+            config.inline_bytes_max,
+            parts.secrets.clone(),
+            pool.clone(),
+        );
+        let mut node = Node {
+            me: config.node,
+            n,
+            core: parts.core,
+            machine: parts.machine,
+            log: parts.log,
+            net: parts.net,
+            pool,
+            secrets: parts.secrets,
+            codec: parts.codec,
+            boot: parts.boot,
+            next_op: 0,
+            builder,
+            sealed: VecDeque::new(),
+            opening: None,
+            open: FxHashMap::default(),
+            window: parts.window,
+            arrived: None,
+            fragments: parts.fragments,
+            history: parts.history,
+            decided: DecidedRun::default(),
+            effects: Effects::default(),
+            inbox: Vec::new(),
+            events: Vec::new(),
+            out_all: Vec::new(),
+            out_one: vec![Vec::new(); n],
+            releases: VecDeque::new(),
+            placing: VecDeque::new(),
+            unappended: VecDeque::new(),
+            reads: Reads::new(u64::from(parts.boot) << 40),
+            facts: FactsJobs::default(),
+            disk_reads: Vec::new(),
+            disk_reads_free: Vec::new(),
+            requests: FxHashSet::default(),
+            refused_for_space: FxHashSet::default(),
+            counts: RequestCounts::default(),
+            heard_at: vec![None; n],
+            peer_boots: vec![0; n],
+            now,
+            started: now,
+            scratch: Vec::new(),
+            released: Vec::new(),
+            last_work: now,
+            confirmed: false,
+            failed: None,
+            runtime_words: String::new(),
+            config,
+        };
+        node.core.start(now, &mut node.effects);
+        node.carry_out();
+        node
+    }
+
+    /// All slots below are executed here.
+    pub fn exec(&self) -> Slot {
+        self.core.exec()
+    }
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+    pub fn log(&self) -> &Log<D> {
+        &self.log
+    }
+    pub fn log_mut(&mut self) -> &mut Log<D> {
+        &mut self.log
+    }
+    pub fn net(&self) -> &Transport<L> {
+        &self.net
+    }
+    /// Why the node must stop, if it must.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+    /// Whether this node has its fragment of what an operation stored, in memory or in the log.
+    pub fn has_fragment(&self, op: racos_machine::OpId) -> bool {
+        self.fragments.contains(op)
+    }
+
+    /// One turn. Returns whether anything was done: if not, the loop may sleep until the socket or
+    /// the disk has something, or [`Node::deadline`].
+    pub fn poll(&mut self, now: Nanos) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        self.now = now;
+        let (received, drained) = self.receive();
+        let completed = self.reap();
+        // Timers judge what did not come: first everything that has come must be taken in.
+        if drained && self.core.deadline().is_some_and(|at| at <= now) {
+            self.step(Input::Tick);
+        }
+        self.wake_reads();
+        self.open_batches();
+        self.send_all();
+        let busy = received || completed;
+        if busy || self.log.is_busy() {
+            self.last_work = now;
+            self.confirmed = false;
+        } else if !self.confirmed && now >= self.last_work + IDLE_CONFIRM_NS {
+            self.log.idle_confirm();
+            self.confirmed = true;
+        }
+        self.log.kick();
+        self.log.submit();
+        busy
+    }
+
+    /// When the node has something to do even if nothing comes; `None`: never.
+    pub fn deadline(&self) -> Option<Nanos> {
+        let idle = (!self.confirmed).then_some(self.last_work + IDLE_CONFIRM_NS);
+        let retry = (!self.unappended.is_empty()).then_some(self.now + 1_000_000);
+        [self.core.deadline(), self.net.next_deadline_ns(), self.reads.deadline(), idle, retry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn receive(&mut self) -> (bool, bool) {
+        let mut any = false;
+        for _ in 0..RECEIVE_ROUNDS {
+            let mut inbox = std::mem::take(&mut self.inbox);
+            let got = self.net.receive(self.now, &mut inbox);
+            any |= got > 0;
+            for frame in inbox.drain(..) {
+                self.on_frame(frame);
+            }
+            self.inbox = inbox;
+            if got < RECEIVE_FULL {
+                return (any, true);
+            }
+        }
+        (any, false)
+    }
+
+    fn on_frame(&mut self, frame: Frame) {
+        let Some(node) = frame.from.node else {
+            if frame.kind == client::kind::REQUEST {
+                self.on_request(frame);
+            }
+            return;
+        };
+        let index = usize::from(node);
+        if index >= self.n || node == u16::from(self.me) || frame.from.incarnation != 1 {
+            return;
+        }
+        // A datagram from before the peer's restart: it may have forgotten what it said there only
+        // in what it need not keep, but nothing is lost by not listening to a dead process.
+        if frame.from.boot < self.peer_boots[index] {
+            return;
+        }
+        self.peer_boots[index] = frame.from.boot;
+        self.heard_at[index] = Some(self.now);
+        let from = node as u8;
+        match frame.kind {
+            kind::CORE => self.on_core(from, &frame.head),
+            kind::SPREAD => self.on_spread(from, frame),
+            kind::META => self.on_meta(&frame),
+            kind::FACTS => self.on_facts(from, &frame),
+            kind::READQ => self.on_read_question(from, &frame),
+            kind::READR => self.on_read_answer(from, &frame),
+            kind::GETSEG => self.on_segment_question(from, &frame),
+            kind::SEG => self.on_segment_answer(from, &frame),
+            kind::FULL => self.on_full(from, &frame.head),
+            _ => {}
+        }
+    }
+
+    fn on_core(&mut self, from: u8, bytes: &[u8]) {
+        let mut reader = Reader::new(bytes);
+        while !reader.is_empty() {
+            let Ok(message) = get_message(&mut reader) else { return };
+            self.step(Input::Message { from, message });
+        }
+    }
+
+    /// Feeds the core and carries out what it says.
+    pub(crate) fn step(&mut self, input: Input) {
+        self.core.step(input, self.now, &mut self.effects);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        let mut list = std::mem::take(&mut self.effects.list);
+        for effect in list.drain(..) {
+            match effect {
+                Effect::Persist { record, release } => self.persist(record, release),
+                Effect::Send { to, message } => match to {
+                    Target::Others => put_message(&mut self.out_all, &message),
+                    Target::One(node) => {
+                        put_message(&mut self.out_one[usize::from(node)], &message)
+                    }
+                },
+                Effect::Opened { slot } => self.opened(slot),
+                Effect::SpreadAgain { slot, to } => self.spread_to(slot, to),
+                Effect::SendMeta { slot, to } => self.send_meta(slot, to),
+                Effect::SendFacts { from, until, to } => self.send_facts(from, until, to),
+                Effect::Apply { slot, value } => self.apply(slot, value),
+                Effect::Void { slot } => self.void(slot),
+                Effect::Fatal(what) => self.fail(format!("invariant broken: {what}")),
+            }
+        }
+        self.effects.list = list;
+        if self.out_all.len() > OUT_BYTES_MAX {
+            self.send_core_messages();
+        }
+        self.wake_executed();
+    }
+
+    pub(crate) fn fail(&mut self, why: String) {
+        self.failed.get_or_insert(why);
+    }
+
+    fn persist(&mut self, record: Record, release: Release) {
+        match record {
+            Record::Hold { slot, .. } => self.store(slot, record::kind::HOLD, release),
+            Record::SegmentOnly { slot, .. } => {
+                self.store(slot, record::kind::SEGMENT_ONLY, release)
+            }
+            _ => {
+                let mut head = std::mem::take(&mut self.scratch);
+                head.clear();
+                let kind = record::put_record(&mut head, &record);
+                self.append(kind, &head, &[], release, None);
+                self.scratch = head;
+            }
+        }
+    }
+
+    /// Hands a record to the log, behind everything handed to it before.
+    ///
+    /// Decisions noted so far go first: a record for slot s implies that the decisions of all slots
+    /// below s - alpha are in the log before it (`Recovery::finish` relies on it).
+    pub(crate) fn append(
+        &mut self,
+        kind: u8,
+        head: &[u8],
+        body: &[Slice],
+        release: Release,
+        placing: Option<(Slot, Rc<Batch>, bool)>,
+    ) {
+        if !self.decided.is_empty() {
+            let mut decisions = Vec::with_capacity(64);
+            self.decided.take(&mut decisions);
+            self.append_now(record::kind::DECIDED, &decisions, &[], Release::Nothing, None);
+        }
+        self.append_now(kind, head, body, release, placing);
+    }
+
+    fn append_now(
+        &mut self,
+        kind: u8,
+        head: &[u8],
+        body: &[Slice],
+        release: Release,
+        placing: Option<(Slot, Rc<Batch>, bool)>,
+    ) {
+        if self.unappended.is_empty()
+            && let Ok(id) = self.log.append(kind, head, body, Class::Urgent)
+        {
+            return self.appended(id, release, placing);
+        }
+        let (head, body) = (head.to_vec(), body.to_vec());
+        self.unappended.push_back(Waiting { kind, head, body, release, placing });
+    }
+
+    fn appended(
+        &mut self,
+        id: RecordId,
+        release: Release,
+        placing: Option<(Slot, Rc<Batch>, bool)>,
+    ) {
+        if release != Release::Nothing {
+            self.releases.push_back((id, release));
+        }
+        if let Some((slot, batch, fragments)) = placing {
+            self.placing.push_back(Placing { id, slot, batch, fragments });
+        }
+    }
+
+    /// Tries again what the log could not take.
+    fn append_waiting(&mut self) {
+        while let Some(waiting) = self.unappended.pop_front() {
+            let body = &waiting.body;
+            match self.log.append(waiting.kind, &waiting.head, body, Class::Urgent) {
+                Ok(id) => self.appended(id, waiting.release, waiting.placing),
+                Err(_) => return self.unappended.push_front(waiting),
+            }
+        }
+    }
+
+    /// Collects what the disk has done.
+    fn reap(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        self.log.poll(&mut events);
+        let any = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Event::Placed { id, head, body, .. } => self.placed(id, head, body),
+                Event::Flushed { up_to } => self.flushed(up_to),
+                Event::Read { token, result } => self.on_disk_read(token, result.ok()),
+                Event::Failed(what) => self.fail(format!("the disk failed: {what}")),
+                Event::SpaceLow { .. } | Event::SpaceBack => {}
+            }
+        }
+        self.events = events;
+        if any {
+            self.append_waiting();
+        }
+        any
+    }
+
+    fn placed(&mut self, id: RecordId, head: Place, body: Place) {
+        let Some(placing) = self.placing.pop_front_if(|placing| placing.id == id) else { return };
+        if placing.fragments {
+            for spot in crate::layout::fragments(&placing.batch.ops) {
+                if let Some(place) = body.part(spot.offset as u32, spot.len as u32) {
+                    self.fragments.placed(spot.value.op, placing.slot, place);
+                }
+            }
+        }
+        match self.window.get_mut(&placing.slot) {
+            Some(known) => known.place = known.place.or(Some(head)),
+            None => self.history.placed(placing.slot, head),
+        }
+    }
+
+    /// PROTOCOL 4.1: what was waiting for this flush may now be said.
+    fn flushed(&mut self, up_to: RecordId) {
+        while let Some((id, release)) = self.releases.front().copied()
+            && id <= up_to
+        {
+            self.releases.pop_front();
+            self.step(Input::Durable(release));
+        }
+    }
+
+    fn on_disk_read(&mut self, token: u64, bytes: Option<Slice>) {
+        let index = token as usize;
+        let Some(read) = self.disk_reads.get_mut(index).and_then(Option::take) else { return };
+        self.disk_reads_free.push(index);
+        match read {
+            DiskRead::Own { read, op } => self.own_fragment_read(read, op, bytes),
+            DiskRead::Serve { to, read, op } => self.serve_fragment_read(to, read, op, bytes),
+            DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
+            DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
+        }
+    }
+
+    /// Starts a read of the log; false if it cannot take one now.
+    pub(crate) fn read_disk(&mut self, what: DiskRead, place: Place, crc: Option<u32>) -> bool {
+        let index = self.disk_reads_free.pop().unwrap_or_else(|| {
+            self.disk_reads.push(None);
+            self.disk_reads.len() - 1
+        });
+        if self.log.read(index as u64, place, crc).is_err() {
+            self.disk_reads_free.push(index);
+            return false;
+        }
+        self.disk_reads[index] = Some(what);
+        true
+    }
+
+    fn open_batches(&mut self) {
+        while self.core.can_open().is_some() {
+            let Some(parcel) = self.sealed.pop_front().or_else(|| self.builder.seal()) else {
+                return;
+            };
+            let batch = parcel.batch.info.clone();
+            self.opening = Some(parcel);
+            self.step(Input::Open { batch });
+        }
+    }
+
+    fn send_core_messages(&mut self) {
+        for node in 0..self.n {
+            if node == usize::from(self.me) {
+                continue;
+            }
+            let to = self.config.members[node];
+            for bytes in [&self.out_all, &self.out_one[node]] {
+                if !bytes.is_empty() {
+                    // A datagram that is lost is asked for again (PROTOCOL 12).
+                    let _ = self.net.send(to, kind::CORE, bytes, &[], self.now);
+                }
+            }
+            self.out_one[node].clear();
+        }
+        self.out_all.clear();
+    }
+
+    fn send_all(&mut self) {
+        self.send_core_messages();
+        self.net.flush(self.now);
+    }
+
+    /// Sends to another node; what is lost is asked for again.
+    pub(crate) fn send(&mut self, to: u8, kind: u8, head: &[u8], body: &[Slice]) {
+        let address = self.config.members[usize::from(to)];
+        let _ = self.net.send(address, kind, head, body, self.now);
+    }
+
+    /// Answers a client; what is lost it asks for again.
+    pub(crate) fn reply(&mut self, waiter: &Waiter, reply: &client::Reply, body: &[Slice]) {
+        self.requests.remove(&(waiter.client, waiter.request));
+        if matches!(reply, client::Reply::Error(_)) {
+            self.counts.failed += 1;
+        }
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        reply.put(waiter.request, &mut head);
+        let to: SocketAddr = waiter.to;
+        let _ = self.net.send(to, client::kind::REPLY, &head, body, self.now);
+        self.scratch = head;
+    }
+
+    /// Values that no version uses any more.
+    pub(crate) fn forget_released(&mut self) {
+        let mut released = std::mem::take(&mut self.released);
+        // Some may go unnamed when very many leave at once: their entries stay, unused.
+        self.machine.take_released(&mut released);
+        released.drain(..).for_each(|op| self.fragments.forget(op, None));
+        self.released = released;
+    }
+}

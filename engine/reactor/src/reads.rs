@@ -1,0 +1,794 @@
+//! Quorum reads: one round trip when nothing is in flight on the key, fragments included.
+//!
+//! Purpose: asks enough nodes for their newest version and marks, lets `ReadQuorum` say whose answer
+//! counts (PROTOCOL 8), and collects k fragments of the value.
+//! Invariant: a reply is the state after a decided prefix that holds every write completed before
+//! the read began; bytes are sent only if they have the digest that was decided.
+
+use crate::batch::{Waiter, key_hash, touches};
+use crate::fragments::Fetch;
+use crate::layout;
+use crate::node::{DiskRead, Node};
+use crate::wire::client::{ErrorCode, Reply, RequestError, put_stripes};
+use crate::wire::node::{
+    AnswerForm, AnswerHead, Asked, Query, ReadQuestion, SegmentAnswer, get_question,
+    get_segment_answer, get_segment_question, get_stripes, kind, put_keys, put_segment,
+};
+use racos_buffer::Slice;
+use racos_machine::{OpId, Value};
+use racos_net::{Link, Message as Frame};
+use racos_protocol::{Input, Nanos, NodeSet, ReadQuorum, ReadStep, Slot};
+use racos_storage::device::Device;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+
+const MS: Nanos = 1_000_000;
+/// A read without an answer by then is asked of the others too, with growing pauses.
+const RETRY_MIN: Nanos = 5 * MS;
+const RETRY_MAX: Nanos = 200 * MS;
+/// A read that cannot be served by then fails.
+const GIVE_UP: Nanos = 5_000 * MS;
+/// How often reads under way are looked at.
+const SCAN: Nanos = 2 * MS;
+/// Most bytes of keys in one answer.
+const KEYS_BYTES_MAX: usize = 256 << 10;
+
+/// What a node answered, or this node itself knows.
+#[derive(Debug, Clone)]
+enum Found {
+    Absent,
+    Values {
+        revision: u64,
+        values: Vec<Value>,
+    },
+    /// Keys as they go to the client.
+    Keys {
+        bytes: Slice,
+        more: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Waiting for a quorum of answers.
+    Quorum,
+    /// Waiting until this node has executed a slot.
+    Executed(Slot),
+    /// Waiting for fragments.
+    Fetch { revision: u64, value: Value },
+}
+
+/// A fragment in hand.
+#[derive(Debug)]
+struct Held {
+    op: OpId,
+    index: u8,
+    bytes: Slice,
+}
+
+struct Read {
+    waiter: Waiter,
+    query: Query,
+    quorum: ReadQuorum,
+    stage: Stage,
+    best: Found,
+    /// What this node knew when it asked.
+    guess: Found,
+    held: Vec<Held>,
+    /// Nodes that were sent the question, and that were asked for a fragment and have not answered.
+    asked: NodeSet,
+    pending: NodeSet,
+    /// Nodes that do not have the fragment.
+    denied: NodeSet,
+    started: Nanos,
+    retry_at: Nanos,
+    retry_wait: Nanos,
+    rounds: u32,
+    /// A digest did not fit: some fragment is bad though its checksum is good.
+    suspicious: bool,
+}
+
+/// Reads under way.
+pub(crate) struct Reads {
+    table: FxHashMap<u64, Read>,
+    next: u64,
+    waits: BTreeMap<Slot, Vec<u64>>,
+    woken: Vec<u64>,
+    scan_at: Nanos,
+}
+
+impl Reads {
+    /// Read ids start above `base`, which differs from boot to boot.
+    pub fn new(base: u64) -> Reads {
+        Reads {
+            table: FxHashMap::default(),
+            next: base,
+            waits: BTreeMap::new(),
+            woken: Vec::new(),
+            scan_at: 0,
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Nanos> {
+        (!self.table.is_empty()).then_some(self.scan_at)
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// GET or LIST.
+    pub(crate) fn start_read(&mut self, waiter: Waiter, query: Query) {
+        self.counts.reads += 1;
+        let (exec, mark, guess) = match &query {
+            Query::Key(key) => self.local_answer(&Asked::Key(key)),
+            Query::Range { from, to, limit } => {
+                self.local_answer(&Asked::Range { from, to: to.as_deref(), limit: *limit })
+            }
+        };
+        let mut quorum = ReadQuorum::new(self.core.thresholds().quorum);
+        quorum.answer(self.me, exec, mark);
+        let best = guess.clone();
+        let id = self.insert_read(waiter, query, quorum, Stage::Quorum, best, guess);
+        let wanted = self.hold_own(id);
+        self.ask_first(id, wanted);
+        self.progress(id);
+    }
+
+    /// GETSTRIPE: no quorum, a stripe never changes.
+    pub(crate) fn start_fetch(&mut self, waiter: Waiter, value: Value) {
+        self.counts.reads += 1;
+        let own_code = usize::from(value.k) == self.codec.k() || value.k == 1;
+        if !own_code || usize::from(value.n) != self.n || value.len == 0 {
+            let text = "the stripe's code is not one of this cluster".into();
+            let error = RequestError { code: ErrorCode::BadRequest, text };
+            return self.reply(&waiter, &Reply::Error(error), &[]);
+        }
+        let quorum = ReadQuorum::new(self.core.thresholds().quorum);
+        let stage = Stage::Fetch { revision: 0, value };
+        let query = Query::Key(Vec::new());
+        let id = self.insert_read(waiter, query, quorum, stage, Found::Absent, Found::Absent);
+        self.take_own(id, value.op);
+        self.progress(id);
+    }
+
+    fn insert_read(
+        &mut self,
+        waiter: Waiter,
+        query: Query,
+        quorum: ReadQuorum,
+        stage: Stage,
+        best: Found,
+        guess: Found,
+    ) -> u64 {
+        let id = self.reads.next;
+        self.reads.next += 1;
+        if self.reads.table.is_empty() {
+            self.reads.scan_at = self.now + SCAN;
+        }
+        let read = Read {
+            waiter,
+            query,
+            quorum,
+            stage,
+            best,
+            guess,
+            held: Vec::new(),
+            asked: NodeSet::EMPTY,
+            pending: NodeSet::EMPTY,
+            denied: NodeSet::EMPTY,
+            started: self.now,
+            retry_at: self.now + RETRY_MIN,
+            retry_wait: RETRY_MIN,
+            rounds: 0,
+            suspicious: false,
+        };
+        self.reads.table.insert(id, read);
+        id
+    }
+
+    /// PROTOCOL 8.1: exec, marks and the newest version, at this instant.
+    fn local_answer(&self, asked: &Asked<'_>) -> (Slot, Option<Slot>, Found) {
+        let exec = self.core.exec();
+        match asked {
+            Asked::Key(key) => {
+                let hash = key_hash(key);
+                let mark = self.core.mark(|batch| touches(batch, hash));
+                (exec, mark, self.local_version(key))
+            }
+            Asked::Range { from, to, limit } => {
+                let mark = self.core.mark(|_| true);
+                (exec, mark, self.local_keys(from, *to, *limit))
+            }
+        }
+    }
+
+    fn local_version(&self, key: &[u8]) -> Found {
+        match self.machine.get(key) {
+            None => Found::Absent,
+            Some(version) => Found::Values {
+                revision: version.modified().main,
+                values: version.values().collect(),
+            },
+        }
+    }
+
+    fn local_keys(&self, from: &[u8], to: Option<&[u8]>, limit: u32) -> Found {
+        let mut bytes = Vec::new();
+        let mut more = false;
+        for (count, (key, version)) in self.machine.range(from, to, limit as usize + 1).enumerate()
+        {
+            if count >= limit as usize || bytes.len() > KEYS_BYTES_MAX {
+                more = true;
+                break;
+            }
+            put_keys(&mut bytes, key, version.modified().main, version.len());
+        }
+        match self.pool.copy(&bytes) {
+            Some(bytes) => Found::Keys { bytes, more },
+            // Out of buffers: an answer that says "there is more" and shows nothing is still true.
+            None => Found::Keys { bytes: Slice::empty(), more: true },
+        }
+    }
+
+    /// Takes the own fragment of the guessed version; returns how many more are needed.
+    fn hold_own(&mut self, id: u64) -> usize {
+        let read = &self.reads.table[&id];
+        let Found::Values { values, .. } = &read.guess else { return 0 };
+        let [value] = values[..] else { return 0 };
+        if value.len == 0 {
+            return 0;
+        }
+        let own = usize::from(self.take_own(id, value.op));
+        usize::from(value.k) - own
+    }
+
+    /// Takes, or starts to read, the own fragment of an operation.
+    fn take_own(&mut self, id: u64, op: OpId) -> bool {
+        match self.fragments.find(op) {
+            Some(Fetch::Memory(bytes)) => {
+                let index = self.me;
+                let read = self.reads.table.get_mut(&id).expect("the read is under way");
+                read.held.push(Held { op, index, bytes });
+                true
+            }
+            Some(Fetch::Disk { place, crc }) => {
+                let started =
+                    self.read_disk(DiskRead::Own { read: id, op: op.0 }, place, Some(crc));
+                if started && let Some(read) = self.reads.table.get_mut(&id) {
+                    read.pending.insert(self.me);
+                }
+                started
+            }
+            None => {
+                if let Some(read) = self.reads.table.get_mut(&id) {
+                    read.denied.insert(self.me);
+                }
+                false
+            }
+        }
+    }
+
+    /// Asks as many nodes as a quorum needs, those that hold data fragments first; the first
+    /// `wanted` of them send their fragment along.
+    fn ask_first(&mut self, id: u64, wanted: usize) {
+        let needed = self.core.thresholds().quorum - 1;
+        let suspected = self.core.suspected();
+        let k = self.codec.k();
+        let mut chosen = Vec::with_capacity(needed);
+        // Parity holders take turns, so that no node is asked more than the others.
+        let turn = id as usize;
+        let parity = (0..self.n - k).map(|step| k + (turn + step) % (self.n - k).max(1));
+        let order: Vec<usize> = (0..k).chain(parity).collect();
+        for trusted in [true, false] {
+            for node in order.iter().copied().filter(|node| *node != usize::from(self.me)) {
+                if suspected.contains(node as u8) != trusted && chosen.len() < needed {
+                    chosen.push(node as u8);
+                }
+            }
+        }
+        for (place, node) in chosen.into_iter().enumerate() {
+            self.ask(id, node, place < wanted);
+        }
+    }
+
+    fn ask(&mut self, id: u64, to: u8, fragment: bool) {
+        let Some(read) = self.reads.table.get_mut(&id) else { return };
+        read.asked.insert(to);
+        if fragment {
+            read.pending.insert(to);
+        }
+        let guess = match &read.guess {
+            Found::Values { values, .. } if values.len() == 1 => values[0].op.0,
+            _ => 0,
+        };
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        ReadQuestion { read: id, fragment, guess, query: &read.query }.put(&mut head);
+        let address = self.config.members[usize::from(to)];
+        let _ = self.net.send(address, kind::READQ, &head, &[], self.now);
+        self.scratch = head;
+    }
+
+    /// READQ: answers from this instant's state.
+    pub(crate) fn on_read_question(&mut self, from: u8, frame: &Frame) {
+        let Ok(question) = get_question(&frame.head) else { return };
+        let (exec, mark, found) = self.local_answer(&question.query);
+        let mut body = Vec::new();
+        let mut fetch = None;
+        let form = match found {
+            Found::Absent => AnswerForm::Absent,
+            Found::Keys { bytes, more } => {
+                body.push(bytes);
+                AnswerForm::Keys { more }
+            }
+            Found::Values { revision, values } => match values[..] {
+                [value] => {
+                    if question.fragment && value.len > 0 {
+                        fetch = Some(value.op);
+                    }
+                    match value.op.0 == question.guess {
+                        true => AnswerForm::AsGuessed,
+                        false => AnswerForm::Value { revision, value },
+                    }
+                }
+                _ => {
+                    let mut bytes = Vec::new();
+                    put_stripes(&mut bytes, &values);
+                    let Some(bytes) = self.pool.copy(&bytes) else { return };
+                    body.push(bytes);
+                    AnswerForm::Stripes { revision }
+                }
+            },
+        };
+        let later = match fetch.map(|op| (op, self.fragments.find(op))) {
+            Some((_, Some(Fetch::Memory(bytes)))) => {
+                body.push(bytes);
+                None
+            }
+            Some((op, place)) => Some((op, place)),
+            None => None,
+        };
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        AnswerHead { read: question.read, exec, mark, form }.put(&mut head);
+        self.send(from, kind::READR, &head, &body);
+        self.scratch = head;
+        if let Some((op, place)) = later {
+            self.serve_fragment(from, question.read, op, place);
+        }
+    }
+
+    /// GETSEG.
+    pub(crate) fn on_segment_question(&mut self, from: u8, frame: &Frame) {
+        let Ok((read, op)) = get_segment_question(&frame.head) else { return };
+        let place = self.fragments.find(OpId(op));
+        self.serve_fragment(from, read, OpId(op), place);
+    }
+
+    fn serve_fragment(&mut self, to: u8, read: u64, op: OpId, place: Option<Fetch>) {
+        match place {
+            Some(Fetch::Memory(bytes)) => self.send_segment(to, read, op.0, Some(bytes)),
+            Some(Fetch::Disk { place, crc }) => {
+                let what = DiskRead::Serve { to, read, op: op.0 };
+                // Busy: the reader asks again.
+                self.read_disk(what, place, Some(crc));
+            }
+            None => self.send_segment(to, read, op.0, None),
+        }
+    }
+
+    pub(crate) fn serve_fragment_read(
+        &mut self,
+        to: u8,
+        read: u64,
+        op: u128,
+        bytes: Option<Slice>,
+    ) {
+        self.cache_read(op, &bytes);
+        self.send_segment(to, read, op, bytes);
+    }
+
+    fn cache_read(&mut self, op: u128, bytes: &Option<Slice>) {
+        if let Some(bytes) = bytes {
+            let cost = bytes.len().max(racos_buffer::ALIGN);
+            self.fragments.cache(OpId(op), bytes.clone(), cost);
+        }
+    }
+
+    fn send_segment(&mut self, to: u8, read: u64, op: u128, bytes: Option<Slice>) {
+        let answer = match bytes {
+            Some(_) => SegmentAnswer::Here,
+            None => SegmentAnswer::Missing,
+        };
+        let mut head = Vec::with_capacity(32);
+        put_segment(&mut head, read, op, Some(answer));
+        self.send(to, kind::SEG, &head, bytes.as_slice());
+    }
+
+    pub(crate) fn own_fragment_read(&mut self, id: u64, op: u128, bytes: Option<Slice>) {
+        self.cache_read(op, &bytes);
+        self.fragment_came(id, self.me, OpId(op), bytes);
+    }
+
+    /// READR.
+    pub(crate) fn on_read_answer(&mut self, from: u8, frame: &Frame) {
+        let Ok(answer) = AnswerHead::get(&frame.head) else { return };
+        let Some(read) = self.reads.table.get_mut(&answer.read) else { return };
+        let newer = read.quorum.answer(from, answer.exec, answer.mark);
+        let mut fragment_of = None;
+        let found = match answer.form {
+            AnswerForm::Absent => Some(Found::Absent),
+            AnswerForm::AsGuessed => match &read.guess {
+                Found::Values { values, .. } if values.len() == 1 => {
+                    fragment_of = Some(values[0].op);
+                    Some(read.guess.clone())
+                }
+                _ => return,
+            },
+            AnswerForm::Value { revision, value } => {
+                fragment_of = Some(value.op);
+                Some(Found::Values { revision, values: vec![value] })
+            }
+            AnswerForm::Stripes { revision } => {
+                let Ok(values) = get_stripes(&frame.body) else { return };
+                Some(Found::Values { revision, values })
+            }
+            AnswerForm::Keys { more } => Some(Found::Keys { bytes: frame.body.clone(), more }),
+        };
+        if newer && let Some(found) = found {
+            read.best = found;
+        }
+        match fragment_of {
+            Some(op) if !frame.body.is_empty() => {
+                read.pending.remove(from);
+                let index = from;
+                read.held.push(Held { op, index, bytes: frame.body.clone() });
+            }
+            // A fragment on disk follows in a SEG of its own.
+            Some(_) => {}
+            None => read.pending.remove(from),
+        }
+        self.progress(answer.read);
+    }
+
+    /// SEG.
+    pub(crate) fn on_segment_answer(&mut self, from: u8, frame: &Frame) {
+        let Ok((read, op, answer)) = get_segment_answer(&frame.head) else { return };
+        let bytes = (answer == SegmentAnswer::Here).then(|| frame.body.clone());
+        self.fragment_came(read, from, OpId(op), bytes);
+    }
+
+    fn fragment_came(&mut self, id: u64, index: u8, op: OpId, bytes: Option<Slice>) {
+        let Some(read) = self.reads.table.get_mut(&id) else { return };
+        read.pending.remove(index);
+        match bytes {
+            Some(bytes) => {
+                if !read.held.iter().any(|held| held.index == index && held.op == op) {
+                    read.held.push(Held { op, index, bytes });
+                }
+            }
+            None => {
+                if matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op) {
+                    read.denied.insert(index);
+                }
+            }
+        }
+        self.progress(id);
+    }
+
+    /// Does what the answers so far allow.
+    fn progress(&mut self, id: u64) {
+        let Some(read) = self.reads.table.get_mut(&id) else { return };
+        match read.stage {
+            Stage::Executed(_) => {}
+            Stage::Fetch { .. } => self.try_finish(id),
+            Stage::Quorum => match read.quorum.step() {
+                ReadStep::Wait => {}
+                ReadStep::Use(_) => {
+                    let best = std::mem::replace(&mut read.best, Found::Absent);
+                    self.resolved(id, best);
+                }
+                // PROTOCOL 8.1: the marked slot is in use here; wait until it is executed.
+                ReadStep::WaitExecuted(slot) => {
+                    read.stage = Stage::Executed(slot);
+                    read.rounds += 1;
+                    self.reads.waits.entry(slot).or_default().push(id);
+                    self.step(Input::InUse { slot });
+                }
+            },
+        }
+    }
+
+    /// Notes the reads whose slot is executed now; they go on in `wake_reads`, at the end of the
+    /// turn, so that the core is not entered again from within its own effects.
+    pub(crate) fn wake_executed(&mut self) {
+        while let Some(entry) = self.reads.waits.first_entry()
+            && *entry.key() < self.core.exec()
+        {
+            self.reads.woken.extend(entry.remove());
+        }
+    }
+
+    /// Continues reads whose slot was executed, and asks again for what did not come.
+    pub(crate) fn wake_reads(&mut self) {
+        self.wake_executed();
+        let mut woken = std::mem::take(&mut self.reads.woken);
+        for id in woken.drain(..) {
+            let Some(read) = self.reads.table.get(&id) else { continue };
+            // PROTOCOL 8.1: the result is the own index, all keys at one instant.
+            let found = match &read.query {
+                Query::Key(key) => self.local_version(key),
+                Query::Range { from, to, limit } => self.local_keys(from, to.as_deref(), *limit),
+            };
+            self.resolved(id, found);
+        }
+        self.reads.woken = woken;
+        if self.reads.table.is_empty() || self.now < self.reads.scan_at {
+            return;
+        }
+        self.reads.scan_at = self.now + SCAN;
+        let now = self.now;
+        let mut due: Vec<u64> = self
+            .reads
+            .table
+            .iter()
+            .filter(|(_, read)| read.retry_at <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        due.sort_unstable();
+        due.into_iter().for_each(|id| self.retry(id));
+    }
+
+    /// The answer is known; what is left is to get the bytes.
+    fn resolved(&mut self, id: u64, found: Found) {
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        let (revision, values) = match found {
+            Found::Absent => return self.finish(id, &Reply::NotFound, &[]),
+            Found::Keys { bytes, more } => {
+                return self.finish(id, &Reply::Keys { more }, &[bytes]);
+            }
+            Found::Values { revision, values } => (revision, values),
+        };
+        match values[..] {
+            [value] if value.len == 0 => self.finish(id, &Reply::Found { revision }, &[]),
+            [value] => {
+                read.stage = Stage::Fetch { revision, value };
+                let own = read.held.iter().any(|held| held.op == value.op && held.index == self.me);
+                let guessed = matches!(&read.guess, Found::Values { values, .. }
+                    if values.len() == 1 && values[0].op == value.op);
+                read.held.retain(|held| held.op == value.op);
+                if !guessed {
+                    // Fragments under way are of another version, or none were asked for.
+                    read.pending = NodeSet::EMPTY;
+                    read.denied = NodeSet::EMPTY;
+                }
+                if !own && !guessed {
+                    self.take_own(id, value.op);
+                }
+                self.try_finish(id);
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                put_stripes(&mut bytes, &values);
+                match self.pool.copy(&bytes) {
+                    Some(body) => self.finish(id, &Reply::FoundStripes { revision }, &[body]),
+                    None => self.fail_read(id, ErrorCode::Busy, "the node's buffers are in use"),
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, id: u64, reply: &Reply, body: &[Slice]) {
+        let Some(read) = self.reads.table.remove(&id) else { return };
+        self.counts.reads_one_round += u64::from(read.rounds == 0);
+        self.reply(&read.waiter, reply, body);
+    }
+
+    fn fail_read(&mut self, id: u64, code: ErrorCode, text: &str) {
+        let error = RequestError { code, text: text.into() };
+        self.finish(id, &Reply::Error(error), &[]);
+    }
+
+    /// Replies if k fragments are in hand; asks for more if too few are on their way.
+    fn try_finish(&mut self, id: u64) {
+        let read = &self.reads.table[&id];
+        let Stage::Fetch { revision, value } = read.stage else { return };
+        let k = usize::from(value.k);
+        let held = read.held.iter().filter(|held| held.op == value.op).count();
+        if held >= k {
+            match self.assemble_value(id, &value) {
+                Ok(pieces) => return self.finish(id, &Reply::Found { revision }, &pieces),
+                Err(Unfit::NoBuffers) => return,
+                Err(Unfit::Digest) => {
+                    let all = NodeSet::first(self.n);
+                    let read = self.reads.table.get_mut(&id).expect("the read is under way");
+                    read.suspicious = true;
+                    let known = held + read.denied.len();
+                    if known >= all.len() {
+                        let text = "the fragments found do not make the value that was written";
+                        return self.fail_read(id, ErrorCode::DataLoss, text);
+                    }
+                    return self.ask_fragments(id, self.n);
+                }
+            }
+        }
+        let missing = k - held;
+        let on_the_way = self.reads.table[&id].pending.len();
+        if on_the_way < missing {
+            self.ask_fragments(id, missing - on_the_way);
+        }
+        let read = &self.reads.table[&id];
+        if self.n - read.denied.len() < k {
+            let text = format!(
+                "{} of {} nodes answered that they lack their fragment; {k} are needed",
+                read.denied.len(),
+                self.n
+            );
+            self.fail_read(id, ErrorCode::DataLoss, &text);
+        }
+    }
+
+    /// Asks `more` further nodes for their fragment, those with data fragments first.
+    fn ask_fragments(&mut self, id: u64, more: usize) {
+        let suspected = self.core.suspected();
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        let Stage::Fetch { value, .. } = read.stage else { return };
+        let mut targets = Vec::new();
+        for trusted in [true, false] {
+            for node in (0..self.n as u8).filter(|node| *node != self.me) {
+                let busy = read.pending.contains(node) || read.denied.contains(node);
+                let have = read.held.iter().any(|held| held.index == node && held.op == value.op);
+                let fits = suspected.contains(node) != trusted;
+                if !busy && !have && fits && targets.len() < more {
+                    targets.push(node);
+                }
+            }
+        }
+        if !targets.is_empty() {
+            read.rounds += 1;
+        }
+        for node in targets {
+            let read = self.reads.table.get_mut(&id).expect("the read is under way");
+            read.pending.insert(node);
+            let mut head = Vec::with_capacity(32);
+            put_segment(&mut head, id, value.op.0, None);
+            self.send(node, kind::GETSEG, &head, &[]);
+        }
+    }
+
+    /// What was asked did not come in time: ask everybody who could help.
+    fn retry(&mut self, id: u64) {
+        let now = self.now;
+        let read = self.reads.table.get_mut(&id).expect("the caller found it");
+        if now >= read.started + GIVE_UP {
+            let text = match read.stage {
+                Stage::Fetch { .. } => "too few nodes with a fragment of the value answer",
+                _ => "too few nodes answer: a read needs n-f of them",
+            };
+            return self.fail_read(id, ErrorCode::Unavailable, text);
+        }
+        read.retry_wait = (read.retry_wait * 2).min(RETRY_MAX);
+        read.retry_at = now + read.retry_wait;
+        match read.stage {
+            Stage::Quorum => {
+                let answered = read.quorum.answered();
+                let missing = NodeSet::first(self.n).without(answered);
+                read.rounds += 1;
+                for node in missing.iter() {
+                    self.ask(id, node, false);
+                }
+            }
+            Stage::Executed(slot) => self.step(Input::InUse { slot }),
+            Stage::Fetch { value, .. } => {
+                let own_pending = read.pending.contains(self.me);
+                read.pending = NodeSet::EMPTY;
+                if own_pending {
+                    self.take_own(id, value.op);
+                }
+                self.ask_fragments(id, self.n);
+            }
+        }
+    }
+
+    /// The bytes of a value from k fragments, checked against its digest.
+    fn assemble_value(&self, id: u64, value: &Value) -> Result<Vec<Slice>, Unfit> {
+        let read = &self.reads.table[&id];
+        let len = layout::fragment_len(value.len as usize, usize::from(value.k));
+        let fits = |held: &&Held| held.op == value.op && held.bytes.len() == len;
+        let mut held: Vec<&Held> = read.held.iter().filter(fits).collect();
+        held.sort_unstable_by_key(|held| held.index);
+        let k = usize::from(value.k);
+        if held.len() < k {
+            return Err(Unfit::Digest);
+        }
+        let result = self.join(&held[..k], value, len);
+        if !read.suspicious || result.is_ok() {
+            return result;
+        }
+        // PROTOCOL 9.5: find the subset that fits.
+        for skip in 0..held.len() {
+            let some: Vec<&Held> =
+                held.iter().enumerate().filter(|(i, _)| *i != skip).map(|(_, h)| *h).collect();
+            if some.len() >= k
+                && let Ok(pieces) = self.join(&some[some.len() - k..], value, len)
+            {
+                return Ok(pieces);
+            }
+        }
+        result
+    }
+
+    fn join(&self, held: &[&Held], value: &Value, len: usize) -> Result<Vec<Slice>, Unfit> {
+        let total = value.len as usize;
+        let pieces = if value.k == 1 {
+            vec![held[0].bytes.slice(0..total)]
+        } else if total < layout::LARGE_BYTES_MIN {
+            vec![self.join_small(held, total, len)?]
+        } else {
+            self.join_large(held, total, len)?
+        };
+        let digest = self.secrets.value_digest(pieces.iter().map(|piece| &**piece));
+        if digest == value.digest { Ok(pieces) } else { Err(Unfit::Digest) }
+    }
+
+    /// Copies the fragments of a small value into one buffer and rebuilds missing ones in place.
+    fn join_small(&self, held: &[&Held], total: usize, len: usize) -> Result<Slice, Unfit> {
+        let k = self.codec.k();
+        let mut buf = self.pool.get(k * len).ok_or(Unfit::NoBuffers)?;
+        for fragment in held.iter().filter(|held| usize::from(held.index) < k) {
+            let at = usize::from(fragment.index) * len;
+            buf[at..at + len].copy_from_slice(&fragment.bytes);
+        }
+        let has = |index: usize| held.iter().any(|held| usize::from(held.index) == index);
+        if (0..k).any(|index| !has(index)) {
+            let wanted: Vec<usize> = (0..k).filter(|index| !has(*index)).collect();
+            let mut outs: Vec<&mut [u8]> = buf
+                .chunks_exact_mut(len)
+                .enumerate()
+                .filter(|(index, _)| wanted.contains(index))
+                .map(|(_, chunk)| chunk)
+                .collect();
+            self.rebuild(held, &wanted, &mut outs);
+        }
+        Ok(buf.freeze().slice(0..total))
+    }
+
+    /// Gathers the data fragments of a large value without a copy; missing ones are rebuilt.
+    fn join_large(&self, held: &[&Held], total: usize, len: usize) -> Result<Vec<Slice>, Unfit> {
+        let k = self.codec.k();
+        let find = |index: usize| held.iter().find(|held| usize::from(held.index) == index);
+        let wanted: Vec<usize> = (0..k).filter(|index| find(*index).is_none()).collect();
+        let mut rebuilt = Slice::empty();
+        if !wanted.is_empty() {
+            let mut buf = self.pool.get(wanted.len() * len).ok_or(Unfit::NoBuffers)?;
+            let mut outs: Vec<&mut [u8]> = buf.chunks_exact_mut(len).collect();
+            self.rebuild(held, &wanted, &mut outs);
+            rebuilt = buf.freeze();
+        }
+        let pieces = (0..k).filter_map(|index| {
+            let used = total.saturating_sub(index * len).min(len);
+            let whole = match find(index) {
+                Some(held) => held.bytes.clone(),
+                None => {
+                    let at = wanted.iter().position(|missing| *missing == index)? * len;
+                    rebuilt.slice(at..at + len)
+                }
+            };
+            (used > 0).then(|| whole.slice(0..used))
+        });
+        Ok(pieces.collect())
+    }
+
+    fn rebuild(&self, held: &[&Held], wanted: &[usize], outs: &mut [&mut [u8]]) {
+        let present: Vec<(usize, &[u8])> =
+            held.iter().map(|held| (usize::from(held.index), &*held.bytes)).collect();
+        let done = self.codec.rebuild(&present, wanted, outs);
+        done.expect("k distinct fragments of one length");
+    }
+}
+
+/// Why a value could not be put together now.
+enum Unfit {
+    NoBuffers,
+    /// The bytes are not those that were written.
+    Digest,
+}

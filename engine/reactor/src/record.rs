@@ -1,0 +1,173 @@
+//! Log records: what a node writes before it speaks (PROTOCOL 3.3, 4.1).
+
+use crate::wire::cursor::{Reader, WireError, Writer};
+use crate::wire::node::{get_ballot, get_slot_value, put_ballot, put_slot_value};
+use racos_protocol::{Record, Slot};
+
+/// Kinds of records.
+pub mod kind {
+    /// Head as in SPREAD; the body holds this node's fragments. Implies PROPOSE(slot, 1).
+    pub const HOLD: u8 = 1;
+    /// The same without the promise.
+    pub const SEGMENT_ONLY: u8 = 2;
+    pub const NO_HOLD: u8 = 3;
+    pub const VOTE: u8 = 4;
+    pub const STATE: u8 = 5;
+    pub const RESERVE: u8 = 6;
+    /// A run of decisions: first slot, count, one bit a slot (1: its batch). Nothing waits for it.
+    pub const DECIDED: u8 = 7;
+    /// Head as in SPREAD without checksums: a batch learned without fragments.
+    pub const META: u8 = 8;
+}
+
+/// Encodes the head of a record that carries no batch; returns its kind.
+pub fn put_record(out: &mut Vec<u8>, record: &Record) -> u8 {
+    match *record {
+        Record::NoHold { from, to } => {
+            out.put_u64(from);
+            out.put_u64(to);
+            kind::NO_HOLD
+        }
+        Record::Vote { slot, phase, ballot } => {
+            out.put_u64(slot);
+            out.put_u32(phase);
+            put_ballot(out, ballot);
+            kind::VOTE
+        }
+        Record::State { slot, phase, value } => {
+            out.put_u64(slot);
+            out.put_u32(phase);
+            put_slot_value(out, value);
+            kind::STATE
+        }
+        Record::Reserve { to } => {
+            out.put_u64(to);
+            kind::RESERVE
+        }
+        Record::Hold { .. } | Record::SegmentOnly { .. } => {
+            unreachable!("records with a batch are written with its fragments")
+        }
+    }
+}
+
+/// Takes a record that carries no batch.
+pub fn get_record(record_kind: u8, head: &[u8]) -> Result<Record, WireError> {
+    let mut from = Reader::new(head);
+    let first = from.u64("slot")?;
+    let record = match record_kind {
+        kind::NO_HOLD => Record::NoHold { from: first, to: from.u64("to")? },
+        kind::VOTE => {
+            let phase = from.u32("phase")?;
+            Record::Vote { slot: first, phase, ballot: get_ballot(&mut from)? }
+        }
+        kind::STATE => {
+            let phase = from.u32("phase")?;
+            Record::State { slot: first, phase, value: get_slot_value(&mut from)? }
+        }
+        kind::RESERVE => Record::Reserve { to: first },
+        _ => return Err(WireError { field: "record kind" }),
+    };
+    from.end("record")?;
+    Ok(record)
+}
+
+/// Decisions of consecutive slots that are not in the log yet.
+#[derive(Debug, Default)]
+pub struct DecidedRun {
+    first: Slot,
+    count: u32,
+    bits: Vec<u8>,
+}
+
+impl DecidedRun {
+    /// Notes the decision of the next slot.
+    pub fn push(&mut self, slot: Slot, batch: bool) {
+        if self.count == 0 {
+            self.first = slot;
+        }
+        assert_eq!(slot, self.first + Slot::from(self.count), "decisions are noted in slot order");
+        if self.count.is_multiple_of(8) {
+            self.bits.push(0);
+        }
+        if batch {
+            *self.bits.last_mut().expect("pushed above") |= 1 << (self.count % 8);
+        }
+        self.count += 1;
+    }
+
+    pub fn len(&self) -> u32 {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Encodes the head of a DECIDED record and starts anew.
+    pub fn take(&mut self, out: &mut Vec<u8>) {
+        out.put_u64(self.first);
+        out.put_u32(self.count);
+        out.extend_from_slice(&self.bits);
+        self.count = 0;
+        self.bits.clear();
+    }
+
+    /// The decisions of a DECIDED record: slots, and whether each holds its batch.
+    pub fn get(head: &[u8]) -> Result<impl Iterator<Item = (Slot, bool)> + '_, WireError> {
+        let mut from = Reader::new(head);
+        let first = from.u64("first slot")?;
+        let count = from.u32("count")?;
+        let bits = from.rest();
+        if bits.len() != (count as usize).div_ceil(8) || first.checked_add(count.into()).is_none() {
+            return Err(WireError { field: "decisions" });
+        }
+        Ok((0..count).map(move |index| {
+            let bit = bits[index as usize / 8] >> (index % 8) & 1;
+            (first + Slot::from(index), bit == 1)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use racos_protocol::{Ballot, Value};
+
+    #[test]
+    fn records_survive_the_log() {
+        for record in [
+            Record::NoHold { from: 3, to: 9 },
+            Record::Vote { slot: 4, phase: 2, ballot: Ballot::Open(Some(7)) },
+            Record::Vote { slot: 4, phase: 0, ballot: Ballot::For(Value::Batch(1)) },
+            Record::State { slot: 4, phase: 1, value: Value::Null },
+            Record::Reserve { to: 100 },
+        ] {
+            let mut head = Vec::new();
+            let kind = put_record(&mut head, &record);
+            assert_eq!(get_record(kind, &head), Ok(record));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decisions_survive_the_log(first in 0u64..1 << 60, bits: Vec<bool>) {
+            let mut run = DecidedRun::default();
+            for (index, bit) in bits.iter().enumerate() {
+                run.push(first + index as u64, *bit);
+            }
+            let mut head = Vec::new();
+            run.take(&mut head);
+            prop_assert!(run.is_empty());
+            let back: Vec<(Slot, bool)> = DecidedRun::get(&head).unwrap().collect();
+            let slots = bits.iter().enumerate().map(|(index, bit)| (index as u64 + first, *bit));
+            prop_assert!(bits.is_empty() || back == slots.collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn no_bytes_make_a_decoder_panic(kind: u8, bytes: Vec<u8>) {
+            let _ = get_record(kind, &bytes);
+            let _ = DecidedRun::get(&bytes).map(Iterator::count);
+        }
+    }
+}

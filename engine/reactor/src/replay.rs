@@ -1,0 +1,254 @@
+//! Restart from disk (PROTOCOL 9.1): the log read once, in order, gives the node back.
+//!
+//! Invariant: the state machine gets exactly the decided batches in slot order; what the node said
+//! in undecided slots is in the core again before anything is sent.
+
+use crate::batch::Batch;
+use crate::config::NodeConfig;
+use crate::fragments::Fragments;
+use crate::history::History;
+use crate::layout;
+use crate::node::{Known, Node, OpenError, Parts};
+use crate::record::{DecidedRun, get_record, kind};
+use crate::secrets::{Secrets, local_coin};
+use crate::wire::node::SpreadHead;
+use racos_buffer::Pool;
+use racos_codec::Codec;
+use racos_machine::{Limits, Machine};
+use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
+use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
+use racos_storage::device::Device;
+use racos_storage::{Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
+use rustc_hash::FxHashMap;
+use std::rc::Rc;
+
+/// Versions kept of one key: older ones go as new ones come. Equal on all nodes.
+const HISTORY_MAX: u32 = 64;
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// Makes an empty log. `progress` is told segments made and to make.
+    pub fn format(
+        config: &NodeConfig,
+        device: &mut D,
+        pool: &Pool,
+        disk_id: u128,
+        progress: &mut dyn FnMut(u32, u32),
+    ) -> Result<(), OpenError> {
+        protocol_config(config, 0, &Secrets::new(config.cluster))
+            .thresholds()
+            .map_err(OpenError::Config)?;
+        let (log, identity) = (log_config(config), identity(config));
+        Log::format(device, pool, &log, identity, disk_id, progress).map_err(OpenError::Log)
+    }
+
+    /// Opens a formatted device and starts the node on it.
+    pub fn open(
+        config: NodeConfig,
+        link: L,
+        device: D,
+        pool: Pool,
+        now: Nanos,
+    ) -> Result<Node<L, D>, OpenError> {
+        let n = config.members.len();
+        let secrets = Secrets::new(config.cluster);
+        // The boot number, part of the local coin, is known only once the log is open; recovery
+        // itself flips no coin.
+        let protocol = protocol_config(&config, 0, &secrets);
+        let recovery = Recovery::new(protocol).map_err(OpenError::Config)?;
+        let codec = Codec::new(config.k, n - config.k).map_err(OpenError::Codec)?;
+        let mut replay = Replay {
+            recovery,
+            machine: Machine::new(limits()),
+            secrets: secrets.clone(),
+            fragments: Fragments::new(config.bounds.cache_bytes_max),
+            history: History::default(),
+            pending: FxHashMap::default(),
+            problem: None,
+        };
+        let (log, identity) = (log_config(&config), identity(&config));
+        let opened =
+            Log::open(device, pool.clone(), log, identity, &mut |record| replay.record(&record));
+        let (log, recovered) = opened.map_err(OpenError::Log)?;
+        if let Some(problem) = replay.problem {
+            return Err(OpenError::Record(problem));
+        }
+        let mut core = replay.recovery.finish(now);
+        core.set_local_coin(local_coin(config.seed, config.node, recovered.boot));
+        let net_identity = NetIdentity {
+            cluster: config.cluster,
+            node: Some(u16::from(config.node)),
+            incarnation: config.incarnation,
+            boot: recovered.boot,
+        };
+        let net = Transport::new(link, net_identity, pool.clone(), TransportConfig::default());
+        let parts = Parts {
+            core,
+            machine: replay.machine,
+            log,
+            net,
+            codec,
+            secrets,
+            fragments: replay.fragments,
+            history: replay.history,
+            window: replay.pending,
+            boot: recovered.boot,
+        };
+        Ok(Node::assemble(config, pool, parts, now))
+    }
+}
+
+fn limits() -> Limits {
+    Limits { history_max: HISTORY_MAX, ..Limits::default() }
+}
+
+fn identity(config: &NodeConfig) -> Identity {
+    let NodeConfig { cluster, incarnation, .. } = *config;
+    Identity { cluster, node: u16::from(config.node), incarnation }
+}
+
+fn log_config(config: &NodeConfig) -> LogConfig {
+    let bounds = &config.bounds;
+    let defaults = LogConfig::default();
+    let ready = u64::from(bounds.segment_bytes) * defaults.prepare_ahead as u64;
+    LogConfig {
+        segment_len: bounds.segment_bytes,
+        initial_segments: bounds.initial_segments,
+        free_bytes_min: bounds.disk_reserve_bytes,
+        reserve_bytes: defaults.reserve_bytes.min(ready / 8),
+        group_bytes_max: defaults.group_bytes_max.min(bounds.segment_bytes as usize / 4),
+        inline_bytes_max: defaults.inline_bytes_max.min(bounds.segment_bytes as usize / 8),
+        ..defaults
+    }
+}
+
+fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config {
+    Config {
+        n: config.members.len(),
+        f: config.f,
+        k: config.k,
+        me: config.node,
+        alpha: config.alpha,
+        own_slots_max: config.own_slots_max,
+        timing: config.timing,
+        coin: secrets.coin,
+        local_coin: local_coin(config.seed, config.node, boot),
+    }
+}
+
+struct Replay {
+    recovery: Recovery,
+    machine: Machine,
+    secrets: Secrets,
+    fragments: Fragments,
+    history: History,
+    /// Batches of slots that are not applied yet.
+    pending: FxHashMap<Slot, Known>,
+    problem: Option<String>,
+}
+
+impl Replay {
+    fn record(&mut self, record: &Replayed<'_>) {
+        if self.problem.is_none()
+            && let Err(problem) = self.take(record)
+        {
+            self.problem =
+                Some(format!("record {} (kind {}): {problem}", record.id.0, record.kind));
+        }
+    }
+
+    fn take(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        match record.kind {
+            kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
+            kind::META => {
+                let (head, batch) = self.batch(record.head)?;
+                let slot = head.slot;
+                self.recovery.meta(slot, batch.info.clone());
+                self.pend(slot, batch, record.head_place);
+            }
+            kind::DECIDED => {
+                let run = DecidedRun::get(record.head).map_err(|error| error.to_string())?;
+                for (slot, batch) in run {
+                    self.decided(slot, batch)?;
+                }
+            }
+            other => {
+                let said = get_record(other, record.head).map_err(|error| error.to_string())?;
+                self.recovery.record(said, None)?;
+            }
+        }
+        self.apply();
+        Ok(())
+    }
+
+    fn batch<'a>(&self, head: &'a [u8]) -> Result<(SpreadHead<'a>, Rc<Batch>), String> {
+        let head = SpreadHead::get(head).map_err(|error| error.to_string())?;
+        let batch = Batch::decode(head.batch, &self.secrets).map_err(|error| error.to_string())?;
+        if batch.info.digest != head.digest {
+            return Err("the batch does not have the digest recorded with it".into());
+        }
+        Ok((head, batch))
+    }
+
+    fn batch_record(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        let (head, batch) = self.batch(record.head)?;
+        let (slot, digest) = (head.slot, head.digest);
+        if !matches!(record.body, ReplayedBody::Damaged) {
+            for (index, spot) in layout::fragments(&batch.ops).enumerate() {
+                let crc = head.crc(index).ok_or("a fragment without a checksum")?;
+                let place = record.body_place.part(spot.offset as u32, spot.len as u32);
+                let place = place.ok_or("a fragment outside of the body")?;
+                self.fragments.replay(spot.value.op, slot, place, crc);
+            }
+        }
+        let said = match record.kind {
+            kind::HOLD => Record::Hold { slot, digest },
+            _ => Record::SegmentOnly { slot, digest },
+        };
+        self.recovery.record(said, Some(batch.info.clone()))?;
+        self.pend(slot, batch, record.head_place);
+        Ok(())
+    }
+
+    fn pend(&mut self, slot: Slot, batch: Rc<Batch>, place: Place) {
+        if slot >= self.recovery.exec() {
+            let known = Known { batch, recorded: true, place: Some(place) };
+            self.pending.entry(slot).or_insert(known);
+        }
+    }
+
+    fn decided(&mut self, slot: Slot, batch: bool) -> Result<(), String> {
+        let value = match (batch, self.pending.get(&slot)) {
+            (false, _) => Value::Null,
+            (true, Some(known)) => Value::Batch(known.batch.info.digest),
+            (true, None) if slot < self.recovery.exec() => return Ok(()),
+            (true, None) => return Err(format!("slot {slot} is decided and its batch is missing")),
+        };
+        self.recovery.decided(slot, value)
+    }
+
+    fn apply(&mut self) {
+        while let Some((slot, value)) = self.recovery.apply() {
+            let known = self.pending.remove(&slot);
+            match (value, known) {
+                (Value::Batch(_), Some(known)) => {
+                    self.history.push_batch(known.place);
+                    for (position, op) in known.batch.ops.iter().enumerate() {
+                        self.machine.apply(slot, position as u32, op);
+                    }
+                    let mut released = Vec::new();
+                    self.machine.take_released(&mut released);
+                    released.into_iter().for_each(|op| self.fragments.forget(op, None));
+                }
+                (Value::Batch(_), None) => {
+                    unreachable!("recovery applies a batch only with its metas")
+                }
+                (Value::Null, known) => {
+                    for spot in known.iter().flat_map(|known| layout::fragments(&known.batch.ops)) {
+                        self.fragments.forget(spot.value.op, Some(slot));
+                    }
+                    self.history.push_null();
+                }
+            }
+        }
+    }
+}

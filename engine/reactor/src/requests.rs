@@ -1,0 +1,200 @@
+//! What clients ask.
+//!
+//! Invariant: a request is answered at most once per time it is taken in; a repeated one is ignored
+//! while the first is under way; writes are taken in only while there is room for them.
+
+use crate::batch::{Payload, Waiter};
+use crate::layout::VALUE_BYTES_MAX;
+use crate::node::Node;
+use crate::status::{DiskStatus, NetStatus, PeerStatus, SlotCounts, Status};
+use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
+use crate::wire::node::Query;
+use racos_buffer::Slice;
+use racos_machine::{Action, Content, Op, OpId, Stamp};
+use racos_net::{Link, Message as Frame};
+use racos_storage::device::Device;
+use racos_storage::{Class, Full};
+
+/// Batches waiting for an own slot; beyond this, writes are answered "busy".
+const SEALED_MAX: usize = 64;
+/// Requests under way; beyond this, new ones are answered "busy".
+const REQUESTS_MAX: usize = 65_536;
+
+impl<L: Link, D: Device> Node<L, D> {
+    pub(crate) fn on_request(&mut self, frame: Frame) {
+        let Ok((client, request, asked)) = Request::get(&frame.head) else { return };
+        let waiter = Waiter { to: frame.from.address, client, request };
+        if self.requests.len() >= REQUESTS_MAX {
+            return self.refuse_request(&waiter, ErrorCode::Busy, "too many requests under way");
+        }
+        if !self.requests.insert((client, request)) {
+            return;
+        }
+        match asked {
+            Request::OpenSession { window } => {
+                self.write(waiter, None, Action::OpenSession { window }, None)
+            }
+            Request::CloseSession { session } => {
+                self.write(waiter, None, Action::CloseSession { session }, None)
+            }
+            Request::Put { stamp, key } => self.put(waiter, stamp, Some(key), &frame.body),
+            Request::Part { stamp } => self.put(waiter, stamp, None, &frame.body),
+            Request::PutStripes { stamp, key } => {
+                let Ok(stripes) = crate::wire::client::get_stripes(&frame.body) else {
+                    return self.refuse_request(
+                        &waiter,
+                        ErrorCode::BadRequest,
+                        "malformed stripes",
+                    );
+                };
+                let content = Content::Stripes(stripes.into());
+                let action = Action::Put { key: key.into(), content };
+                self.write(waiter, Some(stamp), action, None)
+            }
+            Request::Delete { stamp, key } => {
+                self.write(waiter, Some(stamp), Action::Delete { key: key.into() }, None)
+            }
+            Request::Get { key } => self.start_read(waiter, Query::Key(key)),
+            Request::GetStripe { value } => self.start_fetch(waiter, value),
+            Request::List { from, to, limit } => {
+                let limit = limit.clamp(1, LIST_LIMIT_MAX);
+                self.start_read(waiter, Query::Range { from, to, limit })
+            }
+            Request::Status => self.status_request(&waiter),
+        }
+    }
+
+    fn refuse_request(&mut self, waiter: &Waiter, code: ErrorCode, text: &str) {
+        let error = RequestError { code, text: text.into() };
+        self.reply(waiter, &Reply::Error(error), &[]);
+    }
+
+    fn next_op_id(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op)
+    }
+
+    fn put(&mut self, waiter: Waiter, stamp: Stamp, key: Option<Vec<u8>>, body: &Slice) {
+        if body.len() > VALUE_BYTES_MAX {
+            let text = format!(
+                "the value has {} bytes; one request carries at most {VALUE_BYTES_MAX}: send \
+                 larger values as stripes",
+                body.len()
+            );
+            return self.refuse_request(&waiter, ErrorCode::TooLarge, &text);
+        }
+        let id = self.next_op_id();
+        let value = self.builder.describe(id, body);
+        let action = match key {
+            Some(key) => Action::Put { key: key.into(), content: Content::Whole(value) },
+            None => Action::Part { value },
+        };
+        self.write_op(waiter, Op { id, stamp: Some(stamp), action }, Some(body));
+    }
+
+    fn write(
+        &mut self,
+        waiter: Waiter,
+        stamp: Option<Stamp>,
+        action: Action,
+        body: Option<&Slice>,
+    ) {
+        let id = self.next_op_id();
+        self.write_op(waiter, Op { id, stamp, action }, body);
+    }
+
+    fn write_op(&mut self, waiter: Waiter, op: Op, body: Option<&Slice>) {
+        if let Err(error) = op.check() {
+            return self.refuse_request(&waiter, ErrorCode::BadRequest, &error.to_string());
+        }
+        if self.sealed.len() >= SEALED_MAX {
+            return self.refuse_request(&waiter, ErrorCode::Busy, "too many writes are waiting");
+        }
+        let bytes = body.map_or(0, |body| body.len());
+        // Deletes and session ends may use the reserve: they are how space comes back.
+        let class = match op.action {
+            Action::Put { .. } | Action::Part { .. } => Class::Ordinary,
+            _ => Class::Urgent,
+        };
+        if let Err(full @ (Full::Disk | Full::Stopped)) = self.log.accepts(128, bytes, class) {
+            let text = format!("node {}: {full}", self.me);
+            return self.refuse_request(&waiter, ErrorCode::NoSpace, &text);
+        }
+        let payload = body.map_or(Payload::None, Payload::Value);
+        match self.builder.add(op, payload, waiter) {
+            Ok(sealed) => self.sealed.extend(sealed),
+            Err(_) => {
+                let text = "the node's buffers are in use; try again";
+                self.refuse_request(&waiter, ErrorCode::Busy, text)
+            }
+        }
+    }
+
+    fn status_request(&mut self, waiter: &Waiter) {
+        let status = self.status();
+        let json = serde_json::to_vec(&status).expect("a status has no maps with odd keys");
+        match self.pool.copy(&json) {
+            Some(body) => self.reply(waiter, &Reply::Status, &[body]),
+            None => self.refuse_request(waiter, ErrorCode::Busy, "the node's buffers are in use"),
+        }
+    }
+
+    /// What this node tells about itself. CPU and memory are the runtime's to fill in.
+    pub fn status(&self) -> Status {
+        let counters = self.core.counters();
+        let log = self.log.counters();
+        let net = self.net.counters();
+        let suspected = self.core.suspected();
+        let peers = (0..self.n as u8).filter(|node| *node != self.me).map(|node| PeerStatus {
+            node,
+            address: self.config.members[usize::from(node)].to_string(),
+            exec: self.core.peer_exec(node),
+            suspected: suspected.contains(node),
+            heard_ms_ago: self.heard_at[usize::from(node)]
+                .map(|at| self.now.saturating_sub(at) / 1_000_000),
+        });
+        let usage = crate::runtime::usage();
+        Status {
+            node: self.me,
+            cluster: self.config.cluster,
+            incarnation: self.config.incarnation,
+            boot: self.boot,
+            version: env!("CARGO_PKG_VERSION").into(),
+            n: self.n,
+            f: self.config.f,
+            k: self.config.k,
+            exec: self.core.exec(),
+            seen: self.core.seen(),
+            revision: self.machine.revision(),
+            keys: self.machine.keys_len() as u64,
+            sessions: self.machine.sessions_by_last_use().count() as u64,
+            peers: peers.collect(),
+            slots: SlotCounts {
+                fast: counters.fast,
+                slow: counters.slow,
+                told: counters.told,
+                null: counters.null,
+                skipped: counters.skipped,
+            },
+            disk: DiskStatus {
+                log_bytes: self.log.bytes_used(),
+                file_bytes: self.log.bytes_used() + self.log.bytes_prepared(),
+                free_bytes: 0,
+                flushes: log.flushes,
+                flushed_bytes: log.bytes_flushed,
+                full: self.log.is_disk_full(),
+            },
+            net: NetStatus {
+                datagrams_sent: net.datagrams_sent,
+                datagrams_received: net.datagrams_received,
+                datagrams_junk: net.junk_total(),
+                retransmissions: net.chunks_retransmitted,
+            },
+            requests: self.counts,
+            cpu_us: usage.cpu_us,
+            memory_bytes: usage.memory_bytes,
+            uptime_ms: self.now.saturating_sub(self.started) / 1_000_000,
+            runtime: self.runtime_words.clone(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The loop in a real process: UDP, io_uring, the monotonic clock.
+//!
+//! One thread turns the node and, by the profile, spins or sleeps in the ring on socket, disk and
+//! deadline together.
+
+use crate::config::{NodeConfig, PollMode, Profile};
+use crate::node::{Node, OpenError};
+use racos_buffer::Pool;
+use racos_net::{UdpConfig, UdpLink};
+use racos_storage::device::Sleep;
+use racos_storage::device::uring::{FlushMethod, UringConfig, UringDevice};
+use racos_storage::{Condition, Log};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a process serves.
+pub struct Options {
+    pub config: NodeConfig,
+    /// Directory of the log; made and formatted if it is empty.
+    pub dir: PathBuf,
+    pub listen: SocketAddr,
+    pub profile: Profile,
+}
+
+/// Why a node ended, or could not start.
+#[derive(Debug)]
+pub enum ServeError {
+    Open(OpenError),
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    Directory {
+        dir: PathBuf,
+        error: io::Error,
+    },
+    /// The node must not go on; the text says why.
+    Stopped(String),
+    Sleep(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Open(error) => write!(out, "{error}"),
+            ServeError::Listen { address, error } => write!(
+                out,
+                "cannot listen on {address}: {error}; is another process using the port, and is \
+                 the address one of this host's?"
+            ),
+            ServeError::Directory { dir, error } => {
+                write!(out, "cannot use {}: {error}", dir.display())
+            }
+            ServeError::Stopped(why) => write!(out, "the node stopped itself: {why}"),
+            ServeError::Sleep(error) => write!(out, "cannot wait for events: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Longest sleep: `stop` is looked at this often.
+const SLEEP_NS_MAX: u64 = 100_000_000;
+
+/// Opens, or makes, the directory and serves until `stop` is true. `progress` is told how many log
+/// segments have been written with zeros, and of how many; `ready` is called once, when the node
+/// listens.
+pub fn serve(
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+    ready: &mut dyn FnMut(),
+    stop: &AtomicBool,
+) -> Result<(), ServeError> {
+    let Options { config, dir, listen, profile } = options;
+    let workers = profile.flush_cpu.into_iter().collect();
+    let uring = UringConfig { flush: profile.flush, worker_cpus: workers, ..Default::default() };
+    let in_dir = |error| ServeError::Directory { dir: dir.clone(), error };
+    let mut device = UringDevice::open(&dir, &uring).map_err(in_dir)?;
+    let pool = Pool::new(config.bounds.buffer_bytes_max);
+    let log_error = |error| ServeError::Open(OpenError::Log(error));
+    let condition = Log::inspect(&mut device, &pool).map_err(log_error)?;
+    if !matches!(condition, Condition::Formatted(_)) {
+        // Zeros are written through the ring: quicker flushes are of no use yet.
+        Node::<UdpLink, UringDevice>::format(
+            &config,
+            &mut device,
+            &pool,
+            random_u128(),
+            &mut |done, total| progress(u64::from(done), u64::from(total)),
+        )
+        .map_err(ServeError::Open)?;
+    }
+    let link = UdpLink::bind(listen, UdpConfig::default())
+        .map_err(|error| ServeError::Listen { address: listen, error })?;
+    let words = format!("{}; {}; {:?}", device.describe(), link.describe(), profile.poll);
+    let socket = link.fd();
+    let clock = Instant::now();
+    let now = || clock.elapsed().as_nanos() as u64;
+    let mut node = Node::open(config, link, device, pool, now()).map_err(ServeError::Open)?;
+    node.runtime_words = words;
+    ready();
+    let mut last_work = now();
+    while !stop.load(Ordering::Relaxed) {
+        let at = now();
+        let busy = node.poll(at);
+        if let Some(why) = node.failed() {
+            return Err(ServeError::Stopped(why.to_string()));
+        }
+        if busy {
+            last_work = at;
+            continue;
+        }
+        match profile.poll {
+            PollMode::Busy => std::hint::spin_loop(),
+            PollMode::Adaptive { spin_ns } if at < last_work + spin_ns => std::thread::yield_now(),
+            PollMode::Adaptive { .. } | PollMode::Blocking => {
+                let wait = node.deadline().map_or(SLEEP_NS_MAX, |due| due.saturating_sub(now()));
+                if wait > 0 {
+                    let wait = Some(wait.min(SLEEP_NS_MAX));
+                    node.log_mut().device_mut().wait(&[socket], wait).map_err(ServeError::Sleep)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The flush method that is safe on every host.
+pub const FLUSH_DEFAULT: FlushMethod = FlushMethod::Linked;
+
+/// CPU time and memory of this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    pub cpu_us: u64,
+    pub memory_bytes: u64,
+}
+
+/// Reads `/proc/self`; zeros where there is none.
+pub fn usage() -> Usage {
+    const TICK_US: u64 = 10_000;
+    const PAGE: u64 = 4096;
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let field = |index: usize| fields.get(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Usage { cpu_us: (field(11) + field(12)) * TICK_US, memory_bytes: field(21) * PAGE }
+}
+
+/// 128 random bits from the operating system, for ids.
+pub fn random_u128() -> u128 {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.expect("the system's random source can be read");
+    u128::from_le_bytes(bytes)
+}

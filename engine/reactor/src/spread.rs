@@ -1,0 +1,342 @@
+//! Batches: spread by their owner, stored by everybody, executed in slot order.
+//!
+//! Invariant: PROPOSE(s, 1) leaves a node only after the record with its fragments of that batch is
+//! flushed; the machine applies exactly the batch whose digest was decided.
+
+use crate::batch::{Batch, Parcel, Waiter};
+use crate::layout;
+use crate::node::{Arrived, DiskRead, Known, Node};
+use crate::record::kind as record_kind;
+use crate::wire::client::{ErrorCode, Reply, RequestError};
+use crate::wire::cursor::{Reader, Writer};
+use crate::wire::node::{SpreadHead, kind};
+use racos_buffer::{ALIGN, Slice};
+use racos_machine::{Action, OpId, Outcome, Refusal, SessionId};
+use racos_net::{Link, Message as Frame};
+use racos_protocol::{Input, Release, Slot, Value};
+use racos_storage::device::Device;
+use racos_storage::{Class, Full};
+use std::rc::Rc;
+
+/// A batch whose slot was decided null so often is given up: the cluster cannot store it.
+const VOIDS_MAX: u32 = 16;
+/// Decisions noted beyond this are written even if nothing else is.
+const DECIDED_RUN_MAX: u32 = 4096;
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// SPREAD: metas and this node's fragments.
+    pub(crate) fn on_spread(&mut self, from: u8, frame: Frame) {
+        let Ok(head) = SpreadHead::get(&frame.head) else { return };
+        let slot = head.slot;
+        if slot < self.core.exec() {
+            self.store_late(slot, &frame);
+            // The core learns that its owner's word came late.
+            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
+            return self.step(Input::Spread { from, slot, batch, room: false });
+        }
+        if let Some(known) = self.window.get(&slot)
+            && known.batch.info.digest == head.digest
+            && self.core.has_segment(slot)
+        {
+            let batch = known.batch.info.clone();
+            return self.step(Input::Spread { from, slot, batch, room: true });
+        }
+        let Some(batch) = self.checked_batch(&head, frame.body.len()) else { return };
+        let room = match self.log.accepts(frame.head.len(), frame.body.len(), Class::Ordinary) {
+            Ok(()) => true,
+            Err(Full::Disk) => false,
+            // Too busy at this moment: as if the datagram had been lost, it is asked for again.
+            Err(_) => return,
+        };
+        let Some(body) = self.own_body(&frame.body) else { return };
+        let info = batch.info.clone();
+        self.window.entry(slot).or_insert_with(|| Known { batch, recorded: false, place: None });
+        self.arrived = Some(Arrived { slot, head: frame.head, body });
+        self.step(Input::Spread { from, slot, batch: info, room });
+        self.arrived = None;
+        if !room {
+            let mut head = Vec::with_capacity(8);
+            head.put_u64(slot);
+            self.send(from, kind::FULL, &head, &[]);
+        }
+    }
+
+    /// The batch of a SPREAD, if its bytes are what its digest says and its body has every fragment.
+    fn checked_batch(&self, head: &SpreadHead<'_>, body_len: usize) -> Option<Rc<Batch>> {
+        let batch = Batch::decode(head.batch, &self.secrets).ok()?;
+        let fragments = layout::fragments(&batch.ops).count();
+        let whole = batch.info.digest == head.digest
+            && head.crcs.len() == fragments * 4
+            && layout::body_len(&batch.ops) == body_len;
+        whole.then_some(batch)
+    }
+
+    /// The body in a block of its own: as received if it was assembled in one, else copied once, so
+    /// that it does not pin a receive buffer and the log can write it from where it lies.
+    fn own_body(&self, body: &Slice) -> Option<Slice> {
+        if body.is_empty() || body.is_aligned(ALIGN) {
+            return Some(body.clone());
+        }
+        self.pool.copy(body)
+    }
+
+    /// Fragments of a slot that was executed without them: kept, they spare a repair.
+    fn store_late(&mut self, slot: Slot, frame: &Frame) {
+        let Ok(head) = SpreadHead::get(&frame.head) else { return };
+        let Some(batch) = self.checked_batch(&head, frame.body.len()) else { return };
+        let wanted = layout::fragments(&batch.ops).any(|spot| {
+            let live =
+                self.machine.value(spot.value.op).is_some_and(|used| used.value == *spot.value);
+            live && !self.fragments.contains(spot.value.op)
+        });
+        if !wanted || self.log.accepts(frame.head.len(), frame.body.len(), Class::Ordinary).is_err()
+        {
+            return;
+        }
+        let Some(body) = self.own_body(&frame.body) else { return };
+        let arrived = Arrived { slot, head: frame.head.clone(), body };
+        self.append_batch(record_kind::SEGMENT_ONLY, &batch, arrived, Release::Nothing);
+    }
+
+    /// The core wants the fragments of a slot on disk: the own ones, or those that just arrived.
+    pub(crate) fn store(&mut self, slot: Slot, kind: u8, release: Release) {
+        if let Some(arrived) = self.arrived.take_if(|arrived| arrived.slot == slot) {
+            let known = self.window.get_mut(&slot).expect("what arrived is in the window");
+            known.recorded = true;
+            let batch = known.batch.clone();
+            return self.append_batch(kind, &batch, arrived, release);
+        }
+        let parcel = self.open.get(&slot).expect("the core stores what arrived or was opened");
+        let (batch, body) = (parcel.batch.clone(), parcel.bodies[usize::from(self.me)].clone());
+        let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
+        let digest = batch.info.digest;
+        SpreadHead { slot, digest, batch: &batch.bytes, crcs: &body.crcs }.put(&mut head);
+        self.insert_fragments(slot, &batch, &head, &body.slices);
+        let placing = Some((slot, batch, true));
+        self.append(kind, &head, &body.slices, release, placing);
+    }
+
+    fn append_batch(&mut self, kind: u8, batch: &Rc<Batch>, arrived: Arrived, release: Release) {
+        let slices: &[Slice] = match arrived.body.is_empty() {
+            true => &[],
+            false => std::slice::from_ref(&arrived.body),
+        };
+        self.insert_fragments(arrived.slot, batch, &arrived.head, slices);
+        let placing = Some((arrived.slot, batch.clone(), true));
+        self.append(kind, &arrived.head, slices, release, placing);
+    }
+
+    fn insert_fragments(&mut self, slot: Slot, batch: &Batch, head: &[u8], body: &[Slice]) {
+        let head = SpreadHead::get(head).expect("the head was checked or made here");
+        let spots = layout::fragments(&batch.ops).count();
+        for (index, spot) in layout::fragments(&batch.ops).enumerate() {
+            let crc = head.crc(index).expect("one checksum for each fragment");
+            let bytes = match body {
+                [whole] => whole.slice(spot.offset..spot.offset + spot.len),
+                pieces => pieces[index].slice(0..spot.len),
+            };
+            // A small batch alone in its block pins all of it.
+            let cost = spot.len.max(ALIGN / spots);
+            self.fragments.insert(spot.value.op, slot, bytes, cost, crc);
+        }
+    }
+
+    /// The core opened a slot for the batch that was offered.
+    pub(crate) fn opened(&mut self, slot: Slot) {
+        let parcel = self.opening.take().expect("a batch was offered");
+        let known = Known { batch: parcel.batch.clone(), recorded: true, place: None };
+        self.window.insert(slot, known);
+        self.open.insert(slot, parcel);
+        for node in 0..self.n as u8 {
+            if node != self.me {
+                self.spread_to(slot, node);
+            }
+        }
+    }
+
+    /// Sends SPREAD of an own open slot, for the first time or again.
+    pub(crate) fn spread_to(&mut self, slot: Slot, to: u8) {
+        // After a restart the other nodes' fragments are gone: they finish the slot without us.
+        let Some(parcel) = self.open.get(&slot) else { return };
+        let body = &parcel.bodies[usize::from(to)];
+        let batch = &parcel.batch;
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        let digest = batch.info.digest;
+        SpreadHead { slot, digest, batch: &batch.bytes, crcs: &body.crcs }.put(&mut head);
+        let address = self.config.members[usize::from(to)];
+        let _ = self.net.send(address, kind::SPREAD, &head, &body.slices, self.now);
+        self.scratch = head;
+    }
+
+    /// FULL: a node could not store an own batch.
+    pub(crate) fn on_full(&mut self, _from: u8, head: &[u8]) {
+        let Ok(slot) = Reader::new(head).u64("slot") else { return };
+        if self.open.contains_key(&slot) {
+            self.refused_for_space.insert(slot);
+        }
+    }
+
+    /// PROTOCOL 7: executes a slot.
+    pub(crate) fn apply(&mut self, slot: Slot, value: Value) {
+        match value {
+            Value::Null => {
+                if let Some(known) = self.window.remove(&slot) {
+                    // PROTOCOL 9.7: the fragments of a slot decided null may be dropped.
+                    for spot in layout::fragments(&known.batch.ops) {
+                        self.fragments.forget(spot.value.op, Some(slot));
+                    }
+                }
+                self.history.push_null();
+                self.decided.push(slot, false);
+            }
+            Value::Batch(digest) => self.apply_batch(slot, digest),
+        }
+        if self.decided.len() >= DECIDED_RUN_MAX {
+            let mut head = Vec::new();
+            self.decided.take(&mut head);
+            self.append(record_kind::DECIDED, &head, &[], Release::Nothing, None);
+        }
+    }
+
+    fn apply_batch(&mut self, slot: Slot, digest: u128) {
+        let known = self.window.remove(&slot).expect("exec moves over a slot only with its metas");
+        assert_eq!(known.batch.info.digest, digest, "slot {slot}: another batch was decided");
+        self.history.push_batch(known.place);
+        if !known.recorded {
+            let batch = &known.batch;
+            let mut head = Vec::with_capacity(batch.bytes.len() + 32);
+            SpreadHead { slot, digest, batch: &batch.bytes, crcs: &[] }.put(&mut head);
+            let placing = Some((slot, batch.clone(), false));
+            self.append(record_kind::META, &head, &[], Release::Nothing, placing);
+        }
+        self.decided.push(slot, true);
+        let own = self.open.remove(&slot);
+        for (position, op) in known.batch.ops.iter().enumerate() {
+            let outcome = self.machine.apply(slot, position as u32, op);
+            if let Some(parcel) = &own {
+                let waiter = parcel.waiters[position];
+                let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);
+                self.counts.writes += 1;
+                self.reply(&waiter, &reply, &[]);
+            }
+        }
+        self.refused_for_space.remove(&slot);
+        self.forget_released();
+    }
+
+    /// An own slot was decided null: its operations may be opened again (PROTOCOL 6.2, 11).
+    pub(crate) fn void(&mut self, slot: Slot) {
+        let Some(mut parcel) = self.open.remove(&slot) else { return };
+        parcel.voids += 1;
+        let full = self.refused_for_space.remove(&slot);
+        if !full && parcel.voids <= VOIDS_MAX {
+            return self.sealed.push_front(parcel);
+        }
+        let error = match full {
+            true => RequestError {
+                code: ErrorCode::NoSpace,
+                text: "too many nodes have a full disk: free space on them, writes resume by \
+                       themselves; nothing of this write took effect"
+                    .into(),
+            },
+            false => RequestError {
+                code: ErrorCode::Unavailable,
+                text: format!(
+                    "the cluster refused this write {VOIDS_MAX} times: too many nodes are down or \
+                     slow; nothing of it took effect, try again"
+                ),
+            },
+        };
+        self.give_up(parcel, &error);
+    }
+
+    fn give_up(&mut self, parcel: Parcel, error: &RequestError) {
+        let waiters: Vec<Waiter> = parcel.waiters;
+        for waiter in &waiters {
+            self.reply(waiter, &Reply::Error(error.clone()), &[]);
+        }
+    }
+
+    /// META: the batch of a slot, asked for by GETMETA.
+    pub(crate) fn on_meta(&mut self, frame: &Frame) {
+        let Ok(slot) = Reader::new(&frame.head).u64("slot") else { return };
+        let Ok(batch) = Batch::decode(&frame.body, &self.secrets) else { return };
+        self.learn_batch(slot, batch);
+    }
+
+    /// A batch told by another node: of use if the slot is decided and its metas are missing here.
+    pub(crate) fn learn_batch(&mut self, slot: Slot, batch: Rc<Batch>) {
+        if !self.core.lacks_meta(slot) {
+            return;
+        }
+        let info = batch.info.clone();
+        self.window.insert(slot, Known { batch, recorded: false, place: None });
+        self.step(Input::Meta { slot, batch: info });
+        if self.core.lacks_meta(slot) {
+            // It was not the batch that was decided.
+            self.window.remove(&slot);
+        }
+    }
+
+    pub(crate) fn send_meta(&mut self, slot: Slot, to: u8) {
+        if let Some(known) = self.window.get(&slot) {
+            let batch = known.batch.clone();
+            return self.send_meta_bytes(slot, to, &batch.bytes);
+        }
+        if let Some(crate::history::Past::Batch(place)) = self.history.get(slot) {
+            self.read_disk(DiskRead::Meta { to, slot }, place, None);
+        }
+    }
+
+    pub(crate) fn meta_read(&mut self, to: u8, slot: Slot, bytes: Option<Slice>) {
+        let Some(bytes) = bytes else { return };
+        if let Some(head) = self.stored_head(slot, &bytes) {
+            self.send_meta_bytes(slot, to, head.batch);
+        }
+    }
+
+    /// The head of a record read back, if it is what was written.
+    pub(crate) fn stored_head<'a>(&self, slot: Slot, bytes: &'a [u8]) -> Option<SpreadHead<'a>> {
+        let head = SpreadHead::get(bytes).ok()?;
+        let good = head.slot == slot && self.secrets.batch_digest(head.batch) == head.digest;
+        good.then_some(head)
+    }
+
+    fn send_meta_bytes(&mut self, slot: Slot, to: u8, bytes: &[u8]) {
+        let Some(body) = self.pool.copy(bytes) else { return };
+        let mut head = Vec::with_capacity(8);
+        head.put_u64(slot);
+        self.send(to, kind::META, &head, &[body]);
+    }
+}
+
+/// What a client is told of its operation.
+fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outcome) -> Reply {
+    let error = |code, text: String| Reply::Error(RequestError { code, text });
+    match (outcome, action) {
+        (Outcome::Applied(_), Action::OpenSession { .. }) => {
+            Reply::SessionOpened { session: SessionId { slot, position } }
+        }
+        (Outcome::Applied(done), Action::Part { value }) => {
+            debug_assert_eq!(value.op, op);
+            Reply::Done { revision: done.revision, changes: done.changes, value: Some(*value) }
+        }
+        (Outcome::Applied(done) | Outcome::Replayed(done), _) => {
+            Reply::Done { revision: done.revision, changes: done.changes, value: None }
+        }
+        (Outcome::Refused { reason, .. }, _) => {
+            let code = match reason {
+                Refusal::SessionExpired => ErrorCode::SessionExpired,
+                Refusal::Stale => ErrorCode::Stale,
+                Refusal::Window => ErrorCode::Window,
+                Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
+                Refusal::NoSpace => ErrorCode::NoSpace,
+                Refusal::Malformed | Refusal::Compacted | Refusal::FutureRevision => {
+                    ErrorCode::BadRequest
+                }
+            };
+            error(code, reason.to_string())
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a node tells about itself: the STATUS reply, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// One node's report. All counts are since the process started unless said otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: u8,
+    pub cluster: u64,
+    pub incarnation: u32,
+    pub boot: u32,
+    pub version: String,
+    pub n: usize,
+    pub f: usize,
+    pub k: usize,
+    /// All slots below are executed; all below `seen` are in use.
+    pub exec: u64,
+    pub seen: u64,
+    pub revision: u64,
+    pub keys: u64,
+    pub sessions: u64,
+    pub peers: Vec<PeerStatus>,
+    pub slots: SlotCounts,
+    pub disk: DiskStatus,
+    pub net: NetStatus,
+    pub requests: RequestCounts,
+    /// CPU time of the process, user and system, in microseconds; resident memory in bytes.
+    pub cpu_us: u64,
+    pub memory_bytes: u64,
+    pub uptime_ms: u64,
+    /// How this node waits, flushes and sends, in words.
+    pub runtime: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub node: u8,
+    pub address: String,
+    /// The exec that the peer told last (it tells when asked), and whether it is not waited for.
+    pub exec: u64,
+    pub suspected: bool,
+    /// Milliseconds since any datagram came from it; none: never.
+    pub heard_ms_ago: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotCounts {
+    /// Slots decided with a batch: by proposals alone, by votes, or learned from another node.
+    pub fast: u64,
+    pub slow: u64,
+    pub told: u64,
+    /// Null slots decided by consensus; slots that their owner skipped.
+    pub null: u64,
+    pub skipped: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Bytes of the log in use, and bytes of its files.
+    pub log_bytes: u64,
+    pub file_bytes: u64,
+    pub free_bytes: u64,
+    pub flushes: u64,
+    pub flushed_bytes: u64,
+    pub full: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStatus {
+    pub datagrams_sent: u64,
+    pub datagrams_received: u64,
+    pub datagrams_junk: u64,
+    pub retransmissions: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCounts {
+    pub writes: u64,
+    pub reads: u64,
+    pub failed: u64,
+    /// Reads that needed no second round.
+    pub reads_one_round: u64,
+}

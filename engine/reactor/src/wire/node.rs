@@ -1,0 +1,541 @@
+//! Messages between nodes (PROTOCOL 3.2).
+
+use super::cursor::{Reader, WireError, Writer};
+use super::value::{get_value, get_values, put_value};
+use racos_machine::{KEY_BYTES_MAX, Value};
+use racos_protocol::{Ballot, Digest, Message, Slot, Value as SlotValue};
+
+/// Kinds of frames between nodes.
+pub mod kind {
+    /// A batch and the receiver's fragments; the head is also the head of the log record.
+    pub const SPREAD: u8 = 0x01;
+    /// A run of the core's messages.
+    pub const CORE: u8 = 0x02;
+    /// The batch of a slot.
+    pub const META: u8 = 0x03;
+    /// A range of decided slots with their batches.
+    pub const FACTS: u8 = 0x04;
+    pub const READQ: u8 = 0x05;
+    pub const READR: u8 = 0x06;
+    pub const GETSEG: u8 = 0x07;
+    pub const SEG: u8 = 0x08;
+    /// This node cannot store the batch of a slot: its disk is full.
+    pub const FULL: u8 = 0x09;
+}
+
+/// Appends one of the core's messages.
+pub fn put_message(out: &mut Vec<u8>, message: &Message) {
+    match *message {
+        Message::Propose { slot, value: SlotValue::Batch(digest) } => {
+            out.put_u8(1);
+            out.put_u64(slot);
+            out.put_u128(digest);
+        }
+        Message::Propose { slot, value: SlotValue::Null } => {
+            out.put_u8(2);
+            out.put_u64(slot);
+        }
+        Message::ProposeNull { from, to } => {
+            out.put_u8(3);
+            out.put_u64(from);
+            out.put_u64(to);
+        }
+        Message::Vote { slot, phase, ballot } => {
+            out.put_u8(4);
+            out.put_u64(slot);
+            out.put_u32(phase);
+            put_ballot(out, ballot);
+        }
+        Message::State { slot, phase, value } => {
+            out.put_u8(5);
+            out.put_u64(slot);
+            out.put_u32(phase);
+            put_slot_value(out, value);
+        }
+        Message::Decide { slot, value } => {
+            out.put_u8(6);
+            out.put_u64(slot);
+            put_slot_value(out, value);
+        }
+        Message::Skip { from, to } => {
+            out.put_u8(7);
+            out.put_u64(from);
+            out.put_u64(to);
+        }
+        Message::Pull { from, wanted, facts } => {
+            out.put_u8(8);
+            out.put_u64(from);
+            out.put_u64(wanted);
+            out.put_u8(u8::from(facts));
+        }
+        Message::Seen { exec, seen } => {
+            out.put_u8(9);
+            out.put_u64(exec);
+            out.put_u64(seen);
+        }
+        Message::GetMeta { slot } => {
+            out.put_u8(10);
+            out.put_u64(slot);
+        }
+    }
+}
+
+/// Takes one of the core's messages.
+pub fn get_message(from: &mut Reader<'_>) -> Result<Message, WireError> {
+    let tag = from.u8("message tag")?;
+    let slot = from.u64("slot")?;
+    Ok(match tag {
+        1 => Message::Propose { slot, value: SlotValue::Batch(from.u128("digest")?) },
+        2 => Message::Propose { slot, value: SlotValue::Null },
+        3 => Message::ProposeNull { from: slot, to: from.u64("to")? },
+        4 => {
+            let phase = from.u32("phase")?;
+            Message::Vote { slot, phase, ballot: get_ballot(from)? }
+        }
+        5 => {
+            let phase = from.u32("phase")?;
+            Message::State { slot, phase, value: get_slot_value(from)? }
+        }
+        6 => Message::Decide { slot, value: get_slot_value(from)? },
+        7 => Message::Skip { from: slot, to: from.u64("to")? },
+        8 => {
+            let wanted = from.u64("wanted")?;
+            let facts = match from.u8("facts")? {
+                0 => false,
+                1 => true,
+                _ => return Err(WireError { field: "facts" }),
+            };
+            Message::Pull { from: slot, wanted, facts }
+        }
+        9 => Message::Seen { exec: slot, seen: from.u64("seen")? },
+        10 => Message::GetMeta { slot },
+        _ => return Err(WireError { field: "message tag" }),
+    })
+}
+
+pub fn put_slot_value(out: &mut Vec<u8>, value: SlotValue) {
+    match value {
+        SlotValue::Null => out.put_u8(0),
+        SlotValue::Batch(digest) => {
+            out.put_u8(1);
+            out.put_u128(digest);
+        }
+    }
+}
+
+pub fn get_slot_value(from: &mut Reader<'_>) -> Result<SlotValue, WireError> {
+    match from.u8("value")? {
+        0 => Ok(SlotValue::Null),
+        1 => Ok(SlotValue::Batch(from.u128("digest")?)),
+        _ => Err(WireError { field: "value" }),
+    }
+}
+
+pub fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
+    match ballot {
+        Ballot::For(value) => put_slot_value(out, value),
+        Ballot::Open(None) => out.put_u8(2),
+        Ballot::Open(Some(digest)) => {
+            out.put_u8(3);
+            out.put_u128(digest);
+        }
+    }
+}
+
+pub fn get_ballot(from: &mut Reader<'_>) -> Result<Ballot, WireError> {
+    Ok(match from.u8("ballot")? {
+        0 => Ballot::For(SlotValue::Null),
+        1 => Ballot::For(SlotValue::Batch(from.u128("digest")?)),
+        2 => Ballot::Open(None),
+        3 => Ballot::Open(Some(from.u128("digest")?)),
+        _ => return Err(WireError { field: "ballot" }),
+    })
+}
+
+/// Head of a SPREAD and of the log record that it becomes: slot, digest, batch, and one CRC for
+/// each fragment of this receiver, in the order of the operations that have one.
+pub struct SpreadHead<'a> {
+    pub slot: Slot,
+    pub digest: Digest,
+    pub batch: &'a [u8],
+    pub crcs: &'a [u8],
+}
+
+impl<'a> SpreadHead<'a> {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.slot);
+        out.put_u128(self.digest);
+        out.put_long(self.batch);
+        out.extend_from_slice(self.crcs);
+    }
+
+    pub fn get(bytes: &'a [u8]) -> Result<SpreadHead<'a>, WireError> {
+        let mut from = Reader::new(bytes);
+        Ok(SpreadHead {
+            slot: from.u64("slot")?,
+            digest: from.u128("digest")?,
+            batch: from.long("batch")?,
+            crcs: from.rest(),
+        })
+    }
+
+    /// CRC of the fragment with this number, if the head has that many.
+    pub fn crc(&self, index: usize) -> Option<u32> {
+        let bytes = self.crcs.get(index * 4..index * 4 + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().expect("4 bytes")))
+    }
+}
+
+/// What a read asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    Key(Vec<u8>),
+    /// Keys from `from` up to but not including `to`, at most `limit`.
+    Range {
+        from: Vec<u8>,
+        to: Option<Vec<u8>>,
+        limit: u32,
+    },
+}
+
+/// READQ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadQuestion<'a> {
+    pub read: u64,
+    /// Send the fragment along.
+    pub fragment: bool,
+    /// The reader's own newest operation on the key: it need not be described again.
+    pub guess: u128,
+    pub query: &'a Query,
+}
+
+impl ReadQuestion<'_> {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.read);
+        out.put_u128(self.guess);
+        let range = matches!(self.query, Query::Range { .. });
+        out.put_u8(u8::from(self.fragment) | u8::from(range) << 1);
+        match self.query {
+            Query::Key(key) => out.extend_from_slice(key),
+            Query::Range { from, to, limit } => {
+                out.put_u32(*limit);
+                out.put_short(from);
+                out.put_u8(u8::from(to.is_some()));
+                out.extend_from_slice(to.as_deref().unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// A READQ taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadAsked<'a> {
+    pub read: u64,
+    pub guess: u128,
+    pub fragment: bool,
+    pub query: Asked<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    Key(&'a [u8]),
+    Range { from: &'a [u8], to: Option<&'a [u8]>, limit: u32 },
+}
+
+pub fn get_question(bytes: &[u8]) -> Result<ReadAsked<'_>, WireError> {
+    let mut from = Reader::new(bytes);
+    let read = from.u64("read")?;
+    let guess = from.u128("guess")?;
+    let flags = from.u8("flags")?;
+    let query = match flags >> 1 {
+        0 => Asked::Key(from.rest()),
+        1 => {
+            let limit = from.u32("limit")?;
+            let first = from.short("range start")?;
+            let bounded = from.u8("bounded")? != 0;
+            let to = bounded.then(|| from.rest());
+            from.end("range end")?;
+            Asked::Range { from: first, to, limit }
+        }
+        _ => return Err(WireError { field: "flags" }),
+    };
+    let longest = match &query {
+        Asked::Key(key) => key.len(),
+        Asked::Range { from, to, .. } => from.len().max(to.map_or(0, <[u8]>::len)),
+    };
+    if longest > KEY_BYTES_MAX {
+        return Err(WireError { field: "key" });
+    }
+    Ok(ReadAsked { read, guess, fragment: flags & 1 == 1, query })
+}
+
+/// A version as a reader needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub revision: u64,
+    pub values: Vec<Value>,
+}
+
+/// What a node knows of the keys of a read, as of its exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Absent,
+    /// The version whose operation the reader guessed.
+    AsGuessed,
+    Version(Version),
+    /// Keys of a range with their versions' revision and length; `more`: the limit cut it.
+    Keys {
+        keys: Vec<KeyEntry>,
+        more: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyEntry {
+    pub key: Vec<u8>,
+    pub revision: u64,
+    pub len: u64,
+}
+
+/// Head of a READR. The fragment, or for a range the keys, or for several stripes their
+/// descriptors, are the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerHead {
+    pub read: u64,
+    pub exec: Slot,
+    pub mark: Option<Slot>,
+    pub form: AnswerForm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerForm {
+    Absent,
+    /// As guessed; the body is the fragment, or empty.
+    AsGuessed,
+    /// One value; the body is its fragment, or empty.
+    Value {
+        revision: u64,
+        value: Value,
+    },
+    /// Several stripes, described in the body.
+    Stripes {
+        revision: u64,
+    },
+    /// Keys, in the body.
+    Keys {
+        more: bool,
+    },
+}
+
+impl AnswerHead {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.read);
+        out.put_u64(self.exec);
+        out.put_u64(self.mark.map_or(0, |mark| mark + 1));
+        match self.form {
+            AnswerForm::Absent => out.put_u8(0),
+            AnswerForm::AsGuessed => out.put_u8(1),
+            AnswerForm::Value { revision, value } => {
+                out.put_u8(2);
+                out.put_u64(revision);
+                put_value(out, &value);
+            }
+            AnswerForm::Stripes { revision } => {
+                out.put_u8(3);
+                out.put_u64(revision);
+            }
+            AnswerForm::Keys { more } => {
+                out.put_u8(4);
+                out.put_u8(u8::from(more));
+            }
+        }
+    }
+
+    pub fn get(bytes: &[u8]) -> Result<AnswerHead, WireError> {
+        let mut from = Reader::new(bytes);
+        let read = from.u64("read")?;
+        let exec = from.u64("exec")?;
+        let mark = from.u64("mark")?.checked_sub(1);
+        let form = match from.u8("form")? {
+            0 => AnswerForm::Absent,
+            1 => AnswerForm::AsGuessed,
+            2 => {
+                let revision = from.u64("revision")?;
+                AnswerForm::Value { revision, value: get_value(&mut from)? }
+            }
+            3 => AnswerForm::Stripes { revision: from.u64("revision")? },
+            4 => AnswerForm::Keys { more: from.u8("more")? != 0 },
+            _ => return Err(WireError { field: "form" }),
+        };
+        from.end("answer")?;
+        Ok(AnswerHead { read, exec, mark, form })
+    }
+}
+
+/// Descriptors of stripes, as a body.
+pub fn get_stripes(body: &[u8]) -> Result<Vec<Value>, WireError> {
+    get_values(body)
+}
+
+pub fn put_keys(out: &mut Vec<u8>, key: &[u8], revision: u64, len: u64) {
+    out.put_u64(revision);
+    out.put_u64(len);
+    out.put_short(key);
+}
+
+pub fn get_keys(body: &[u8]) -> Result<Vec<KeyEntry>, WireError> {
+    let mut from = Reader::new(body);
+    let mut keys = Vec::new();
+    while !from.is_empty() {
+        let revision = from.u64("revision")?;
+        let len = from.u64("length")?;
+        keys.push(KeyEntry { key: from.short("key")?.to_vec(), revision, len });
+    }
+    Ok(keys)
+}
+
+/// How a SEG answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentAnswer {
+    /// The fragment is the body.
+    Here,
+    /// This node should have it and does not, or its copy is damaged.
+    Missing,
+}
+
+/// Head of a GETSEG (and, with an answer, of a SEG).
+pub fn put_segment(out: &mut Vec<u8>, read: u64, op: u128, answer: Option<SegmentAnswer>) {
+    out.put_u64(read);
+    out.put_u128(op);
+    if let Some(answer) = answer {
+        out.put_u8(u8::from(answer == SegmentAnswer::Missing));
+    }
+}
+
+pub fn get_segment_question(bytes: &[u8]) -> Result<(u64, u128), WireError> {
+    let mut from = Reader::new(bytes);
+    let asked = (from.u64("read")?, from.u128("op")?);
+    from.end("segment question")?;
+    Ok(asked)
+}
+
+pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), WireError> {
+    let mut from = Reader::new(bytes);
+    let (read, op) = (from.u64("read")?, from.u128("op")?);
+    let answer = match from.u8("answer")? {
+        0 => SegmentAnswer::Here,
+        1 => SegmentAnswer::Missing,
+        _ => return Err(WireError { field: "answer" }),
+    };
+    from.end("segment answer")?;
+    Ok((read, op, answer))
+}
+
+/// Head of FACTS: the sender's exec and the first slot. The body holds one entry a slot: a length,
+/// 0 for null, then the batch.
+pub fn put_facts_head(out: &mut Vec<u8>, exec: Slot, from: Slot) {
+    out.put_u64(exec);
+    out.put_u64(from);
+}
+
+pub fn get_facts_head(bytes: &[u8]) -> Result<(Slot, Slot), WireError> {
+    let mut from = Reader::new(bytes);
+    let head = (from.u64("exec")?, from.u64("first slot")?);
+    from.end("facts head")?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slot_value() -> impl Strategy<Value = SlotValue> {
+        prop_oneof![Just(SlotValue::Null), any::<u128>().prop_map(SlotValue::Batch)]
+    }
+
+    fn ballot() -> impl Strategy<Value = Ballot> {
+        prop_oneof![
+            slot_value().prop_map(Ballot::For),
+            any::<Option<u128>>().prop_map(Ballot::Open)
+        ]
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        prop_oneof![
+            (any(), slot_value()).prop_map(|(slot, value)| Message::Propose { slot, value }),
+            (any(), any()).prop_map(|(from, to)| Message::ProposeNull { from, to }),
+            (any(), any(), ballot()).prop_map(|(slot, phase, ballot)| Message::Vote {
+                slot,
+                phase,
+                ballot
+            }),
+            (any(), any(), slot_value()).prop_map(|(slot, phase, value)| Message::State {
+                slot,
+                phase,
+                value
+            }),
+            (any(), slot_value()).prop_map(|(slot, value)| Message::Decide { slot, value }),
+            (any(), any()).prop_map(|(from, to)| Message::Skip { from, to }),
+            (any(), any(), any()).prop_map(|(from, wanted, facts)| Message::Pull {
+                from,
+                wanted,
+                facts
+            }),
+            (any(), any()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
+            any().prop_map(|slot| Message::GetMeta { slot }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_the_wire(messages in proptest::collection::vec(message(), 0..20)) {
+            let mut bytes = Vec::new();
+            for message in &messages {
+                put_message(&mut bytes, message);
+            }
+            let mut from = Reader::new(&bytes);
+            for message in &messages {
+                prop_assert_eq!(get_message(&mut from).unwrap(), *message);
+            }
+            prop_assert!(from.is_empty());
+        }
+
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = get_message(&mut Reader::new(&bytes));
+            let _ = SpreadHead::get(&bytes);
+            let _ = get_question(&bytes);
+            let _ = AnswerHead::get(&bytes);
+            let _ = get_stripes(&bytes);
+            let _ = get_keys(&bytes);
+            let _ = get_segment_question(&bytes);
+            let _ = get_segment_answer(&bytes);
+            let _ = get_facts_head(&bytes);
+        }
+
+        #[test]
+        fn questions_survive_the_wire(
+            read: u64, guess: u128, fragment: bool,
+            from in proptest::collection::vec(any::<u8>(), 1..50),
+            to in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..50)),
+            limit: u32, range: bool,
+        ) {
+            let query = match range {
+                true => Query::Range { from: from.clone(), to: to.clone(), limit },
+                false => Query::Key(from.clone()),
+            };
+            let mut bytes = Vec::new();
+            ReadQuestion { read, fragment, guess, query: &query }.put(&mut bytes);
+            let asked = get_question(&bytes).unwrap();
+            prop_assert_eq!((asked.read, asked.guess, asked.fragment), (read, guess, fragment));
+            match asked.query {
+                Asked::Key(key) => prop_assert_eq!(query, Query::Key(key.to_vec())),
+                Asked::Range { from, to, limit } => prop_assert_eq!(
+                    query,
+                    Query::Range { from: from.to_vec(), to: to.map(<[u8]>::to_vec), limit }
+                ),
+            }
+        }
+    }
+}
