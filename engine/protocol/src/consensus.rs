@@ -9,7 +9,7 @@
 use crate::{Ballot, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
 
 /// Messages of one phase.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Round {
     states_batch: NodeSet,
     states_null: NodeSet,
@@ -28,7 +28,7 @@ impl Round {
 }
 
 /// Which messages this node waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Proposals in phase 0, STATEs later.
     First,
@@ -36,7 +36,7 @@ enum Stage {
 }
 
 /// How a decision was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// By proposals alone.
     Fast,
@@ -47,7 +47,7 @@ pub enum Path {
 }
 
 /// What a slot holds for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     pub value: Value,
     pub path: Path,
@@ -86,7 +86,7 @@ pub struct Waiting {
 pub struct Contradiction(pub String);
 
 /// State of one slot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Consensus {
     proposed_batch: NodeSet,
     proposed_null: NodeSet,
