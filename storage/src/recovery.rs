@@ -673,3 +673,56 @@ impl<'a, D: Device> Walk<'a, D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::{Disk, MemoryDevice, Timing};
+
+    /// Whether a group is taken for the one that continues the log at `end` as number 5.
+    fn follows(end: Position, at: Position, sequence: u64, flushed: Position) -> bool {
+        let disk = Disk::new(1 << 20, Timing::Immediate);
+        let mut image = vec![0; 64 << 10];
+        let header = GroupHeader {
+            disk_id: 7,
+            sequence,
+            first_record: 1,
+            at,
+            flushed,
+            len: BLOCK as u32,
+            inline_len: 96,
+            payload_start: BLOCK as u32,
+            records: 0,
+        };
+        header.encode(&mut image[at.offset as usize..]);
+        disk.borrow_mut().put_file(at.segment, &image);
+        disk.borrow_mut().put_file(3 - at.segment, &[0; 64 << 10]);
+        let (mut device, pool) = (MemoryDevice::new(disk), Pool::new(8 << 20));
+        let superblock = Superblock {
+            identity: Identity { cluster: 1, node: 1, incarnation: 1 },
+            disk_id: 7,
+            sequence: 1,
+            boot: 1,
+            formatted: true,
+            start: Position { segment: 1, offset: BLOCK as u32 },
+            start_sequence: 1,
+            start_record: 1,
+        };
+        let files = device.list().unwrap();
+        let mut walk = Walk::new(&mut device, &pool, &superblock, &files).unwrap();
+        walk.next_group(end, 5).unwrap().is_some()
+    }
+
+    #[test]
+    fn a_group_continues_the_log_only_with_its_number_and_written_at_its_end() {
+        let end = Position { segment: 1, offset: 8192 };
+        let next = Position { segment: 2, offset: 4096 };
+        assert!(follows(end, end, 5, end));
+        assert!(follows(end, next, 5, end));
+        assert!(!follows(end, end, 4, end), "left by an earlier use of the place");
+        assert!(!follows(end, end, 6, end), "one is missing");
+        assert!(!follows(end, end, 5, end.plus(4096)), "written when the log ended elsewhere");
+        assert!(!follows(end, Position { segment: 1, offset: 12288 }, 5, end), "not at the end");
+        assert!(!follows(end, Position { segment: 2, offset: 8192 }, 5, end), "nor at a start");
+    }
+}

@@ -170,3 +170,68 @@ impl<'a, D: Device> Scan<'a, D> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::{Disk, MemoryDevice, Timing};
+
+    const DISK: u128 = 77;
+    const P: Position = Position { segment: 1, offset: 8192 };
+
+    /// A disk of two segments with one group in it, as this disk would write it.
+    fn with_group(at: Position, sequence: u64, flushed: Position) -> MemoryDevice {
+        let disk = Disk::new(1 << 20, Timing::Immediate);
+        for segment in [1, 2] {
+            let mut image = vec![0; 64 << 10];
+            if segment == at.segment {
+                let header = GroupHeader {
+                    disk_id: DISK,
+                    sequence,
+                    first_record: 1,
+                    at,
+                    flushed,
+                    len: BLOCK as u32,
+                    inline_len: GROUP_HEADER as u32,
+                    payload_start: BLOCK as u32,
+                    records: 0,
+                };
+                header.encode(&mut image[at.offset as usize..]);
+            }
+            disk.borrow_mut().put_file(segment, &image);
+        }
+        MemoryDevice::new(disk)
+    }
+
+    fn witness(at: Position, sequence: u64, flushed: Position) -> Option<Position> {
+        let (mut device, pool) = (with_group(at, sequence, flushed), Pool::new(8 << 20));
+        let lengths = BTreeMap::from([(1, 64 << 10), (2, 64 << 10)]);
+        let mut scan = Scan::new(&mut device, &pool, DISK, lengths).unwrap();
+        scan.witness(P, 5).unwrap()
+    }
+
+    #[test]
+    fn only_a_group_written_after_p_was_flushed_proves_that_p_was_promised() {
+        let behind = Position { segment: 1, offset: 16384 };
+        let next = Position { segment: 2, offset: 4096 };
+        let beyond_p = P.plus(4096);
+        assert_eq!(witness(behind, 6, beyond_p), Some(behind));
+        assert_eq!(witness(behind, 5, beyond_p), Some(behind));
+        assert_eq!(witness(next, 9, beyond_p), Some(next));
+        assert_eq!(witness(behind, 6, P), None, "of the same flush, or begun before p's end");
+        assert_eq!(witness(behind, 4, beyond_p), None, "older than what is expected");
+        assert_eq!(witness(P, 6, beyond_p), None, "p itself");
+        assert_eq!(witness(Position { segment: 1, offset: 4096 }, 6, beyond_p), None, "before p");
+    }
+
+    #[test]
+    fn a_group_is_found_only_whole_and_inside_its_file() {
+        let at = Position { segment: 1, offset: 16384 };
+        let (mut device, pool) = (with_group(at, 6, P), Pool::new(8 << 20));
+        for (len, found) in [(64 << 10, true), (20_480, true), (16_384, false), (12_288, false)] {
+            let lengths = BTreeMap::from([(1, len)]);
+            let mut scan = Scan::new(&mut device, &pool, DISK, lengths).unwrap();
+            assert_eq!(scan.group(at).unwrap().is_some(), found, "file of {len} bytes");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use racos_storage::device::{Completion, Device, PARTS_MAX, SUPERBLOCK};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-const LEN: u64 = 3 << 20;
+const LEN: u64 = 6 << 20;
 
 /// A device with a way to have another one on the same files.
 trait Subject {
@@ -170,6 +170,8 @@ impl Subject for InMemory {
 fn memory_conforms() {
     conforms(&InMemory(Disk::new(1 << 30, Timing::Immediate)));
     conforms(&InMemory(Disk::new(1 << 30, Timing::Stepped)));
+    let latency = |_| 1000;
+    conforms(&InMemory(Disk::new(1 << 30, Timing::Timed(Box::new(latency)))));
 }
 
 struct Plain(std::path::PathBuf);

@@ -454,3 +454,107 @@ impl Device for MemoryDevice {
         Ok(self.disk.borrow().free_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use racos_buffer::Pool;
+
+    fn disk(timing: Timing) -> (Rc<RefCell<Disk>>, MemoryDevice, Pool) {
+        let disk = Disk::new(1 << 20, timing);
+        disk.borrow_mut().put_file(1, &[0; 64 << 10]);
+        (disk.clone(), MemoryDevice::new(disk), Pool::new(1 << 20))
+    }
+
+    fn filled(pool: &Pool, byte: u8, len: usize) -> Slice {
+        let mut buf = pool.get(len).unwrap();
+        buf.fill(byte);
+        buf.freeze()
+    }
+
+    /// The first byte of each sector.
+    fn marks(disk: &Rc<RefCell<Disk>>) -> Vec<u8> {
+        disk.borrow().contents(1).unwrap().chunks(SECTOR).map(|sector| sector[0]).collect()
+    }
+
+    #[test]
+    fn operations_complete_in_the_order_of_their_latencies() {
+        let latency = |op| match op {
+            Op::Write(bytes) => 1000 + bytes as u64,
+            Op::Read(_) => 100,
+            Op::Prepare(_) => 5000,
+        };
+        let (disk, mut device, pool) = disk(Timing::Timed(Box::new(latency)));
+        device.prepare(2, 4096);
+        device.write_flush(1, 1, 0, &[filled(&pool, 1, 512)]);
+        device.read(1, 1, 0, pool.get(512).unwrap());
+        device.read(2, 1, 0, pool.get(512).unwrap());
+        let mut done = Vec::new();
+        let mut seen = Vec::new();
+        let next = || disk.borrow().next_due_ns();
+        while let Some(due_ns) = next() {
+            disk.borrow_mut().advance(due_ns - 1);
+            device.poll(&mut done);
+            assert!(done.is_empty(), "nothing completes before its time");
+            disk.borrow_mut().advance(due_ns);
+            device.poll(&mut done);
+            seen.push((due_ns, done.len()));
+            done.clear();
+        }
+        assert_eq!(seen, [(100, 2), (1512, 1), (5000, 1)]);
+    }
+
+    #[test]
+    fn a_frozen_disk_completes_nothing() {
+        let (disk, mut device, pool) = disk(Timing::Immediate);
+        disk.borrow_mut().freeze(true);
+        device.write_flush(1, 1, 0, &[filled(&pool, 1, 512)]);
+        let mut done = Vec::new();
+        device.poll(&mut done);
+        assert!(done.is_empty() && disk.borrow().next_due_ns().is_none());
+        assert!(device.settle().is_err());
+        disk.borrow_mut().freeze(false);
+        device.poll(&mut done);
+        assert_eq!(done.len(), 1);
+    }
+
+    #[test]
+    fn a_power_cut_tears_what_is_in_flight_and_nothing_else() {
+        let (mut none, mut all, mut mixed) = (0, 0, 0);
+        for seed in 0..64 {
+            let (disk, mut device, pool) = disk(Timing::Stepped);
+            device.write_flush(1, 1, 0, &[filled(&pool, 1, 4096)]);
+            disk.borrow_mut().complete_one();
+            device.write_flush(2, 1, 4096, &[filled(&pool, 2, 4096)]);
+            disk.borrow_mut().power_cut(seed);
+            let marks = marks(&disk);
+            assert!(marks[..8].iter().all(|mark| *mark == 1), "flushed sectors stay");
+            assert!(marks[16..].iter().all(|mark| *mark == 0), "others are not touched");
+            match marks[8..16].iter().filter(|mark| **mark == 2).count() {
+                0 => none += 1,
+                8 => all += 1,
+                _ => mixed += 1,
+            }
+        }
+        assert!(none > 5 && all > 5 && mixed > 20, "{none} {all} {mixed}");
+    }
+
+    #[test]
+    fn what_a_failed_flush_left_in_the_cache_goes_with_the_power_unless_written_again() {
+        let (mut lost, mut kept) = (0, 0);
+        for seed in 0..32 {
+            let (disk, mut device, pool) = disk(Timing::Immediate);
+            disk.borrow_mut().fail_flush_after(0);
+            assert!(device.write_now(1, 0, &filled(&pool, 3, 8192)).is_err());
+            assert!(marks(&disk)[..16].iter().all(|mark| *mark == 3), "reads see it");
+            device.write_now(1, 0, &filled(&pool, 3, 4096)).unwrap();
+            device.write_now(1, 16384, &filled(&pool, 4, 512)).unwrap();
+            disk.borrow_mut().power_cut(seed);
+            let marks = marks(&disk);
+            assert!(marks[..8].iter().all(|mark| *mark == 3), "written again: durable");
+            kept += marks[8..16].iter().filter(|mark| **mark == 3).count();
+            lost += marks[8..16].iter().filter(|mark| **mark == 0).count();
+        }
+        assert!(lost > 50 && kept > 50, "another flush saves nothing: {lost} {kept}");
+    }
+}

@@ -5,7 +5,8 @@ use racos_buffer::{Pool, Slice};
 use racos_storage::device::Device;
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use racos_storage::{
-    Class, Event, Identity, Log, LogConfig, LogError, Place, RecordId, Recovered, ReplayedBody,
+    Class, Event, Full, Identity, Log, LogConfig, LogError, Place, RecordId, Recovered,
+    ReplayedBody,
 };
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -137,11 +138,17 @@ pub fn read<D: Device>(log: &mut Log<D>, at: Place, crc: Option<u32>) -> Result<
     panic!("the read never ended");
 }
 
-/// Appends a record and flushes it.
+/// Appends a record, when the next segment is ready, and flushes it.
 pub fn put<D: Device>(opened: &mut Opened<D>, seed: u64, head: usize, body: usize) -> Vec<Event> {
-    let body = slice_of(&opened.pool, seed, body);
+    let body = [slice_of(&opened.pool, seed, body)];
     let head = bytes_of(seed + 1, head);
-    opened.log.append(seed as u8, &head, &[body], Class::Ordinary).unwrap();
+    let mut events = Vec::new();
+    while let Err(full) = opened.log.append(seed as u8, &head, &body, Class::Ordinary) {
+        assert_eq!(full, Full::Preparing);
+        opened.log.device_mut().settle().unwrap();
+        opened.log.poll(&mut events);
+    }
+    assert!(events.is_empty(), "nothing else was in flight");
     drain(&mut opened.log)
 }
 
