@@ -153,8 +153,8 @@ impl Run {
 #[test]
 fn a_crash_at_every_write_boundary_keeps_every_promise() {
     let mut cut_records = 0;
-    for operations in 0..60 {
-        for seed in 0..6 {
+    for operations in 0..50 {
+        for seed in 0..4 {
             let mut run = Run::new(seed);
             let mut opened = run.reopen();
             run.work(&mut opened, operations);
@@ -172,7 +172,7 @@ fn a_crash_at_every_write_boundary_keeps_every_promise() {
 #[test]
 fn many_crashes_in_a_row_keep_every_promise() {
     let (mut openings, mut flushes, mut cut, mut segments) = (0, 0, 0, 0);
-    for seed in 1000..1150 {
+    for seed in 1000..1070 {
         let mut run = Run::new(seed);
         for _ in 0..12 {
             let mut opened = run.reopen();
@@ -191,8 +191,8 @@ fn many_crashes_in_a_row_keep_every_promise() {
         cut += run.model.cut_records;
         segments = segments.max(run.model.segments);
     }
-    assert!(openings > 50 && flushes > 50, "{openings} openings and {flushes} flushes failed");
-    assert!(cut > 500 && segments > 5, "{cut} records cut, {segments} segments");
+    assert!(openings > 25 && flushes > 25, "{openings} openings and {flushes} flushes failed");
+    assert!(cut > 250 && segments > 5, "{cut} records cut, {segments} segments");
 }
 
 #[test]

@@ -4,9 +4,10 @@ mod common;
 
 use common::*;
 use racos_buffer::{Buf, Pool, Slice};
+use racos_storage::device::file::FileDevice;
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use racos_storage::device::sync::SyncDevice;
-use racos_storage::device::{Completion, Device, PARTS_MAX, SUPERBLOCK};
+use racos_storage::device::{Completion, Device, PARTS_MAX, SUPERBLOCK, UringConfig};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
@@ -174,6 +175,23 @@ fn memory_conforms() {
     conforms(&InMemory(Disk::new(1 << 30, Timing::Timed(Box::new(latency)))));
 }
 
+struct Either(std::path::PathBuf);
+
+impl Subject for Either {
+    type Device = FileDevice;
+    fn open(&self) -> FileDevice {
+        let _ = std::fs::remove_file(self.0.join("segment-00000003.log"));
+        FileDevice::open(&self.0, &UringConfig::default()).unwrap()
+    }
+}
+
+#[test]
+fn whichever_file_device_there_is_conforms() {
+    let path = scratch("either");
+    conforms(&Either(path.clone()));
+    std::fs::remove_dir_all(path).unwrap();
+}
+
 struct Plain(std::path::PathBuf);
 
 impl Subject for Plain {
@@ -194,8 +212,9 @@ fn sync_conforms() {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::*;
+    use racos_storage::device::FlushMethod;
     use racos_storage::device::Sleep;
-    use racos_storage::device::uring::{FlushMethod, UringConfig, UringDevice};
+    use racos_storage::device::uring::UringDevice;
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;

@@ -55,12 +55,16 @@ struct Image {
 
 impl Image {
     fn read(&self, offset: u64, into: &mut [u8]) {
-        for (at, sector) in (offset..).step_by(SECTOR).zip(into.chunks_mut(SECTOR)) {
+        let (mut at, mut rest) = (offset, into);
+        while !rest.is_empty() {
             let within = at as usize % PAGE;
+            let (part, behind) = rest.split_at_mut((PAGE - within).min(rest.len()));
             match self.pages.get(&(at / PAGE as u64)) {
-                Some(page) => sector.copy_from_slice(&page[within..within + sector.len()]),
-                None => sector.fill(0),
+                Some(page) => part.copy_from_slice(&page[within..within + part.len()]),
+                None => part.fill(0),
             }
+            at += part.len() as u64;
+            rest = behind;
         }
     }
 

@@ -7,6 +7,7 @@
 //! What would break it: completing a write before the flush, or answering from a page cache.
 
 mod directory;
+pub mod file;
 #[cfg(target_os = "linux")]
 mod make;
 pub mod memory;
@@ -78,4 +79,35 @@ pub trait Sleep: Device {
     /// passed (`None`: no limit). Hands started work to the kernel first; returns at once if
     /// completions wait to be polled. May return early.
     fn wait(&mut self, fds: &[RawFd], timeout_ns: Option<u64>) -> io::Result<()>;
+}
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlushMethod {
+    /// A write linked to an `fdatasync`, both in the ring. Never stalls the caller.
+    #[default]
+    Linked,
+    /// One write with `RWF_DSYNC`. Less work, but it ends on a kernel worker that a spinning thread
+    /// on the same CPU starves.
+    Dsync,
+    /// `pwritev` and `fdatasync` at once, in the caller. Best where cores are few.
+    Sync,
+}
+
+/// How the ring is set up.
+#[derive(Clone, Debug)]
+pub struct UringConfig {
+    /// How a write is made durable.
+    pub flush: FlushMethod,
+    /// Submission queue entries, a power of two.
+    pub entries: u32,
+    /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of a
+    /// spinning thread.
+    pub worker_cpus: Vec<usize>,
+}
+
+impl Default for UringConfig {
+    fn default() -> UringConfig {
+        UringConfig { flush: FlushMethod::default(), entries: 256, worker_cpus: Vec::new() }
+    }
 }

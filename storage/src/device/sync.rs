@@ -40,6 +40,11 @@ impl SyncDevice {
         Ok(SyncDevice { directory, files: BTreeMap::new(), making: None, done: Vec::new() })
     }
 
+    /// What is in use, for people.
+    pub fn describe(&self) -> String {
+        "pread, pwrite and fdatasync through the page cache".to_string()
+    }
+
     fn file(&mut self, file: FileId, create: bool) -> io::Result<&File> {
         if !self.files.contains_key(&file) {
             let mut options = OpenOptions::new();

@@ -9,7 +9,7 @@
 
 use super::directory::Directory;
 use super::make::{Making, Step};
-use super::{Completion, Device, FileId, PARTS_MAX, Sleep, posix};
+use super::{Completion, Device, FileId, FlushMethod, PARTS_MAX, Sleep, UringConfig, posix};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use racos_buffer::{Buf, Slice};
 use std::collections::BTreeMap;
@@ -18,37 +18,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-/// How a write is made durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FlushMethod {
-    /// A write linked to an `fdatasync`, both in the ring. Never stalls the caller.
-    #[default]
-    Linked,
-    /// One write with `RWF_DSYNC`. Less work, but it ends on a kernel worker that a spinning thread
-    /// on the same CPU starves.
-    Dsync,
-    /// `pwritev` and `fdatasync` at once, in the caller. Best where cores are few.
-    Sync,
-}
-
-/// How the ring is set up.
-#[derive(Clone, Debug)]
-pub struct UringConfig {
-    /// How a write is made durable.
-    pub flush: FlushMethod,
-    /// Submission queue entries, a power of two.
-    pub entries: u32,
-    /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of a
-    /// spinning thread.
-    pub worker_cpus: Vec<usize>,
-}
-
-impl Default for UringConfig {
-    fn default() -> UringConfig {
-        UringConfig { flush: FlushMethod::default(), entries: 256, worker_cpus: Vec::new() }
-    }
-}
 
 /// Most files kept open; a segment beyond is opened again when needed.
 const FILES_OPEN_MAX: usize = 256;
