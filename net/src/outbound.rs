@@ -2,7 +2,8 @@
 //!
 //! Purpose: messages are numbered, cut into chunks, sent in turns (one chunk each), and held until
 //! they are acknowledged or given up. What is missing is found by time: a chunk is lost if one that
-//! was sent clearly later has arrived, or after the timeout; only lost chunks are sent again.
+//! was sent clearly later has arrived. After a timeout two are sent again, and their arrival tells
+//! of the others. Only lost chunks are sent again.
 //!
 //! Invariant: `pace.in_flight` is the sum of the sizes of the chunks in state `InFlight`; a message
 //! below `base` is over; `queue[i]` is message `base + i`; no message at or above `base + SPAN` has
@@ -18,6 +19,9 @@ use std::collections::VecDeque;
 
 /// Most messages that are sent in turns; the next one starts when one of them is over.
 const STARTED_MAX: usize = 32;
+/// Chunks sent again at a timeout. Their acknowledgement tells whether the others were lost too or
+/// the peer was slow: sending all of them again would waste what a busy peer lacks most.
+const PROBES: usize = 2;
 /// Added to a quarter of the round trip before an overtaken chunk is taken for lost.
 const REORDER_NS: u64 = 100_000;
 /// Fewest entries of `flights` worth sorting out.
@@ -80,6 +84,8 @@ pub struct Outbound {
     compact_at: usize,
     pending_bytes: usize,
     progress_ns: u64,
+    /// When the timeout last struck.
+    timed_out_ns: u64,
     /// When the latest-sent chunk known to have arrived was sent.
     delivered_ns: u64,
     pub pace: Pace,
@@ -105,6 +111,7 @@ impl Outbound {
             compact_at: COMPACT_MIN,
             pending_bytes: 0,
             progress_ns: 0,
+            timed_out_ns: 0,
             delivered_ns: 0,
             pace: Pace::new(config),
         }
@@ -219,7 +226,8 @@ impl Outbound {
             return None;
         }
         if ack.done {
-            self.note_progress(echoed_ns, now_ns);
+            let chunks = message.chunks.len() - message.arrived;
+            self.note_progress(echoed_ns, chunks, now_ns);
             return self.finish(ack.sequence, true);
         }
         if ack.cumulative as usize > message.unsent {
@@ -237,7 +245,7 @@ impl Outbound {
         let all = message.arrived == message.chunks.len();
         if arrived.chunks > 0 {
             message.progress_ns = now_ns;
-            self.note_progress(echoed_ns, now_ns);
+            self.note_progress(echoed_ns, arrived.chunks, now_ns);
             self.pace.arrived(arrived.in_flight_bytes);
         }
         if all {
@@ -260,10 +268,13 @@ impl Outbound {
         Some(echoed_ns)
     }
 
-    fn note_progress(&mut self, echoed_ns: Option<u64>, now_ns: u64) {
+    /// `chunks` more have arrived, the latest of them sent at `echoed_ns`.
+    fn note_progress(&mut self, echoed_ns: Option<u64>, chunks: usize, now_ns: u64) {
         self.progress_ns = now_ns;
-        if let Some(echoed_ns) = echoed_ns {
-            self.pace.heard(echoed_ns);
+        // More than the probes can only be what was sent before them.
+        let sent_ns = if chunks > PROBES { Some(0) } else { echoed_ns };
+        if let Some(sent_ns) = sent_ns {
+            self.pace.heard(sent_ns);
         }
     }
 
@@ -287,37 +298,49 @@ impl Outbound {
             return;
         }
         let overtaken_ns = self.pace.round_trip_ns() / 4 + REORDER_NS;
-        let timeout_ns = self.pace.timeout_ns();
+        let mut probes = None;
         while let Some(&Flight { sequence, index, sent_ns }) = self.flights.front() {
             let overtaken = sent_ns.saturating_add(overtaken_ns) < self.delivered_ns;
-            let timed_out = sent_ns.saturating_add(timeout_ns) <= now_ns;
-            let Some(message) = self.message(sequence) else {
+            let Some(message) = self.message(sequence).filter(|m| m.is_in_flight(index)) else {
                 self.flights.pop_front();
                 continue;
             };
-            if message.chunks[index as usize] != Chunk::InFlight {
-                self.flights.pop_front();
-                continue;
-            }
-            if !overtaken && !timed_out {
-                break;
-            }
             let silent = now_ns.saturating_sub(message.progress_ns) > give_up_ns;
             let len = message.chunk_size(index as usize);
-            message.lose(index as usize);
-            self.flights.pop_front();
-            self.pace.gone(len);
             if overtaken {
                 self.pace.overtaken(sent_ns, now_ns);
             } else {
-                self.pace.timed_out(sent_ns, now_ns);
+                let left = probes.get_or_insert_with(|| self.probes_due(sent_ns, now_ns));
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
             }
+            self.flights.pop_front();
+            self.pace.gone(len);
+            self.message(sequence).expect("just seen there").lose(index as usize);
             if silent {
                 over.extend(self.finish(sequence, false));
             } else {
                 self.make_ready(sequence);
             }
         }
+    }
+
+    /// How many chunks to send again because of silence since the first was sent at `sent_ns`.
+    fn probes_due(&mut self, sent_ns: u64, now_ns: u64) -> usize {
+        if self.timeout_at_ns(sent_ns) > now_ns {
+            return 0;
+        }
+        self.timed_out_ns = now_ns;
+        self.pace.timed_out(PROBES, now_ns);
+        PROBES
+    }
+
+    /// When silence means loss: the timeout runs from the last sign of progress.
+    fn timeout_at_ns(&self, sent_ns: u64) -> u64 {
+        let since_ns = sent_ns.max(self.progress_ns).max(self.timed_out_ns);
+        since_ns.saturating_add(self.pace.timeout_ns())
     }
 
     fn give_up_all(&mut self, over: &mut Vec<Outgoing>) {
@@ -358,7 +381,7 @@ impl Outbound {
             let slot =
                 flight.sequence.checked_sub(base).and_then(|slot| usize::try_from(slot).ok());
             let message = slot.and_then(|slot| queue.get(slot)).and_then(Option::as_ref);
-            message.is_some_and(|m| m.chunks[flight.index as usize] == Chunk::InFlight)
+            message.is_some_and(|message| message.is_in_flight(flight.index))
         });
         self.compact_at = COMPACT_MIN.max(2 * self.flights.len());
     }
@@ -376,7 +399,7 @@ impl Outbound {
         }
         let mut deadline = self.progress_ns.saturating_add(give_up_ns).saturating_add(1);
         if let Some(flight) = self.flights.front() {
-            deadline = deadline.min(flight.sent_ns.saturating_add(self.pace.timeout_ns()));
+            deadline = deadline.min(self.timeout_at_ns(flight.sent_ns));
         }
         if let Some(sequence) = self.ready.front() {
             let len = self.ready_len(*sequence);
@@ -480,6 +503,10 @@ impl Outgoing {
         }
         self.chunks[index] = Chunk::InFlight;
         again
+    }
+
+    fn is_in_flight(&self, index: u32) -> bool {
+        self.chunks[index as usize] == Chunk::InFlight
     }
 
     fn lose(&mut self, index: usize) {

@@ -61,6 +61,8 @@ pub struct Pace {
     undo: Option<(usize, usize)>,
     tokens: u64,
     tokens_ns: u64,
+    /// Chunks that may leave beyond window and bucket, to find out whether the peer is there.
+    probes: usize,
 }
 
 impl Pace {
@@ -76,6 +78,7 @@ impl Pace {
             undo: None,
             tokens: u64::MAX,
             tokens_ns: 0,
+            probes: 0,
             config,
         }
     }
@@ -98,7 +101,7 @@ impl Pace {
     /// Whether `bytes` may leave now; refills the bucket first.
     pub fn may_send(&mut self, bytes: usize, now_ns: u64) -> bool {
         self.refill(now_ns);
-        self.has_window(bytes) && self.tokens >= self.token_need(bytes)
+        self.probes > 0 || (self.has_window(bytes) && self.tokens >= self.token_need(bytes))
     }
 
     /// When the bucket holds enough for `bytes`, given that nothing else is sent.
@@ -114,6 +117,7 @@ impl Pace {
 
     pub fn sent(&mut self, bytes: usize) {
         self.in_flight += bytes;
+        self.probes = self.probes.saturating_sub(1);
         self.tokens = self.tokens.saturating_sub(bytes as u64);
     }
 
@@ -127,6 +131,7 @@ impl Pace {
         let was_full = self.in_flight + self.in_flight / 2 >= self.window;
         self.gone(bytes);
         self.backoff = 0;
+        self.probes = 0;
         if !was_full {
             return; // The window does not limit: growing it would be a guess.
         }
@@ -147,11 +152,9 @@ impl Pace {
         }
     }
 
-    /// Nothing was heard for the timeout of a chunk sent at `sent_ns`.
-    pub fn timed_out(&mut self, sent_ns: u64, now_ns: u64) {
-        if sent_ns < self.shrunk_ns {
-            return;
-        }
+    /// Nothing was heard for the timeout: `probes` chunks may leave whatever the window says.
+    pub fn timed_out(&mut self, probes: usize, now_ns: u64) {
+        self.probes = probes;
         self.backoff = (self.backoff + 1).min(16);
         self.undo = self.undo.or(Some((self.window, self.threshold)));
         let window = if self.backoff > 1 { 0 } else { self.window / 2 };
@@ -284,10 +287,10 @@ mod tests {
         }
         let steady = pace.timeout_ns();
         assert!((12_000_000..13_000_000).contains(&steady), "{steady}");
-        pace.timed_out(10, 20);
+        pace.timed_out(1, 20);
         assert_eq!(pace.timeout_ns(), 2 * steady);
         for round in 3..100 {
-            pace.timed_out(round * 10, round * 10);
+            pace.timed_out(1, round * 10);
         }
         assert_eq!(pace.timeout_ns(), 200_000_000);
         pace.sent(1);
@@ -303,13 +306,33 @@ mod tests {
     fn a_timeout_that_was_impatience_is_undone_and_a_loss_is_not() {
         for (heard_ns, window) in [(1_000, 1 << 20), (5_000_100, 1 << 19)] {
             let mut pace = pace();
-            pace.timed_out(1_000, 5_000_000);
+            pace.timed_out(1, 5_000_000);
             assert_eq!(pace.window(), 1 << 19);
             pace.heard(heard_ns);
             assert_eq!(pace.window(), window);
             pace.heard(1_000);
             assert_eq!(pace.window(), window, "judged once");
         }
+    }
+
+    #[test]
+    fn a_timeout_lets_probes_past_the_window_until_something_arrives() {
+        let mut pace = pace();
+        while pace.may_send(CHUNK, 0) {
+            pace.sent(CHUNK);
+        }
+        pace.timed_out(2, 10);
+        let sends = |pace: &mut Pace| {
+            let before = pace.in_flight();
+            while pace.may_send(CHUNK, 20) {
+                pace.sent(CHUNK);
+            }
+            (pace.in_flight() - before) / CHUNK
+        };
+        assert_eq!(sends(&mut pace), 2);
+        pace.timed_out(2, 30);
+        pace.arrived(CHUNK);
+        assert_eq!(sends(&mut pace), 0);
     }
 
     #[test]

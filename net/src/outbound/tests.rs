@@ -93,6 +93,40 @@ fn silence_sends_again_what_was_not_acknowledged() {
     assert_eq!(drain(&mut outbound, deadline_ns), [(0, 1, true), (0, 2, true)]);
 }
 
+/// 20 chunks sent at time 0, and the time of the first timeout, at which probes have left.
+fn probed() -> (Outbound, u64) {
+    let mut outbound = outbound();
+    push(&mut outbound, 20 * CHUNK, 0);
+    assert_eq!(drain(&mut outbound, 0).len(), 20);
+    let now_ns = outbound.deadline_ns(5_000_000_000).unwrap();
+    losses(&mut outbound, now_ns);
+    assert_eq!(drain(&mut outbound, now_ns), [(0, 0, true), (0, 1, true)]);
+    losses(&mut outbound, now_ns);
+    assert!(drain(&mut outbound, now_ns).is_empty(), "once a timeout");
+    (outbound, now_ns)
+}
+
+#[test]
+fn a_peer_that_was_only_slow_is_sent_no_more_than_probes() {
+    let (mut outbound, now_ns) = probed();
+    let now_ns = now_ns + 1_000_000;
+    outbound.acknowledged(&ack(0, 15, 0), &[], RECEIVER, now_ns);
+    losses(&mut outbound, now_ns);
+    assert!(drain(&mut outbound, now_ns).is_empty());
+    assert_eq!(outbound.pace.window(), 1 << 20, "nothing was lost");
+}
+
+#[test]
+fn a_probe_that_arrives_alone_shows_that_the_rest_was_lost() {
+    let (mut outbound, probed_ns) = probed();
+    let now_ns = probed_ns + 1_000_000;
+    outbound.acknowledged(&ack(0, 2, probed_ns), &[], RECEIVER, now_ns);
+    losses(&mut outbound, now_ns);
+    let again: Vec<_> = drain(&mut outbound, now_ns).iter().map(|(_, c, _)| *c).collect();
+    assert_eq!(again, (2..20).collect::<Vec<u32>>());
+    assert_eq!(outbound.pace.window(), 1 << 19);
+}
+
 #[test]
 fn a_receiver_that_begins_anew_is_sent_everything_again() {
     for (generation, boot) in [(2, RECEIVER), (1, RECEIVER + 1), (1, RECEIVER - 1)] {
