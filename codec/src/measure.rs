@@ -101,7 +101,7 @@ struct Layout {
 impl Layout {
     fn new(case: Case) -> Self {
         let fragment = fragment_len(case.size, case.k);
-        let step = fragment.next_multiple_of(64);
+        let step = fragment.next_multiple_of(64).max(64);
         let lost = case.k.min(case.m);
         let bytes = (2 * case.k + 2 * case.m + lost) * step;
         Self { fragment, step, lost, bytes: bytes.next_multiple_of(PAGE) }
@@ -133,10 +133,10 @@ impl<'a> Stripe<'a> {
         let (parity, rest) = rest.split_at_mut(m * step);
         let (rebuilt, copy) = rest.split_at_mut(lost * step);
         let cut = |part: &'a mut [u8]| -> Vec<&'a mut [u8]> {
-            part.chunks_exact_mut(step.max(1)).map(|part| &mut part[..fragment]).collect()
+            part.chunks_exact_mut(step).map(|part| &mut part[..fragment]).collect()
         };
         let data: &'a [u8] = data;
-        let views: Vec<_> = data.chunks_exact(step.max(1)).map(|part| &part[..fragment]).collect();
+        let views: Vec<_> = data.chunks_exact(step).map(|part| &part[..fragment]).collect();
         let mut held = cut(held);
         Codec::with_kernel(k, m, Kernel::Scalar)?.encode(&views, &mut held)?;
         let kept = (lost..k).map(|j| (j, views[j]));

@@ -198,7 +198,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
                 }
             }
             self.take::<MODE, 1, true>(&mut sums, 0, self.read_partial(0, at, count));
-            for j in 1..self.source_count() {
+            for j in 1..self.sources.len() {
                 self.take::<MODE, 1, false>(&mut sums, j, self.read_partial(j, at, count));
             }
             for (row, output) in sums.iter().zip(self.outputs) {
@@ -240,6 +240,7 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
         // wrapping arithmetic spares the loops the check.
         let mut at = job.start;
         let mut left = whole.saturating_sub(at);
+        let left_at_start = left;
         if Operands::<V, K, R>::UNROLL == 2 {
             while left >= 2 * V::BYTES {
                 operands.block::<MODE, 2>(at);
@@ -247,18 +248,17 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
                 left = left.wrapping_sub(2 * V::BYTES);
             }
         }
-        while left >= V::BYTES {
+        // The last columns are computed together with some before them, cheaper than a part, unless
+        // that would add to the outputs twice or the whole job is smaller than a vector.
+        let may_overlap = MODE != ADD && whole == job.end && left_at_start >= V::BYTES;
+        while left >= V::BYTES || may_overlap && left > 0 {
+            if left < V::BYTES {
+                at = whole.wrapping_sub(V::BYTES);
+                left = V::BYTES;
+            }
             operands.block::<MODE, 1>(at);
             at = at.wrapping_add(V::BYTES);
             left = left.wrapping_sub(V::BYTES);
-        }
-        if at == job.end {
-            return true;
-        }
-        // The last columns once more, together with those before them: cheaper than a part.
-        if MODE != ADD && whole == job.end && at != job.start {
-            operands.block::<MODE, 1>(whole.wrapping_sub(V::BYTES));
-            return true;
         }
         while at < job.end {
             let count = V::BYTES.min(job.end.wrapping_sub(at));

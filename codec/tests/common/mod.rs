@@ -3,6 +3,8 @@
 //! scaled Cauchy formula, and nothing is decoded, only encoded.
 #![allow(dead_code)] // Each test program uses its own part.
 
+use std::sync::OnceLock;
+
 use racos_codec::{Codec, Kernel};
 
 /// Carry-less product, reduced by x^8 + x^4 + x^3 + x^2 + 1.
@@ -22,8 +24,14 @@ pub fn product(mut a: u8, mut b: u8) -> u8 {
     sum
 }
 
+/// Division, by an inverse that a search over all products found.
 pub fn quotient(a: u8, b: u8) -> u8 {
-    (0..=255).find(|q| product(*q, b) == a).expect("the divisor is not zero")
+    static INVERSES: OnceLock<Vec<u8>> = OnceLock::new();
+    let inverses = INVERSES.get_or_init(|| {
+        (0..=255).map(|b| (0..=255).find(|q| product(*q, b) == 1).unwrap_or(0)).collect()
+    });
+    assert_ne!(b, 0, "division by zero");
+    product(a, inverses[b as usize])
 }
 
 /// Entry (i, j) of the generator's parity rows: the Cauchy entry of the points 255 - i and j,

@@ -85,14 +85,15 @@ pub(crate) struct Avx2;
 
 impl Isa for Avx2 {
     fn instance<const K: usize, const R: usize, const MODE: u8>() -> Run {
-        run::<K, R, MODE>
+        // Bound by its look-ups: compile-time source counts gain little and cost space.
+        run::<R, MODE>
     }
 }
 
 /// # Safety
 /// As for `Run`; the processor has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
+unsafe fn run<const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, K, R, MODE>(job) }
+    unsafe { combine::<Register, 0, R, MODE>(job) }
 }

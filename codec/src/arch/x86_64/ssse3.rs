@@ -77,14 +77,15 @@ pub(crate) struct Ssse3;
 
 impl Isa for Ssse3 {
     fn instance<const K: usize, const R: usize, const MODE: u8>() -> Run {
-        run::<K, R, MODE>
+        // Bound by its look-ups: compile-time source counts gain little and cost space.
+        run::<R, MODE>
     }
 }
 
 /// # Safety
 /// As for `Run`; the processor has SSSE3.
 #[target_feature(enable = "ssse3")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
+unsafe fn run<const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, K, R, MODE>(job) }
+    unsafe { combine::<Register, 0, R, MODE>(job) }
 }
