@@ -22,7 +22,7 @@ pub struct Profile {
     pub cpu: Option<usize>,
     /// CPU for the kernel's flush workers; must not be the one a busy reactor spins on.
     pub flush_cpu: Option<usize>,
-    pub flush: racos_storage::device::uring::FlushMethod,
+    pub flush: racos_storage::device::FlushMethod,
 }
 
 /// Bounds of one node's memory and disk.

@@ -7,8 +7,8 @@ use crate::config::{NodeConfig, PollMode, Profile};
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
 use racos_net::{UdpConfig, UdpLink};
-use racos_storage::device::Sleep;
-use racos_storage::device::uring::{FlushMethod, UringConfig, UringDevice};
+use racos_storage::device::file::FileDevice;
+use racos_storage::device::{FlushMethod, Sleep, UringConfig};
 use racos_storage::{Condition, Log};
 use std::fmt;
 use std::io;
@@ -79,13 +79,13 @@ pub fn serve(
     let workers = profile.flush_cpu.into_iter().collect();
     let uring = UringConfig { flush: profile.flush, worker_cpus: workers, ..Default::default() };
     let in_dir = |error| ServeError::Directory { dir: dir.clone(), error };
-    let mut device = UringDevice::open(&dir, &uring).map_err(in_dir)?;
+    let mut device = FileDevice::open(&dir, &uring).map_err(in_dir)?;
     let pool = Pool::new(config.bounds.buffer_bytes_max);
     let log_error = |error| ServeError::Open(OpenError::Log(error));
     let condition = Log::inspect(&mut device, &pool).map_err(log_error)?;
     if !matches!(condition, Condition::Formatted(_)) {
         // Zeros are written through the ring: quicker flushes are of no use yet.
-        Node::<UdpLink, UringDevice>::format(
+        Node::<UdpLink, FileDevice>::format(
             &config,
             &mut device,
             &pool,

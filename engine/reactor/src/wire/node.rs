@@ -483,7 +483,7 @@ mod tests {
                 facts
             }),
             (any(), any()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
-            any().prop_map(|slot| Message::GetMeta { slot }),
+            any::<u64>().prop_map(|slot| Message::GetMeta { slot }),
         ]
     }
 
