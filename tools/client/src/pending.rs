@@ -1,0 +1,176 @@
+//! Operations under way, and where they are kept.
+//!
+//! Invariant: the number of a request names its place here and is never used twice, so that a late
+//! reply cannot be taken for the answer to a later operation.
+
+use crate::endpoints::Class;
+use crate::op::{Route, Ticket};
+use racos_buffer::Slice;
+use racos_engine::wire::client::{Request, RequestError};
+use racos_machine::Stamp;
+
+/// Most operations under way at once.
+pub const OUTSTANDING_MAX: usize = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 16;
+
+/// Who waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The user; `described`: stripes are answered as descriptors instead of being fetched.
+    User { described: bool },
+    /// This client, to write.
+    Session,
+    /// Part of a large value.
+    Job { job: u64, part: usize },
+    /// Nobody.
+    Nobody,
+}
+
+/// What an operation waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// A session with room in its window.
+    Queued,
+    /// A reply, until `due_ns`.
+    Asked,
+    /// Its turn to be sent again at `due_ns`.
+    Paused,
+}
+
+/// One operation under way.
+#[derive(Debug)]
+pub struct Pending {
+    pub number: u64,
+    pub ticket: Ticket,
+    pub origin: Origin,
+    pub request: Request,
+    pub body: Slice,
+    pub route: Route,
+    pub class: Class,
+    pub phase: Phase,
+    /// The endpoint asked last, how often in a row, and how often any.
+    pub endpoint: usize,
+    pub sends_here: u32,
+    pub sends: u32,
+    pub pauses: u32,
+    pub begun_ns: u64,
+    pub sent_ns: u64,
+    pub due_ns: u64,
+    pub deadline_ns: u64,
+    /// Nodes that said their disk is full.
+    pub full_nodes: usize,
+    pub last: Option<RequestError>,
+}
+
+impl Pending {
+    /// The stamp of a write.
+    pub fn stamp(&self) -> Option<&Stamp> {
+        match &self.request {
+            Request::Put { stamp, .. }
+            | Request::Part { stamp }
+            | Request::PutStripes { stamp, .. }
+            | Request::Delete { stamp, .. } => Some(stamp),
+            _ => None,
+        }
+    }
+
+    pub fn stamp_mut(&mut self) -> Option<&mut Stamp> {
+        match &mut self.request {
+            Request::Put { stamp, .. }
+            | Request::Part { stamp }
+            | Request::PutStripes { stamp, .. }
+            | Request::Delete { stamp, .. } => Some(stamp),
+            _ => None,
+        }
+    }
+
+    /// Whether the operation, though unanswered, may have been applied and seen.
+    pub fn may_have_happened(&self) -> bool {
+        self.sends > 0 && self.stamp().is_some() && !matches!(self.request, Request::Part { .. })
+    }
+
+    /// Takes the key out, to give it back to the user.
+    pub fn take_key(&mut self) -> Vec<u8> {
+        match &mut self.request {
+            Request::Put { key, .. }
+            | Request::PutStripes { key, .. }
+            | Request::Delete { key, .. }
+            | Request::Get { key } => std::mem::take(key),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// All operations under way.
+#[derive(Debug, Default)]
+pub struct Table {
+    places: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    counter: u64,
+    len: usize,
+}
+
+impl Table {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Keeps an operation and gives it its number. `None`, and the operation back, if all places are
+    /// taken.
+    pub fn insert(&mut self, mut pending: Pending) -> Result<usize, Box<Pending>> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None if self.places.len() < OUTSTANDING_MAX => {
+                self.places.push(None);
+                self.places.len() - 1
+            }
+            None => return Err(Box::new(pending)),
+        };
+        self.counter += 1;
+        pending.number = (self.counter << PLACE_BITS) | place as u64;
+        self.places[place] = Some(pending);
+        self.len += 1;
+        Ok(place)
+    }
+
+    /// Where the request with this number is, if it is still under way.
+    pub fn find(&self, number: u64) -> Option<usize> {
+        let place = (number & (OUTSTANDING_MAX as u64 - 1)) as usize;
+        let pending = self.places.get(place)?.as_ref()?;
+        (pending.number == number).then_some(place)
+    }
+
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut Pending> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    pub fn remove(&mut self, place: usize) -> Pending {
+        let pending = self.places[place].take().expect("a place in use holds an operation");
+        self.free.push(place);
+        self.len -= 1;
+        pending
+    }
+
+    /// Places that may be in use: all below.
+    pub fn end(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The operations under way, with their places.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Pending)> {
+        self.places.iter().enumerate().filter_map(|(place, held)| Some((place, held.as_ref()?)))
+    }
+}
+
+impl std::ops::Index<usize> for Table {
+    type Output = Pending;
+    fn index(&self, place: usize) -> &Pending {
+        self.places[place].as_ref().expect("a place in use holds an operation")
+    }
+}
+
+impl std::ops::IndexMut<usize> for Table {
+    fn index_mut(&mut self, place: usize) -> &mut Pending {
+        self.places[place].as_mut().expect("a place in use holds an operation")
+    }
+}
