@@ -224,6 +224,16 @@ impl Core {
         if usize::from(from) >= self.t.n || from == self.config.me {
             return;
         }
+        // PROTOCOL 6.5: whoever takes part is heard, also when this node is past the slot. Asking and
+        // answering alone is what a node does that only catches up: it need not be waited for.
+        if let Message::Propose { .. }
+        | Message::ProposeNull { .. }
+        | Message::Vote { .. }
+        | Message::State { .. }
+        | Message::Skip { .. } = message
+        {
+            self.heard(from);
+        }
         match message {
             Message::Propose { slot, value } => self.on_propose(from, slot, value, now, effects),
             Message::ProposeNull { from: first, to } => {
@@ -299,9 +309,6 @@ impl Core {
             self.lags_behind(from, slot, now, effects);
             return false;
         }
-        if from != self.config.me {
-            self.heard(from);
-        }
         let state = self.get_mut(slot).expect("a slot in use has a state");
         if let Err(contradiction) = count(&mut state.consensus) {
             self.fatal(slot, contradiction, effects);
@@ -326,6 +333,7 @@ impl Core {
         if from != self.config.owner(slot) {
             return;
         }
+        self.heard(from);
         if slot < self.exec {
             return self.word_came_late(from);
         }
@@ -333,7 +341,6 @@ impl Core {
             self.lags_behind(from, slot, now, fx);
             return;
         }
-        self.heard(from);
         self.word_of_owner(slot, from, now);
         let state = self.get_mut(slot).expect("a slot in use has a state");
         let digest = batch.digest;

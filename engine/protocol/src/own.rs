@@ -158,7 +158,6 @@ impl Core {
         if slot >= end {
             return;
         }
-        self.heard(from);
         self.in_use(end - 1, now, fx);
         while slot < end {
             self.word_of_owner(slot, from, now);

@@ -56,7 +56,7 @@ impl Core {
         }
     }
 
-    /// A message for a slot in the window came from this node.
+    /// A message that takes part in some slot came from this node.
     pub(crate) fn heard(&mut self, from: Node) {
         let peer = &mut self.peers[usize::from(from)];
         peer.silent = 0;

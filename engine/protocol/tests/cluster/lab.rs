@@ -69,6 +69,14 @@ impl Lab {
         self.act(node, |host, now, oracle, out| host.input(input, now, oracle, out));
     }
 
+    /// SPREAD of a slot arrives; `room` says whether the log can take the fragments.
+    pub fn spread(&mut self, to: Node, slot: Slot, batch: BatchInfo, room: bool) {
+        let from = self.core(to).config().owner(slot);
+        self.act(to, |host, now, oracle, out| {
+            host.spread(from, slot, batch, room, now, oracle, out);
+        });
+    }
+
     pub fn message(&mut self, from: Node, to: Node, message: Message) {
         self.input(to, Input::Message { from, message });
     }

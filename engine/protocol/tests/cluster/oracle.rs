@@ -18,8 +18,10 @@ pub struct Oracle {
     pub decided: BTreeMap<Slot, Value>,
     opened: BTreeMap<Slot, Opened>,
     skipped: BTreeSet<Slot>,
-    /// Nodes whose HOLD of the slot is flushed.
+    /// Nodes whose HOLD of the slot is or was flushed.
     holders: BTreeMap<Slot, NodeSet>,
+    /// Nodes whose disks are lost for ever.
+    lost: NodeSet,
     pub acknowledged: BTreeSet<Slot>,
     acknowledged_max: Option<Slot>,
     /// By key hash: highest slot that a read of the key must see.
@@ -36,6 +38,7 @@ impl Oracle {
             opened: BTreeMap::new(),
             skipped: BTreeSet::new(),
             holders: BTreeMap::new(),
+            lost: NodeSet::EMPTY,
             acknowledged: BTreeSet::new(),
             acknowledged_max: None,
             key_floor: BTreeMap::new(),
@@ -67,11 +70,17 @@ impl Oracle {
 
     /// The disk of a node is gone.
     pub fn wiped(&mut self, node: Node) {
-        self.holders.values_mut().for_each(|set| set.remove(node));
+        self.lost.insert(node);
     }
 
+    /// Nodes that ever held the slot durably.
+    fn ever_held(&self, slot: Slot) -> usize {
+        self.holders.get(&slot).copied().unwrap_or_default().len()
+    }
+
+    /// Nodes that hold the slot durably and have not lost it.
     pub fn holders(&self, slot: Slot) -> NodeSet {
-        self.holders.get(&slot).copied().unwrap_or_default()
+        self.holders.get(&slot).copied().unwrap_or_default().without(self.lost)
     }
 
     /// A node executes a slot, for the first time or again after a restart.
@@ -85,7 +94,7 @@ impl Oracle {
         let Value::Batch(digest) = value else { return };
         let opened = self.opened.get(&slot).unwrap_or_else(|| panic!("slot {slot} has no owner"));
         assert_eq!(opened.batch.digest, digest, "slot {slot} holds a batch that was not opened in it");
-        let holders = self.holders(slot).len();
+        let holders = self.ever_held(slot);
         assert!(holders >= self.t.support, "slot {slot} is decided with {holders} holders");
         assert!(
             opened.floor < Some(slot),
@@ -96,7 +105,7 @@ impl Oracle {
 
     /// The owner replies to its clients: its batch is executed there.
     pub fn acknowledges(&mut self, slot: Slot) {
-        let holders = self.holders(slot).len();
+        let holders = self.ever_held(slot);
         assert!(holders >= self.t.durable, "slot {slot} is acknowledged with {holders} holders");
         self.acknowledged.insert(slot);
         self.acknowledged_max = self.acknowledged_max.max(Some(slot));
