@@ -27,23 +27,20 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    pub fn of(head: &[u8], body: &[Slice], config: &LogConfig, sector: usize) -> Need {
-        let body_len: usize = body.iter().map(|slice| slice.len()).sum();
-        if body_len < config.inline_body_max {
-            return Need { inline: RECORD_HEADER + head.len() + body_len, payload: 0, parts: 0 };
-        }
-        let parts = if body.len() > BODY_PARTS_MAX { 1 } else { body.len() };
-        let payload = round_up(body_len, sector);
-        Need { inline: RECORD_HEADER + head.len(), payload, parts }
-    }
-
-    /// As [`Need::of`] for one slice of `body_len` bytes.
-    pub fn of_lens(head_len: usize, body_len: usize, config: &LogConfig, sector: usize) -> Need {
+    /// For a head and a body of these lengths, the body in this many pieces.
+    pub fn new(
+        head_len: usize,
+        body_len: usize,
+        pieces: usize,
+        config: &LogConfig,
+        sector: usize,
+    ) -> Need {
         let inline = RECORD_HEADER + head_len;
         if body_len < config.inline_body_max {
             return Need { inline: inline + body_len, payload: 0, parts: 0 };
         }
-        Need { inline, payload: round_up(body_len, sector), parts: 1 }
+        let parts = if pieces > BODY_PARTS_MAX { 1 } else { pieces };
+        Need { inline, payload: round_up(body_len, sector), parts }
     }
 
     pub fn bytes(&self) -> usize {

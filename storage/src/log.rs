@@ -199,25 +199,9 @@ impl<D: Device> Log<D> {
         body: &[Slice],
         class: Class,
     ) -> Result<RecordId, Full> {
-        if self.stopped {
-            return Err(Full::Stopped);
-        }
-        let need = Need::of(head, body, &self.config, self.sector);
-        let urgent = class == Class::Urgent;
-        let backlog_max = self.config.queue_bytes_max * if urgent { 2 } else { 1 };
-        if self.queued_bytes > 0 && self.queued_bytes + need.bytes() > backlog_max {
-            return Err(Full::Backlog);
-        }
-        let (seal, spot) = self.plan(&need)?;
-        let reserve = if urgent { 0 } else { self.config.reserve_bytes };
-        let Some(spot) = spot.filter(|spot| spot.left >= reserve) else {
-            return Err(self.no_space());
-        };
-        let needs_buffer = seal || !self.filling.has_buffer();
-        if needs_buffer && self.spare_bufs.is_empty() {
-            let buf = self.pool.get(self.config.inline_bytes_max).ok_or(Full::Memory)?;
-            self.spare_bufs.push(buf);
-        }
+        let body_len = body.iter().map(|slice| slice.len()).sum();
+        let need = Need::new(head.len(), body_len, body.len(), &self.config, self.sector);
+        let (seal, spot) = self.admit(&need, class)?;
         if seal {
             self.seal();
         }
@@ -237,24 +221,35 @@ impl<D: Device> Log<D> {
         Ok(id)
     }
 
-    /// Whether a record with a head and one body of these lengths would be accepted now. The answer
-    /// holds until the next `append`, `kick` or `poll`.
+    /// Whether a record with a head and a body of these lengths, in one aligned slice, would be
+    /// accepted now. The answer holds until the next `append`, `kick` or `poll`.
     pub fn accepts(&mut self, head_len: usize, body_len: usize, class: Class) -> Result<(), Full> {
+        let need = Need::new(head_len, body_len, 1, &self.config, self.sector);
+        self.admit(&need, class).map(|_| ())
+    }
+
+    /// Whether a new group is needed for the record, and where its group goes; or why it is refused.
+    fn admit(&mut self, need: &Need, class: Class) -> Result<(bool, Spot), Full> {
         if self.stopped {
             return Err(Full::Stopped);
         }
-        let need = Need::of_lens(head_len, body_len, &self.config, self.sector);
-        let urgent = class == Class::Urgent;
-        let backlog_max = self.config.queue_bytes_max * if urgent { 2 } else { 1 };
+        let (reserve, backlog_max) = match class {
+            Class::Ordinary => (self.config.reserve_bytes, self.config.queue_bytes_max),
+            Class::Urgent => (0, self.config.queue_bytes_max * 2),
+        };
         if self.queued_bytes > 0 && self.queued_bytes + need.bytes() > backlog_max {
             return Err(Full::Backlog);
         }
-        let (_, spot) = self.plan(&need)?;
-        let reserve = if urgent { 0 } else { self.config.reserve_bytes };
-        match spot.filter(|spot| spot.left >= reserve) {
-            Some(_) => Ok(()),
-            None => Err(self.no_space()),
+        let (seal, spot) = self.plan(need)?;
+        let Some(spot) = spot.filter(|spot| spot.left >= reserve) else {
+            return Err(self.no_space());
+        };
+        let needs_buffer = seal || !self.filling.has_buffer();
+        if needs_buffer && self.spare_bufs.is_empty() {
+            let buf = self.pool.get(self.config.inline_bytes_max).ok_or(Full::Memory)?;
+            self.spare_bufs.push(buf);
         }
+        Ok((seal, spot))
     }
 
     /// Whether the last attempt to make a segment failed for want of disk space.
@@ -262,7 +257,6 @@ impl<D: Device> Log<D> {
         self.space.disk_full
     }
 
-    /// Whether a new group is needed for the record, and where its group goes then.
     fn plan(&self, need: &Need) -> Result<(bool, Option<Spot>), Full> {
         let cursor = self.space.cursor;
         let alone = Group::default().takes(need, &self.config, self.sector);

@@ -59,8 +59,10 @@ impl Run {
             _ => self.rng.below(10_000) as usize,
         };
         let slice = slice_of(&opened.pool, seed, body);
-        let appended =
-            opened.log.append(kind, &bytes_of(seed + 1, head), &[slice], Class::Ordinary);
+        let foreseen = opened.log.accepts(head, body, Class::Ordinary);
+        let head_bytes = bytes_of(seed + 1, head);
+        let appended = opened.log.append(kind, &head_bytes, &[slice], Class::Ordinary);
+        assert_eq!(foreseen, appended.map(|_| ()), "what is foreseen is what happens");
         if let Ok(id) = appended {
             self.model.appended.push((kind, seed, head, body));
             assert_eq!(id, RecordId(self.model.appended.len() as u64));

@@ -304,3 +304,23 @@ fn an_exhausted_pool_refuses_and_harms_nothing() {
     let opened = open(&disk, &config).unwrap();
     assert_eq!(opened.entries.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [2, 1]);
 }
+
+#[test]
+fn padding_holds_nothing_of_earlier_groups() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    for seed in 0..4 {
+        put(&mut opened, seed, 1500, 1500);
+    }
+    for (head, body) in [(10, 10), (10, 2500)] {
+        let events = put(&mut opened, 9, head, body);
+        let Event::Placed { head: at, .. } = events[0] else { panic!("{events:?}") };
+        let image = disk.borrow().contents(at.segment).unwrap();
+        let (records_end, block) =
+            ((at.offset + at.len) as usize, at.offset as usize / 4096 * 4096);
+        let inline_end = records_end + if body < 2048 { body } else { 0 };
+        let padding_end = if body < 2048 { block + 4096 } else { block + 512 };
+        assert!(image[inline_end..padding_end].iter().all(|byte| *byte == 0), "body of {body}");
+    }
+}

@@ -138,9 +138,8 @@ impl UringDevice {
 
     /// Makes sure that `count` entries can be queued together.
     fn ensure_room(&mut self, count: usize) {
-        let queue = self.ring.submission();
-        if queue.capacity() - queue.len() < count {
-            drop(queue);
+        let room = |queue: squeue::SubmissionQueue<'_>| queue.capacity() - queue.len();
+        while room(self.ring.submission()) < count {
             self.submit();
         }
     }
@@ -150,7 +149,7 @@ impl UringDevice {
         // SAFETY: every entry made in this module points to memory that `self` owns until the
         // completion is reaped (`parts`, `iovecs`, `reads`, `making`) or to none.
         let pushed = unsafe { self.ring.submission().push(entry) };
-        pushed.expect("the submission queue has room after a submit");
+        pushed.expect("room was made for the entry");
     }
 
     fn queue_write(&mut self, fd: RawFd, offset: u64) {
