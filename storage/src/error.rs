@@ -1,5 +1,6 @@
 //! What can go wrong, in words for the person who runs the node.
 
+use crate::cases::Case;
 use crate::place::Position;
 use std::fmt;
 use std::io;
@@ -24,17 +25,31 @@ pub enum LogError {
     },
     /// Promises may have been lost: the node must be replaced (PROTOCOL 4.4, 10).
     Damaged {
+        /// Its row in the recovery table: M, O or R.
+        case: Case,
         /// Where the first bad bytes are.
         at: Position,
         /// What is wrong there.
         what: String,
     },
-    /// Neither copy of the superblock can be used.
-    Superblock(String),
+    /// The superblock cannot be used.
+    Superblock {
+        /// Its row in the recovery table: D or E.
+        case: Case,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The configuration cannot work.
     Config(String),
     /// The buffer pool is too small for start-up.
     NoMemory(&'static str),
+    /// Bytes that recovery needs cannot be read. No proof of anything: the node must not start.
+    Unreadable {
+        /// Where.
+        at: Position,
+        /// The system's error.
+        error: io::Error,
+    },
     /// The device answered with an error.
     Io {
         /// What was being done.
@@ -45,6 +60,18 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// The row of the recovery table that this refusal follows, if it is one.
+    pub fn case(&self) -> Option<Case> {
+        match self {
+            LogError::NotFormatted => Some(Case::C),
+            LogError::Superblock { case, .. } | LogError::Damaged { case, .. } => Some(*case),
+            LogError::Identity { .. } => Some(Case::F),
+            LogError::FormatInterrupted => Some(Case::G),
+            LogError::Unreadable { .. } => Some(Case::Q),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let doing = doing.into();
         move |error| LogError::Io { doing, error }
@@ -69,16 +96,24 @@ impl fmt::Display for LogError {
                 "this log belongs to {what} {found}, not {expected}: check the directory and the \
                  node's configuration"
             ),
-            LogError::Damaged { at, what } => write!(
+            LogError::Damaged { at, what, .. } => write!(
                 out,
                 "log damaged in segment-{:08}.log at byte {}: {what}; {LOST}",
                 at.segment, at.offset
             ),
-            LogError::Superblock(what) => write!(out, "superblock unusable: {what}; {LOST}"),
+            LogError::Superblock { what, .. } => {
+                write!(out, "superblock unusable: {what}; {LOST}")
+            }
             LogError::Config(what) => write!(out, "log configuration: {what}"),
             LogError::NoMemory(what) => {
                 write!(out, "the buffer pool is too small for {what}: raise its limit")
             }
+            LogError::Unreadable { at, error } => write!(
+                out,
+                "cannot read segment-{:08}.log at byte {}: {error}; check the disk, and if it is \
+                 lost, replace the node with `racos member replace`",
+                at.segment, at.offset
+            ),
             LogError::Io { doing, error } => write!(out, "while {doing}: {error}"),
         }
     }
@@ -87,7 +122,7 @@ impl fmt::Display for LogError {
 impl std::error::Error for LogError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            LogError::Io { error, .. } => Some(error),
+            LogError::Io { error, .. } | LogError::Unreadable { error, .. } => Some(error),
             _ => None,
         }
     }

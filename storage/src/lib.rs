@@ -2,13 +2,14 @@
 //!
 //! A [`Log`] appends records to files written with zeros beforehand, many records a flush, and
 //! reports each when it is on stable storage; opening it again gives back every record that was
-//! ever reported (see [`recovery`] for what each kind of damage leads to). It runs on any
+//! ever reported (see [`TABLE`] for what each kind of damage leads to). It runs on any
 //! [`device::Device`]: io_uring with `O_DIRECT`, plain system calls, or a simulated disk.
 //!
 //! The log grows for ever. Reclaiming will move the start that the superblock names
 //! and reuse files under new segment numbers; nothing in the format stands in its way.
 
 mod bytes;
+mod cases;
 mod config;
 pub mod device;
 mod error;
@@ -16,14 +17,15 @@ mod format;
 mod group;
 mod log;
 mod place;
-pub mod recovery;
+mod recovery;
 mod scan;
 mod space;
 mod superblock;
 
+pub use cases::{Action, Case, TABLE};
 pub use config::LogConfig;
 pub use error::{Full, LogError, ReadError, ReadRefused};
 pub use log::{Class, Counters, Event, Log};
 pub use place::{Place, Position, RecordId};
-pub use recovery::{Case, Condition, Recovered, Replayed, ReplayedBody};
+pub use recovery::{Condition, Recovered, Replayed, ReplayedBody};
 pub use superblock::{BOOT_MAX, Identity};

@@ -3,31 +3,7 @@
 //! Purpose: find the end of the log, hand out every record, and never start from a state in which a
 //! promise could be broken (PROTOCOL 4.4, 9.1).
 //!
-//! The cases, as data in [`TABLE`]. "Behind" means: in a later block of this or a later segment there
-//! is a valid group of this disk whose sequence is not lower than expected and which was written when
-//! the log was flushed beyond the bad place. Such a group is proof that the bad bytes were promised.
-//!
-//! ```text
-//!     what is found                                          action
-//! A   both superblock copies good                            use the newer
-//! B   one copy good, the other torn or bad                   use it; the next write is over the bad one
-//! C   no superblock, no segments                             refuse: not formatted
-//! D   no good copy                                           refuse: lost
-//! E   good copies of different disks or nodes                refuse: lost
-//! F   another cluster, node or incarnation than asked for    refuse: wrong directory
-//! G   format did not end                                     refuse: format again
-//! H   good group, the next one follows                       replay; payloads are checked when read
-//! I   H, but a payload is bad                                replay; that payload is damaged
-//! J   last group good, payloads too                          replay; write it anew, flush
-//! K   last group's records good, a payload bad, none behind  cut there: never promised
-//! L   no group (zeros, torn, stale, end of file), none behind  cut there: never promised
-//! M   no group, one behind                                   refuse: lost
-//! N   segment header bad, but its first group follows        replay; write the header anew
-//! O   segment of another disk, or of another number          refuse: lost
-//! P   later segment file missing or short, none behind       make it again
-//! Q   a sector that recovery needs cannot be read            refuse: device error
-//! R   first segment file missing                             refuse: lost
-//! ```
+//! What may be found, and what is done about it, is the table in [`crate::cases`].
 //!
 //! Invariant: after `open`, the log ends at a place behind which no group can be taken for valid, and
 //! everything before it is on stable storage (the last group, which may have been read from a cache
@@ -35,6 +11,7 @@
 //! What would break it: cutting where a promise was made (M), leaving the header of a cut group (K),
 //! or answering anyone before the last group was written anew (J).
 
+use crate::cases::Case;
 use crate::config::LogConfig;
 use crate::device::{Completion, Device, FileId, SUPERBLOCK};
 use crate::error::LogError;
@@ -43,70 +20,9 @@ use crate::log::{Log, Resume};
 use crate::place::{Place, Position, RecordId};
 use crate::scan::Scan;
 use crate::space::Space;
-use crate::superblock::{BOOT_MAX, COPY_LEN, Copy, Identity, Superblock};
+use crate::superblock::{self, BOOT_MAX, Identity, Superblock};
 use racos_buffer::{Pool, Slice};
 use std::collections::BTreeMap;
-
-/// What recovery does about a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The state is taken as it is.
-    Use,
-    /// It is put right by writing what must have been there.
-    Rewrite,
-    /// The log ends there.
-    Cut,
-    /// The records stand; a payload is missing (PROTOCOL 9.5 repairs it).
-    Report,
-    /// The log is not opened.
-    Refuse,
-}
-
-/// A row of the table above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Case {
-    A,
-    B,
-    C,
-    D,
-    E,
-    F,
-    G,
-    H,
-    I,
-    J,
-    K,
-    L,
-    M,
-    N,
-    O,
-    P,
-    Q,
-    R,
-}
-
-/// Every case with its action.
-pub const TABLE: [(Case, Action); 18] = [
-    (Case::A, Action::Use),
-    (Case::B, Action::Use),
-    (Case::C, Action::Refuse),
-    (Case::D, Action::Refuse),
-    (Case::E, Action::Refuse),
-    (Case::F, Action::Refuse),
-    (Case::G, Action::Refuse),
-    (Case::H, Action::Use),
-    (Case::I, Action::Report),
-    (Case::J, Action::Rewrite),
-    (Case::K, Action::Cut),
-    (Case::L, Action::Cut),
-    (Case::M, Action::Refuse),
-    (Case::N, Action::Rewrite),
-    (Case::O, Action::Refuse),
-    (Case::P, Action::Rewrite),
-    (Case::Q, Action::Refuse),
-    (Case::R, Action::Refuse),
-];
 
 /// The body of a replayed record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +86,7 @@ impl<D: Device> Log<D> {
     /// What the device holds. Errors: cases D, E, Q.
     pub fn inspect(device: &mut D, pool: &Pool) -> Result<Condition, LogError> {
         let files = device.list().map_err(LogError::io("listing the log's files"))?;
-        match read_superblock(device, pool, &files) {
+        match superblock::read(device, pool, &files) {
             Ok(found) if !found.newest.formatted => Ok(Condition::Interrupted),
             Ok(found) => Ok(Condition::Formatted(found.newest.identity)),
             Err(LogError::NotFormatted) => Ok(Condition::Empty),
@@ -195,7 +111,7 @@ impl<D: Device> Log<D> {
             let what = format!("it holds the log of node {} already", found.node);
             return Err(LogError::NotEmpty(what));
         }
-        let mut superblock = Superblock {
+        let mut fresh = Superblock {
             identity,
             disk_id,
             sequence: 1,
@@ -206,15 +122,15 @@ impl<D: Device> Log<D> {
             start_record: 1,
         };
         // Both copies, so that none of an earlier attempt is left.
-        write_superblock(device, pool, &superblock, 0)?;
-        write_superblock(device, pool, &superblock, 1)?;
+        superblock::write(device, pool, &fresh, 0)?;
+        superblock::write(device, pool, &fresh, 1)?;
         for segment in 1..=config.initial_segments {
             progress(segment - 1, config.initial_segments);
             make_segment(device, segment, config.segment_len as u64)?;
         }
-        superblock.formatted = true;
-        superblock.sequence = 2;
-        write_superblock(device, pool, &superblock, 0)?;
+        fresh.formatted = true;
+        fresh.sequence = 2;
+        superblock::write(device, pool, &fresh, 0)?;
         progress(config.initial_segments, config.initial_segments);
         Ok(())
     }
@@ -231,22 +147,11 @@ impl<D: Device> Log<D> {
     ) -> Result<(Log<D>, Recovered), LogError> {
         let config = config.checked()?;
         let files = device.list().map_err(LogError::io("listing the log's files"))?;
-        let found = read_superblock(&mut device, &pool, &files)?;
-        let mut superblock = found.newest;
-        if !superblock.formatted {
-            return Err(LogError::FormatInterrupted);
-        }
-        check_identity(superblock.identity, identity)?;
-        if superblock.boot >= BOOT_MAX {
-            return Err(LogError::Superblock("all boot numbers are used up".to_string()));
-        }
-        superblock.boot += 1;
-        superblock.sequence += 1;
-        write_superblock(&mut device, &pool, &superblock, found.older_copy)?;
+        let (superblock, case) = begin_boot(&mut device, &pool, &files, identity)?;
         let mut walk = Walk::new(&mut device, &pool, &superblock, &files)?;
-        walk.cases.push(found.case);
+        walk.cases.push(case);
         walk.replay(config.check_payloads, each)?;
-        let end = walk.settle_end(&superblock)?;
+        let end = walk.settle_end()?;
         let Walk { groups, mut cases, scan, .. } = walk;
         let lengths = usable_segments(&scan.lengths, end.cursor.segment, &config, &mut cases);
         cases.dedup();
@@ -271,103 +176,32 @@ impl<D: Device> Log<D> {
     }
 }
 
-fn check_identity(found: Identity, expected: Identity) -> Result<(), LogError> {
-    let parts = [
-        ("cluster", found.cluster, expected.cluster),
-        ("node", found.node as u64, expected.node as u64),
-        ("incarnation", found.incarnation as u64, expected.incarnation as u64),
-    ];
-    for (what, found, expected) in parts {
-        if found != expected {
-            return Err(LogError::Identity { what, found, expected });
-        }
-    }
-    Ok(())
-}
-
-struct FoundSuperblock {
-    newest: Superblock,
-    /// Which copy to write next.
-    older_copy: usize,
-    case: Case,
-}
-
-fn read_superblock<D: Device>(
+/// Checks whose log it is and makes a boot number durable that was never shown to anyone.
+fn begin_boot<D: Device>(
     device: &mut D,
     pool: &Pool,
     files: &[(FileId, u64)],
-) -> Result<FoundSuperblock, LogError> {
-    let Some((_, len)) = files.iter().find(|(file, _)| *file == SUPERBLOCK) else {
-        return match files.is_empty() {
-            true => Err(LogError::NotFormatted),
-            false => Err(LogError::Superblock("it is missing, but there are segments".into())),
-        };
-    };
-    let mut copies = [None, None];
-    let mut why = [String::new(), String::new()];
-    for (index, copy) in copies.iter_mut().enumerate() {
-        let offset = (index * COPY_LEN) as u64;
-        if offset + COPY_LEN as u64 > *len {
-            why[index] = "missing".to_string();
-            continue;
-        }
-        let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
-        if let Err(error) = device.read_now(SUPERBLOCK, offset, &mut buf) {
-            why[index] = error.to_string();
-            continue;
-        }
-        match Superblock::decode(&buf) {
-            Copy::Good(good) => *copy = Some(good),
-            Copy::Bad => why[index] = "checksum wrong".to_string(),
-            Copy::Unknown { version } => {
-                let what = format!("written by format version {version}, newer than this program");
-                return Err(LogError::Config(what));
-            }
-        }
+    identity: Identity,
+) -> Result<(Superblock, Case), LogError> {
+    let found = superblock::read(device, pool, files)?;
+    let mut next = found.newest;
+    if !next.formatted {
+        return Err(LogError::FormatInterrupted);
     }
-    choose(copies, &why, files)
-}
-
-fn choose(
-    copies: [Option<Superblock>; 2],
-    why: &[String; 2],
-    files: &[(FileId, u64)],
-) -> Result<FoundSuperblock, LogError> {
-    let found = |newest, older_copy, case| Ok(FoundSuperblock { newest, older_copy, case });
-    match copies {
-        [Some(first), Some(second)] => {
-            let same = first.disk_id == second.disk_id && first.identity == second.identity;
-            if !same {
-                let what = "its two copies belong to different disks".to_string();
-                return Err(LogError::Superblock(what));
-            }
-            match first.sequence >= second.sequence {
-                true => found(first, 1, Case::A),
-                false => found(second, 0, Case::A),
-            }
-        }
-        [Some(first), None] => found(first, 1, Case::B),
-        [None, Some(second)] => found(second, 0, Case::B),
-        // The very first write of a format: segments are made only after both copies.
-        [None, None] if files.len() == 1 => Err(LogError::NotFormatted),
-        [None, None] => {
-            let what = format!("first copy: {}, second copy: {}", why[0], why[1]);
-            Err(LogError::Superblock(what))
-        }
+    superblock::check_identity(next.identity, identity)?;
+    // The copies differ by one boot at most, so a bad one may have held the next number, in use.
+    let one_copy = found.case == Case::B;
+    next.boot += if one_copy { 2 } else { 1 };
+    next.sequence += 1;
+    if next.boot > BOOT_MAX {
+        let what = "all boot numbers are used up".to_string();
+        return Err(LogError::Superblock { case: Case::D, what });
     }
-}
-
-fn write_superblock<D: Device>(
-    device: &mut D,
-    pool: &Pool,
-    superblock: &Superblock,
-    copy: usize,
-) -> Result<(), LogError> {
-    let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
-    superblock.encode(&mut buf);
-    let offset = (copy * COPY_LEN) as u64;
-    let written = device.write_now(SUPERBLOCK, offset, &buf.freeze());
-    written.map_err(LogError::io("writing the superblock"))
+    superblock::write(device, pool, &next, found.older_copy)?;
+    if one_copy {
+        superblock::write(device, pool, &next, 1 - found.older_copy)?;
+    }
+    Ok((next, found.case))
 }
 
 fn make_segment<D: Device>(device: &mut D, segment: FileId, len: u64) -> Result<(), LogError> {
@@ -448,7 +282,7 @@ impl<'a, D: Device> Walk<'a, D> {
         let lengths: BTreeMap<_, _> = segments.map(|(file, len)| (*file, whole(*len))).collect();
         if lengths.get(&first).is_none_or(|len| *len <= superblock.start.offset) {
             let what = "the first segment is missing or empty".to_string();
-            return Err(LogError::Damaged { at: superblock.start, what });
+            return Err(LogError::Damaged { case: Case::R, at: superblock.start, what });
         }
         Ok(Walk {
             scan: Scan::new(device, pool, superblock.disk_id, lengths)?,
@@ -500,11 +334,11 @@ impl<'a, D: Device> Walk<'a, D> {
         let at = Position { segment, offset: 0 };
         if header.disk_id != self.disk_id {
             let what = "the segment belongs to another disk".to_string();
-            return Err(LogError::Damaged { at, what });
+            return Err(LogError::Damaged { case: Case::O, at, what });
         }
         if header.segment != segment {
             let what = format!("the file holds segment {}", header.segment);
-            return Err(LogError::Damaged { at, what });
+            return Err(LogError::Damaged { case: Case::O, at, what });
         }
         Ok(())
     }
@@ -519,7 +353,7 @@ impl<'a, D: Device> Walk<'a, D> {
             self.hold(&group)?;
             if group.first_record != self.record {
                 let what = format!("record {} is missing", self.record);
-                return Err(LogError::Damaged { at: group.at, what });
+                return Err(LogError::Damaged { case: Case::M, at: group.at, what });
             }
             let next = self.next_group(group.end(), group.sequence + 1)?;
             if next.is_some() {
@@ -617,7 +451,7 @@ impl<'a, D: Device> Walk<'a, D> {
     }
 
     /// Behind the last group replayed: cut or refuse, then make the end certain.
-    fn settle_end(&mut self, superblock: &Superblock) -> Result<End, LogError> {
+    fn settle_end(&mut self) -> Result<End, LogError> {
         let cursor = self.torn.map_or(self.end, |torn| torn.at);
         if let Some(witness) = self.scan.witness(cursor, self.sequence)? {
             let what = format!(
@@ -625,7 +459,7 @@ impl<'a, D: Device> Walk<'a, D> {
                  was one",
                 witness.offset, witness.segment
             );
-            return Err(LogError::Damaged { at: cursor, what });
+            return Err(LogError::Damaged { case: Case::M, at: cursor, what });
         }
         if self.torn.is_none() {
             self.note(Case::L);
@@ -634,10 +468,9 @@ impl<'a, D: Device> Walk<'a, D> {
         if let Some(last) = self.last {
             self.write_anew(&last)?;
         }
-        let flushed = if self.groups == 0 { superblock.start } else { self.end };
         Ok(End {
             cursor,
-            flushed,
+            flushed: self.end,
             next_sequence: self.sequence,
             next_record: self.record,
             confirmed: self.last.is_none_or(|last| last.records == 0),

@@ -70,8 +70,7 @@ impl<'a, D: Device> Scan<'a, D> {
         let wide = least.max(if goes_on { WINDOW } else { JUMP }).min(left);
         if self.read(at, wide).is_err() {
             // Perhaps only a sector that nobody asked for is unreadable.
-            let doing = format!("reading segment {} at byte {}", at.segment, at.offset);
-            self.read(at, least).map_err(LogError::io(doing))?;
+            self.read(at, least).map_err(|error| LogError::Unreadable { at, error })?;
         }
         Ok(())
     }

@@ -8,10 +8,14 @@
 //! when the other is bad too.
 
 use crate::bytes::{Reader, Writer};
+use crate::cases::Case;
+use crate::device::{Device, FileId, SUPERBLOCK};
+use crate::error::LogError;
 use crate::place::Position;
+use racos_buffer::Pool;
 
 /// Bytes from one copy to the next; the file holds two.
-pub(crate) const COPY_LEN: usize = 4096;
+const COPY_LEN: usize = 4096;
 /// Highest boot number: 24 bits of an operation's id (PROTOCOL 3.1).
 pub const BOOT_MAX: u32 = (1 << 24) - 1;
 
@@ -105,6 +109,112 @@ impl Superblock {
         };
         Some(Copy::Good(good))
     }
+}
+
+/// The superblock as found.
+pub(crate) struct Found {
+    pub newest: Superblock,
+    /// The copy to write next: the older or the bad one.
+    pub older_copy: usize,
+    pub case: Case,
+}
+
+/// Reads both copies and chooses. Errors: cases C, D, E.
+pub(crate) fn read<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    files: &[(FileId, u64)],
+) -> Result<Found, LogError> {
+    let Some((_, len)) = files.iter().find(|(file, _)| *file == SUPERBLOCK) else {
+        return match files.is_empty() {
+            true => Err(LogError::NotFormatted),
+            false => Err(unusable(Case::D, "it is missing, but there are segments")),
+        };
+    };
+    let mut copies = [None, None];
+    let mut why = [String::new(), String::new()];
+    for (index, copy) in copies.iter_mut().enumerate() {
+        let offset = (index * COPY_LEN) as u64;
+        if offset + COPY_LEN as u64 > *len {
+            why[index] = "missing".to_string();
+            continue;
+        }
+        let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
+        if let Err(error) = device.read_now(SUPERBLOCK, offset, &mut buf) {
+            why[index] = error.to_string();
+            continue;
+        }
+        match Superblock::decode(&buf) {
+            Copy::Good(good) => *copy = Some(good),
+            Copy::Bad => why[index] = "checksum wrong".to_string(),
+            Copy::Unknown { version } => {
+                let what = format!("written by format version {version}, newer than this program");
+                return Err(LogError::Config(what));
+            }
+        }
+    }
+    choose(copies, &why, files)
+}
+
+fn choose(
+    copies: [Option<Superblock>; 2],
+    why: &[String; 2],
+    files: &[(FileId, u64)],
+) -> Result<Found, LogError> {
+    let found = |newest, older_copy, case| Ok(Found { newest, older_copy, case });
+    match copies {
+        [Some(first), Some(second)] => {
+            let same = first.disk_id == second.disk_id && first.identity == second.identity;
+            if !same {
+                return Err(unusable(Case::E, "its two copies belong to different disks"));
+            }
+            match first.sequence >= second.sequence {
+                true => found(first, 1, Case::A),
+                false => found(second, 0, Case::A),
+            }
+        }
+        [Some(first), None] => found(first, 1, Case::B),
+        [None, Some(second)] => found(second, 0, Case::B),
+        // The very first write of a format: segments are made only after both copies.
+        [None, None] if files.len() == 1 => Err(LogError::NotFormatted),
+        [None, None] => {
+            let what = format!("first copy: {}, second copy: {}", why[0], why[1]);
+            Err(unusable(Case::D, what))
+        }
+    }
+}
+
+/// Writes one copy and flushes it.
+pub(crate) fn write<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    superblock: &Superblock,
+    copy: usize,
+) -> Result<(), LogError> {
+    let mut buf = pool.get(COPY_LEN).ok_or(LogError::NoMemory("the superblock"))?;
+    superblock.encode(&mut buf);
+    let offset = (copy * COPY_LEN) as u64;
+    let written = device.write_now(SUPERBLOCK, offset, &buf.freeze());
+    written.map_err(LogError::io("writing the superblock"))
+}
+
+fn unusable(case: Case, what: impl Into<String>) -> LogError {
+    LogError::Superblock { case, what: what.into() }
+}
+
+/// Refuses a log that is another's (case F).
+pub(crate) fn check_identity(found: Identity, expected: Identity) -> Result<(), LogError> {
+    let parts = [
+        ("cluster", found.cluster, expected.cluster),
+        ("node", found.node as u64, expected.node as u64),
+        ("incarnation", found.incarnation as u64, expected.incarnation as u64),
+    ];
+    for (what, found, expected) in parts {
+        if found != expected {
+            return Err(LogError::Identity { what, found, expected });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -226,6 +226,12 @@ impl Slice {
         Slice { block: Some(block.clone()), start: self.start, len }
     }
 
+    /// Whether the view starts where its block does, so that [`Slice::try_thaw`] keeps its bytes in
+    /// place.
+    pub fn starts_block(&self) -> bool {
+        self.start == 0 && self.block.is_some()
+    }
+
     /// Whether the bytes start at a multiple of `align` in memory.
     pub fn is_aligned(&self, align: usize) -> bool {
         self.start.is_multiple_of(align)

@@ -1,0 +1,79 @@
+//! The recovery table: what the files of a log can look like, and what is done about it.
+//!
+//! "Behind" means: in a later block of this or a later segment there
+//! is a valid group of this disk whose sequence is not lower than expected and which was written when
+//! the log was flushed beyond the bad place. Such a group is proof that the bad bytes were promised.
+//!
+//! ```text
+//!     what is found                                          action
+//! A   both superblock copies good                            use the newer
+//! B   one copy good, the other torn or bad                   use it, with a boot above what was in both
+//! C   no superblock, no segments                             refuse: not formatted
+//! D   no good copy                                           refuse: lost
+//! E   good copies of different disks or nodes                refuse: lost
+//! F   another cluster, node or incarnation than asked for    refuse: wrong directory
+//! G   format did not end                                     refuse: format again
+//! H   good group, the next one follows                       replay; payloads are checked when read
+//! I   H, but a payload is bad                                replay; that payload is damaged
+//! J   last group good, payloads too                          replay; write it anew, flush
+//! K   last group's records good, a payload bad, none behind  cut there: never promised
+//! L   no group (zeros, torn, stale, end of file), none behind  cut there: never promised
+//! M   no group, one behind                                   refuse: lost
+//! N   segment header bad, but its first group follows        replay; write the header anew
+//! O   segment of another disk, or of another number          refuse: lost
+//! P   later segment file missing or short, none behind       make it again
+//! Q   a sector that recovery needs cannot be read            refuse: look at the disk
+//! R   first segment file missing                             refuse: lost
+//! ```
+//!
+//! Invariant: an opening that meets a case does what its row says; the tests hold each letter to it.
+//! What would break it: a state of the files that fits no row.
+
+/// What is done about a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The state is taken as it is.
+    Use,
+    /// It is put right by writing what must have been there.
+    Rewrite,
+    /// The log ends there.
+    Cut,
+    /// The records stand; a payload is missing (PROTOCOL 9.5 repairs it).
+    Report,
+    /// The log is not opened.
+    Refuse,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[rustfmt::skip]
+pub enum Case { A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R }
+
+/// Every case with its action, in order.
+pub const TABLE: [(Case, Action); 18] = [
+    (Case::A, Action::Use),
+    (Case::B, Action::Rewrite),
+    (Case::C, Action::Refuse),
+    (Case::D, Action::Refuse),
+    (Case::E, Action::Refuse),
+    (Case::F, Action::Refuse),
+    (Case::G, Action::Refuse),
+    (Case::H, Action::Use),
+    (Case::I, Action::Report),
+    (Case::J, Action::Rewrite),
+    (Case::K, Action::Cut),
+    (Case::L, Action::Cut),
+    (Case::M, Action::Refuse),
+    (Case::N, Action::Rewrite),
+    (Case::O, Action::Refuse),
+    (Case::P, Action::Rewrite),
+    (Case::Q, Action::Refuse),
+    (Case::R, Action::Refuse),
+];
+
+impl Case {
+    /// What is done about it.
+    pub fn action(self) -> Action {
+        TABLE[self as usize].1
+    }
+}
