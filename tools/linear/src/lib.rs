@@ -30,6 +30,7 @@ mod problem;
 mod search;
 mod shrink;
 mod violation;
+mod zones;
 
 use std::collections::BTreeMap;
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use crate::history::{Event, Operation, Outcome};
 use crate::search;
 use crate::violation::Reason;
+use crate::zones;
 
 /// Marks "absent" where a put's number could stand.
 pub(crate) const ABSENT: u32 = u32::MAX;
@@ -64,6 +65,9 @@ struct Put {
 /// Whether the events, all of one group, can be ordered.
 pub(crate) fn check(events: &[Event], states_max: usize) -> Result<(), Reason> {
     let problem = translate(events)?;
+    if zones::clash(&problem) {
+        return Err(Reason::NoOrder);
+    }
     search::solve(&problem, states_max)
 }
 
@@ -90,7 +94,7 @@ fn translate(events: &[Event]) -> Result<Problem, Reason> {
         }
     }
     for (value, put) in (0..).zip(&puts) {
-        if put.happened != OPEN && !put.never {
+        if put.happened != OPEN {
             let effect = Effect::Put { key: put.key, value };
             steps.push(Step { from: put.invoked, to: put.happened, effect });
         }
@@ -163,10 +167,8 @@ fn found(
     }
 }
 
-/// Makes the step of a read, and narrows its time and those of the puts by each other: a put
-/// happens before the first read of it responds, a read after the puts it saw were invoked.
-fn read(invoked: u64, to: u64, found: Box<[(u32, u32)]>, puts: &mut [Put]) -> Result<Step, Reason> {
-    let mut from = invoked;
+/// Makes the step of a read, and notes that the puts it saw happened before it responded.
+fn read(from: u64, to: u64, found: Found, puts: &mut [Put]) -> Result<Step, Reason> {
     for &(_, value) in found.iter().filter(|&&(_, value)| value != ABSENT) {
         let put = &mut puts[value as usize];
         if put.never {
@@ -176,7 +178,6 @@ fn read(invoked: u64, to: u64, found: Box<[(u32, u32)]>, puts: &mut [Put]) -> Re
             return Err(Reason::FromTheFuture);
         }
         put.happened = put.happened.min(to);
-        from = from.max(put.invoked);
     }
     Ok(Step { from, to, effect: Effect::Read(found) })
 }

@@ -15,10 +15,10 @@
 //!    may be moved down to the first read of the key, and left out if a write comes first. Those
 //!    of one key that may happen by now are all alike, so only their number matters.
 //!
-//! What has been tried is the set of steps done, what the keys hold (values that nobody asks for
-//! are all alike), and how many unknown deletes were used.
+//! What has been tried is the set of steps done and what the keys hold (values that nobody asks for
+//! are all alike), with as many unknown deletes used or fewer.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
 use crate::problem::{ABSENT, Effect, Problem, Step};
 use crate::violation::Reason;
@@ -28,7 +28,7 @@ const FORGOTTEN: u32 = u32::MAX - 1;
 
 pub(crate) fn solve(problem: &Problem, states_max: usize) -> Result<(), Reason> {
     let mut search = Search::new(problem);
-    let mut tried: FxHashSet<Box<[u64]>> = FxHashSet::default();
+    let mut tried = Tried::default();
     let mut choices: Vec<Choice> = Vec::new();
     loop {
         search.settle();
@@ -36,8 +36,9 @@ pub(crate) fn solve(problem: &Problem, states_max: usize) -> Result<(), Reason> 
             return Ok(());
         }
         // What two ways lead to is looked at once.
-        let options = if tried.insert(search.key()) { search.options() } else { Vec::new() };
-        if tried.len() > states_max {
+        let is_new = tried.insert(search.key(), &search.deletes_used);
+        let options = if is_new { search.options() } else { Vec::new() };
+        if tried.states > states_max {
             return Err(Reason::Undecided { states: states_max });
         }
         choices.push(Choice { options, mark: search.trail.len() });
@@ -54,6 +55,27 @@ pub(crate) fn solve(problem: &Problem, states_max: usize) -> Result<(), Reason> 
                 }
             }
         }
+    }
+}
+
+/// What was tried, by [`Search::key`], with the unknown deletes used for each key of the store.
+#[derive(Default)]
+struct Tried {
+    deletes_used: FxHashMap<Box<[u64]>, Vec<u32>>,
+    states: usize,
+}
+
+impl Tried {
+    /// False if the same was tried with as many deletes left for every key, or more.
+    fn insert(&mut self, key: Box<[u64]>, used: &[u32]) -> bool {
+        let known = self.deletes_used.entry(key).or_default();
+        let no_more = |known: &[u32]| known.iter().zip(used).all(|(known, used)| known <= used);
+        if known.chunks_exact(used.len()).any(no_more) {
+            return false;
+        }
+        known.extend_from_slice(used);
+        self.states += 1;
+        true
     }
 }
 
@@ -183,8 +205,6 @@ impl<'a> Search<'a> {
                 self.candidates.push(at);
             }
         }
-        let (steps, deadline) = (self.steps, self.deadline);
-        self.candidates.retain(|&at| steps[at].from <= deadline);
     }
 
     /// The candidates that may be next, the one that has to be over first last.
@@ -198,17 +218,17 @@ impl<'a> Search<'a> {
     fn is_possible(&self, step: usize) -> bool {
         match &self.steps[step].effect {
             Effect::Read(found) => found.iter().all(|&(key, value)| {
-                let at = key as usize;
-                let held = self.held[at];
-                held == value
-                    || (value == ABSENT && !self.is_awaited(key) && {
-                        let possible = self.optional_deletes[at]
-                            .partition_point(|&from| from <= self.deadline);
-                        (self.deletes_used[at] as usize) < possible
-                    })
+                self.held[key as usize] == value || (value == ABSENT && self.may_vanish(key))
             }),
             _ => !self.is_awaited(self.written(step).expect("it is a write").0),
         }
+    }
+
+    /// Whether an unknown delete may take away now what a key holds (rule 4).
+    fn may_vanish(&self, key: u32) -> bool {
+        let times = &self.optional_deletes[key as usize];
+        let possible = times.partition_point(|&from| from <= self.deadline);
+        !self.is_awaited(key) && (self.deletes_used[key as usize] as usize) < possible
     }
 
     /// Whether outstanding reads ask for the value that a key holds (rule 2).
@@ -260,13 +280,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// All that the rest of the search depends on.
+    /// All that the rest of the search depends on, but for the deletes used.
     fn key(&self) -> Box<[u64]> {
         let mut words = Vec::with_capacity(2 + self.held.len());
         words.push(self.first_undone as u64);
-        for (key, (&held, &used)) in (0..).zip(self.held.iter().zip(&self.deletes_used)) {
-            let held = if self.reads(key, held) > 0 { held } else { FORGOTTEN };
-            words.push(u64::from(held) << 32 | u64::from(used));
+        for (key, &held) in (0..).zip(&self.held) {
+            words.push(u64::from(if self.reads(key, held) > 0 { held } else { FORGOTTEN }));
         }
         // Whatever is done was a candidate, and the deadline only moves on.
         let end = self.steps.partition_point(|step| step.from <= self.deadline);
