@@ -26,7 +26,7 @@ const SMALL_META_BYTES: usize = 14 << 10;
 /// Most operations of a batch.
 const OPS_MAX: usize = 1024;
 /// A batch of large values is closed at this many bytes of values.
-const LARGE_BATCH_BYTES: usize = 512 << 10;
+pub const LARGE_BATCH_BYTES: usize = 512 << 10;
 /// Estimate of what one operation adds to the encoded metas, besides its key.
 const META_BYTES: usize = 96;
 
@@ -112,6 +112,7 @@ pub struct Builder {
     n: usize,
     codec: Codec,
     inline_bytes_max: usize,
+    large_batch_bytes: usize,
     secrets: Secrets,
     pool: Pool,
     open: Option<Open>,
@@ -131,11 +132,11 @@ enum OpenBodies {
 }
 
 /// What an operation stores, besides its key.
-pub enum Payload<'a> {
+pub enum Payload {
     /// No bytes.
     None,
-    /// The value; a slice at the start of a block of its own may be encoded in place.
-    Value(&'a Slice),
+    /// The value; a slice at the start of a block that nobody else views is encoded in place.
+    Value(Slice),
 }
 
 impl Builder {
@@ -143,10 +144,11 @@ impl Builder {
         n: usize,
         codec: Codec,
         inline_bytes_max: usize,
+        large_batch_bytes: usize,
         secrets: Secrets,
         pool: Pool,
     ) -> Builder {
-        Builder { n, codec, inline_bytes_max, secrets, pool, open: None }
+        Builder { n, codec, inline_bytes_max, large_batch_bytes, secrets, pool, open: None }
     }
 
     /// Describes a value that operation `op` stores.
@@ -171,7 +173,7 @@ impl Builder {
     pub fn add(
         &mut self,
         op: Op,
-        payload: Payload<'_>,
+        payload: Payload,
         waiter: Waiter,
     ) -> Result<Option<Parcel>, NoBuffers> {
         let key_bytes = match &op.action {
@@ -191,11 +193,15 @@ impl Builder {
         let span = layout::stored_value(&op).map_or(0, |value| {
             layout::span(layout::fragment_len(value.len as usize, usize::from(value.k)))
         });
-        let full = self.open.as_ref().is_some_and(|open| !open.takes(large, span, meta, value));
+        let full = self
+            .open
+            .as_ref()
+            .is_some_and(|open| !{ open.takes(large, span, meta, value, self.large_batch_bytes) });
         let sealed = if full { self.seal() } else { None };
         let added = match payload {
             Payload::Value(slice) if large => self.add_large(&op, slice),
-            _ => self.add_small(&op, value, span),
+            Payload::Value(slice) => self.add_small(&op, &slice, span),
+            Payload::None => self.add_small(&op, &[], span),
         };
         if let Err(error) = added {
             // What was sealed is lost to the caller only if it is not handed over: keep it open.
@@ -239,7 +245,7 @@ impl Builder {
     fn unseal(&mut self, parcel: Parcel) {
         let batch = Rc::try_unwrap(parcel.batch).expect("nobody else has seen the batch");
         let (slices, crcs) = parcel.bodies.into_iter().map(|body| (body.slices, body.crcs)).unzip();
-        let bodies = OpenBodies::Large { slices, value_bytes: LARGE_BATCH_BYTES };
+        let bodies = OpenBodies::Large { slices, value_bytes: usize::MAX / 2 };
         let meta_bytes = SMALL_META_BYTES;
         self.open =
             Some(Open { ops: batch.ops, waiters: parcel.waiters, bodies, crcs, meta_bytes });
@@ -276,7 +282,7 @@ impl Builder {
         Ok(())
     }
 
-    fn add_large(&mut self, op: &Op, value: &Slice) -> Result<(), NoBuffers> {
+    fn add_large(&mut self, op: &Op, value: Slice) -> Result<(), NoBuffers> {
         let stored = layout::stored_value(op).expect("a large value is stored");
         let (k, value_len) = (usize::from(stored.k), value.len());
         let len = layout::fragment_len(value_len, k);
@@ -311,13 +317,23 @@ impl Builder {
 
     /// The value in an aligned block of `total` bytes, zeros behind it: in place if it has a block of
     /// its own that is long enough, else copied once.
-    fn whole_fragments(&self, value: &Slice, total: usize) -> Result<Slice, NoBuffers> {
-        if value.is_aligned(racos_buffer::ALIGN) && value.len() == total {
-            return Ok(value.clone());
-        }
+    fn whole_fragments(&self, value: Slice, total: usize) -> Result<Slice, NoBuffers> {
+        let len = value.len();
+        let value = match value.starts_block() {
+            true => match value.try_thaw() {
+                Ok(mut buf) if buf.capacity() >= total => {
+                    buf[len..total].fill(0);
+                    buf.set_len(total);
+                    return Ok(buf.freeze());
+                }
+                Ok(buf) => buf.freeze().slice(0..len),
+                Err(shared) => shared,
+            },
+            false => value,
+        };
         let mut buf = self.pool.get(total).ok_or(NoBuffers)?;
-        buf[..value.len()].copy_from_slice(value);
-        buf[value.len()..].fill(0);
+        buf[..len].copy_from_slice(&value);
+        buf[len..].fill(0);
         Ok(buf.freeze())
     }
 }
@@ -328,15 +344,13 @@ impl Open {
         Open { ops: Vec::new(), waiters: Vec::new(), bodies, crcs, meta_bytes: 0 }
     }
 
-    fn takes(&self, large: bool, span: usize, meta: usize, value: &[u8]) -> bool {
+    fn takes(&self, large: bool, span: usize, meta: usize, value: &[u8], most: usize) -> bool {
         if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > SMALL_META_BYTES {
             return false;
         }
         match &self.bodies {
             OpenBodies::Small { used, .. } => !large && used + span <= SMALL_BODY_BYTES,
-            OpenBodies::Large { value_bytes, .. } => {
-                large && value_bytes + value.len() <= LARGE_BATCH_BYTES
-            }
+            OpenBodies::Large { value_bytes, .. } => large && value_bytes + value.len() <= most,
         }
     }
 }
@@ -373,7 +387,7 @@ mod tests {
 
     fn builder(n: usize, k: usize, pool: &Pool) -> Builder {
         let codec = Codec::new(k, n - k).unwrap();
-        Builder::new(n, codec, 16, Secrets::new(7), pool.clone())
+        Builder::new(n, codec, 16, LARGE_BATCH_BYTES, Secrets::new(7), pool.clone())
     }
 
     fn put(builder: &Builder, counter: u64, bytes: &[u8]) -> Op {
@@ -399,7 +413,9 @@ mod tests {
         };
         let n = parcel.bodies.len();
         if spot.value.k == 1 {
-            return fragment(n - 1);
+            let mut value = fragment(n - 1);
+            value.truncate(spot.value.len as usize);
+            return value;
         }
         let k = codec.k();
         let held: Vec<(usize, Vec<u8>)> = (n - k..n).map(|node| (node, fragment(node))).collect();
@@ -426,7 +442,7 @@ mod tests {
             for (counter, value) in values.iter().enumerate() {
                 let op = put(&builder, counter as u64, value);
                 let slice = pool.copy(value).unwrap();
-                let sealed = builder.add(op, Payload::Value(&slice), waiter()).unwrap();
+                let sealed = builder.add(op, Payload::Value(slice), waiter()).unwrap();
                 parcels.extend(sealed);
             }
             parcels.extend(builder.seal());
@@ -435,7 +451,9 @@ mod tests {
                 let decoded = Batch::decode(&parcel.batch.bytes, &Secrets::new(7)).unwrap();
                 assert_eq!(decoded.info, parcel.batch.info);
                 for index in 0..layout::fragments(&parcel.batch.ops).count() {
-                    assert_eq!(&rebuild(parcel, index, &codec), stored.next().unwrap());
+                    let (back, value) = (rebuild(parcel, index, &codec), stored.next().unwrap());
+                    assert_eq!(back.len(), value.len(), "({n},{k})");
+                    assert!(back == *value, "({n},{k}): {} bytes differ", value.len());
                 }
             }
             assert!(stored.next().is_none());
@@ -444,14 +462,14 @@ mod tests {
 
     #[test]
     fn a_refused_operation_leaves_the_batch_as_it_was() {
-        let pool = Pool::new(3 << 20);
+        let pool = Pool::new(1 << 20);
         let mut builder = builder(5, 3, &pool);
         let small = put(&builder, 1, &[1; 100]);
         let value = pool.copy(&[1; 100]).unwrap();
-        builder.add(small, Payload::Value(&value), waiter()).unwrap();
+        builder.add(small, Payload::Value(value), waiter()).unwrap();
         let big = Pool::new(8 << 20).copy(&vec![2; 1_500_000]).unwrap();
         let op = put(&builder, 2, &big);
-        assert!(builder.add(op, Payload::Value(&big), waiter()).is_err());
+        assert!(builder.add(op, Payload::Value(big), waiter()).is_err());
         let parcel = builder.seal().unwrap();
         assert_eq!((parcel.batch.ops.len(), parcel.waiters.len()), (1, 1));
     }

@@ -1,5 +1,6 @@
 //! What a node is told when it starts.
 
+use crate::layout::VALUE_BYTES_MAX;
 use racos_protocol::Timing;
 use std::net::SocketAddr;
 
@@ -36,6 +37,9 @@ pub struct Bounds {
     pub segment_bytes: u32,
     /// Segments written with zeros when the directory is made.
     pub initial_segments: u32,
+    /// Largest value of one request; larger ones come as stripes. A fragment of it must fit a group
+    /// of the log, a quarter of a segment.
+    pub value_bytes_max: usize,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
 }
@@ -47,6 +51,7 @@ impl Default for Bounds {
             cache_bytes_max: 64 << 20,
             segment_bytes: 64 << 20,
             initial_segments: 2,
+            value_bytes_max: VALUE_BYTES_MAX,
             disk_reserve_bytes: 1 << 30,
         }
     }

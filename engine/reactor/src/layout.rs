@@ -70,7 +70,7 @@ mod tests {
             for len in [1, 7, 8, 1300, 32767, 32768, 133_333, 1_333_333, VALUE_BYTES_MAX] {
                 let fragment = fragment_len(len, k);
                 assert!(fragment * k >= len && fragment * k < len + k * SECTOR);
-                assert!(len < LARGE_BYTES_MIN || fragment % SECTOR == 0);
+                assert!(len < LARGE_BYTES_MIN || fragment.is_multiple_of(SECTOR));
             }
         }
     }

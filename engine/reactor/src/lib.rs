@@ -24,6 +24,7 @@ mod fragments;
 mod history;
 pub mod layout;
 mod node;
+mod observe;
 mod reads;
 mod record;
 mod replay;
@@ -36,3 +37,4 @@ pub mod wire;
 
 pub use config::{Bounds, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError};
+pub use observe::Observer;

@@ -3,11 +3,12 @@
 //! A turn drains the network, reaps the disk, opens own slots, sends everything in as few system
 //! calls as the link can, then starts the next group commit. Nothing in it waits.
 
-use crate::batch::{Batch, Builder, Parcel, Waiter};
+use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::config::NodeConfig;
 use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
+use crate::observe::Observer;
 use crate::reads::Reads;
 use crate::record::{self, DecidedRun};
 use crate::secrets::Secrets;
@@ -20,7 +21,7 @@ use racos_codec::Codec;
 use racos_machine::Machine;
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
-    ConfigError, Core, Effect, Effects, Input, Nanos, Record, Release, Slot, Target,
+    ConfigError, Core, Effect, Effects, Input, Message, Nanos, Record, Release, Slot, Target,
 };
 use racos_storage::device::Device;
 use racos_storage::{Class, Event, Log, LogError, Place, RecordId};
@@ -134,6 +135,8 @@ pub struct Node<L: Link, D: Device> {
     /// Encoded core messages for all other nodes, and for each.
     out_all: Vec<u8>,
     out_one: Vec<Vec<u8>>,
+    /// Something among them cannot wait for the flush that is under way.
+    out_urgent: bool,
     releases: VecDeque<(RecordId, Release)>,
     placing: VecDeque<Placing>,
     unappended: VecDeque<Waiting>,
@@ -155,8 +158,17 @@ pub struct Node<L: Link, D: Device> {
     last_work: Nanos,
     confirmed: bool,
     failed: Option<String>,
+    pub(crate) observer: Option<Box<dyn Observer>>,
     /// What `Status::runtime` says.
     pub runtime_words: String,
+}
+
+/// What a turn of the loop did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    pub busy: bool,
+    /// Nothing more waits in the socket, as far as is known.
+    pub drained: bool,
 }
 
 /// Parts of a node that replay has made.
@@ -171,6 +183,7 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub history: History,
     pub window: FxHashMap<Slot, Known>,
     pub boot: u32,
+    pub observer: Option<Box<dyn Observer>>,
 }
 
 /// Messages for the others are sent at the latest when so many bytes are waiting.
@@ -179,7 +192,7 @@ const OUT_BYTES_MAX: usize = 16 << 10;
 const IDLE_CONFIRM_NS: Nanos = 200_000_000;
 /// Turns of receiving before the disk gets its turn.
 const RECEIVE_ROUNDS: usize = 4;
-const RECEIVE_FULL: usize = 48;
+const RECEIVE_FULL: usize = 64;
 
 impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn assemble(
@@ -193,6 +206,7 @@ impl<L: Link, D: Device> Node<L, D> {
             n,
             parts.codec.clone(),
             config.inline_bytes_max,
+            LARGE_BATCH_BYTES.min(config.bounds.value_bytes_max),
             parts.secrets.clone(),
             pool.clone(),
         );
@@ -222,6 +236,7 @@ impl<L: Link, D: Device> Node<L, D> {
             events: Vec::new(),
             out_all: Vec::new(),
             out_one: vec![Vec::new(); n],
+            out_urgent: false,
             releases: VecDeque::new(),
             placing: VecDeque::new(),
             unappended: VecDeque::new(),
@@ -241,6 +256,7 @@ impl<L: Link, D: Device> Node<L, D> {
             last_work: now,
             confirmed: false,
             failed: None,
+            observer: parts.observer,
             runtime_words: String::new(),
             config,
         };
@@ -277,11 +293,19 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragments.contains(op)
     }
 
-    /// One turn. Returns whether anything was done: if not, the loop may sleep until the socket or
-    /// the disk has something, or [`Node::deadline`].
+    /// One turn, and its work for the disk handed to the kernel. Returns whether anything was done.
     pub fn poll(&mut self, now: Nanos) -> bool {
+        let busy = self.turn(now).busy;
+        self.log.submit();
+        busy
+    }
+
+    /// One turn; what it started on the disk waits for `Log::submit`, or for the call that sleeps.
+    /// If the network is drained, the loop may sleep until the socket or the disk has something, or
+    /// [`Node::deadline`].
+    pub fn turn(&mut self, now: Nanos) -> Turn {
         if self.failed.is_some() {
-            return false;
+            return Turn { busy: false, drained: true };
         }
         self.now = now;
         let (received, drained) = self.receive();
@@ -302,8 +326,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.confirmed = true;
         }
         self.log.kick();
-        self.log.submit();
-        busy
+        Turn { busy, drained }
     }
 
     /// When the node has something to do even if nothing comes; `None`: never.
@@ -385,12 +408,7 @@ impl<L: Link, D: Device> Node<L, D> {
         for effect in list.drain(..) {
             match effect {
                 Effect::Persist { record, release } => self.persist(record, release),
-                Effect::Send { to, message } => match to {
-                    Target::Others => put_message(&mut self.out_all, &message),
-                    Target::One(node) => {
-                        put_message(&mut self.out_one[usize::from(node)], &message)
-                    }
-                },
+                Effect::Send { to, message } => self.queue_message(to, &message),
                 Effect::Opened { slot } => self.opened(slot),
                 Effect::SpreadAgain { slot, to } => self.spread_to(slot, to),
                 Effect::SendMeta { slot, to } => self.send_meta(slot, to),
@@ -405,6 +423,15 @@ impl<L: Link, D: Device> Node<L, D> {
             self.send_core_messages();
         }
         self.wake_executed();
+    }
+
+    fn queue_message(&mut self, to: Target, message: &Message) {
+        // PROTOCOL 6.1: a SKIP may go together with the PROPOSE, which a flush releases soon.
+        self.out_urgent |= !matches!(message, Message::Skip { .. });
+        match to {
+            Target::Others => put_message(&mut self.out_all, message),
+            Target::One(node) => put_message(&mut self.out_one[usize::from(node)], message),
+        }
     }
 
     pub(crate) fn fail(&mut self, why: String) {
@@ -587,10 +614,13 @@ impl<L: Link, D: Device> Node<L, D> {
             self.out_one[node].clear();
         }
         self.out_all.clear();
+        self.out_urgent = false;
     }
 
     fn send_all(&mut self) {
-        self.send_core_messages();
+        if self.out_urgent || !self.log.is_busy() {
+            self.send_core_messages();
+        }
         self.net.flush(self.now);
     }
 

@@ -9,6 +9,7 @@ use crate::fragments::Fragments;
 use crate::history::History;
 use crate::layout;
 use crate::node::{Known, Node, OpenError, Parts};
+use crate::observe::Observer;
 use crate::record::{DecidedRun, get_record, kind};
 use crate::secrets::{Secrets, local_coin};
 use crate::wire::node::SpreadHead;
@@ -18,12 +19,14 @@ use racos_machine::{Limits, Machine};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
 use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
-use racos_storage::{Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
+use racos_storage::{Identity, Log, LogConfig, LogError, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
 /// Versions kept of one key: older ones go as new ones come. Equal on all nodes.
 const HISTORY_MAX: u32 = 64;
+/// What a record takes in a group besides its fragments.
+const HEAD_ROOM: usize = 8 << 10;
 
 impl<L: Link, D: Device> Node<L, D> {
     /// Makes an empty log. `progress` is told segments made and to make.
@@ -37,7 +40,7 @@ impl<L: Link, D: Device> Node<L, D> {
         protocol_config(config, 0, &Secrets::new(config.cluster))
             .thresholds()
             .map_err(OpenError::Config)?;
-        let (log, identity) = (log_config(config), identity(config));
+        let (log, identity) = (log_config(config)?, identity(config));
         Log::format(device, pool, &log, identity, disk_id, progress).map_err(OpenError::Log)
     }
 
@@ -48,6 +51,18 @@ impl<L: Link, D: Device> Node<L, D> {
         device: D,
         pool: Pool,
         now: Nanos,
+    ) -> Result<Node<L, D>, OpenError> {
+        Node::open_observed(config, link, device, pool, now, None)
+    }
+
+    /// [`Node::open`] with a witness of everything that is executed, from the first slot on.
+    pub fn open_observed(
+        config: NodeConfig,
+        link: L,
+        device: D,
+        pool: Pool,
+        now: Nanos,
+        observer: Option<Box<dyn Observer>>,
     ) -> Result<Node<L, D>, OpenError> {
         let n = config.members.len();
         let secrets = Secrets::new(config.cluster);
@@ -64,8 +79,9 @@ impl<L: Link, D: Device> Node<L, D> {
             history: History::default(),
             pending: FxHashMap::default(),
             problem: None,
+            observer,
         };
-        let (log, identity) = (log_config(&config), identity(&config));
+        let (log, identity) = (log_config(&config)?, identity(&config));
         let opened =
             Log::open(device, pool.clone(), log, identity, &mut |record| replay.record(&record));
         let (log, recovered) = opened.map_err(OpenError::Log)?;
@@ -92,6 +108,7 @@ impl<L: Link, D: Device> Node<L, D> {
             history: replay.history,
             window: replay.pending,
             boot: recovered.boot,
+            observer: replay.observer,
         };
         Ok(Node::assemble(config, pool, parts, now))
     }
@@ -106,11 +123,23 @@ fn identity(config: &NodeConfig) -> Identity {
     Identity { cluster, node: u16::from(config.node), incarnation }
 }
 
-fn log_config(config: &NodeConfig) -> LogConfig {
+fn log_config(config: &NodeConfig) -> Result<LogConfig, OpenError> {
     let bounds = &config.bounds;
+    let largest = layout::fragment_len(bounds.value_bytes_max, config.k.max(1));
+    if bounds.value_bytes_max > layout::VALUE_BYTES_MAX
+        || largest + HEAD_ROOM > bounds.segment_bytes as usize / 4
+    {
+        let (value, segment) = (bounds.value_bytes_max, bounds.segment_bytes);
+        return Err(OpenError::Log(LogError::Config(format!(
+            "values of {value} bytes do not fit segments of {segment}: a fragment may be at most a \
+             quarter of a segment, and a value {} bytes; raise segment_bytes or lower \
+             value_bytes_max",
+            layout::VALUE_BYTES_MAX
+        ))));
+    }
     let defaults = LogConfig::default();
     let ready = u64::from(bounds.segment_bytes) * defaults.prepare_ahead as u64;
-    LogConfig {
+    Ok(LogConfig {
         segment_len: bounds.segment_bytes,
         initial_segments: bounds.initial_segments,
         free_bytes_min: bounds.disk_reserve_bytes,
@@ -118,7 +147,7 @@ fn log_config(config: &NodeConfig) -> LogConfig {
         group_bytes_max: defaults.group_bytes_max.min(bounds.segment_bytes as usize / 4),
         inline_bytes_max: defaults.inline_bytes_max.min(bounds.segment_bytes as usize / 8),
         ..defaults
-    }
+    })
 }
 
 fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config {
@@ -144,6 +173,7 @@ struct Replay {
     /// Batches of slots that are not applied yet.
     pending: FxHashMap<Slot, Known>,
     problem: Option<String>,
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl Replay {
@@ -233,7 +263,10 @@ impl Replay {
                 (Value::Batch(_), Some(known)) => {
                     self.history.push_batch(known.place);
                     for (position, op) in known.batch.ops.iter().enumerate() {
-                        self.machine.apply(slot, position as u32, op);
+                        let outcome = self.machine.apply(slot, position as u32, op);
+                        if let Some(observer) = &mut self.observer {
+                            observer.applied(slot, position as u32, op, &outcome);
+                        }
                     }
                     let mut released = Vec::new();
                     self.machine.take_released(&mut released);
@@ -248,6 +281,9 @@ impl Replay {
                     }
                     self.history.push_null();
                 }
+            }
+            if let Some(observer) = &mut self.observer {
+                observer.executed(slot, value, &self.machine);
             }
         }
     }

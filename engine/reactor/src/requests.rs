@@ -4,7 +4,6 @@
 //! while the first is under way; writes are taken in only while there is room for them.
 
 use crate::batch::{Payload, Waiter};
-use crate::layout::VALUE_BYTES_MAX;
 use crate::node::Node;
 use crate::status::{DiskStatus, NetStatus, PeerStatus, SlotCounts, Status};
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
@@ -37,8 +36,8 @@ impl<L: Link, D: Device> Node<L, D> {
             Request::CloseSession { session } => {
                 self.write(waiter, None, Action::CloseSession { session }, None)
             }
-            Request::Put { stamp, key } => self.put(waiter, stamp, Some(key), &frame.body),
-            Request::Part { stamp } => self.put(waiter, stamp, None, &frame.body),
+            Request::Put { stamp, key } => self.put(waiter, stamp, Some(key), frame.body),
+            Request::Part { stamp } => self.put(waiter, stamp, None, frame.body),
             Request::PutStripes { stamp, key } => {
                 let Ok(stripes) = crate::wire::client::get_stripes(&frame.body) else {
                     return self.refuse_request(
@@ -74,17 +73,18 @@ impl<L: Link, D: Device> Node<L, D> {
         OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op)
     }
 
-    fn put(&mut self, waiter: Waiter, stamp: Stamp, key: Option<Vec<u8>>, body: &Slice) {
-        if body.len() > VALUE_BYTES_MAX {
+    fn put(&mut self, waiter: Waiter, stamp: Stamp, key: Option<Vec<u8>>, body: Slice) {
+        let most = self.config.bounds.value_bytes_max;
+        if body.len() > most {
             let text = format!(
-                "the value has {} bytes; one request carries at most {VALUE_BYTES_MAX}: send \
+                "the value has {} bytes; one request carries at most {most}: send \
                  larger values as stripes",
                 body.len()
             );
             return self.refuse_request(&waiter, ErrorCode::TooLarge, &text);
         }
         let id = self.next_op_id();
-        let value = self.builder.describe(id, body);
+        let value = self.builder.describe(id, &body);
         let action = match key {
             Some(key) => Action::Put { key: key.into(), content: Content::Whole(value) },
             None => Action::Part { value },
@@ -92,25 +92,19 @@ impl<L: Link, D: Device> Node<L, D> {
         self.write_op(waiter, Op { id, stamp: Some(stamp), action }, Some(body));
     }
 
-    fn write(
-        &mut self,
-        waiter: Waiter,
-        stamp: Option<Stamp>,
-        action: Action,
-        body: Option<&Slice>,
-    ) {
+    fn write(&mut self, waiter: Waiter, stamp: Option<Stamp>, action: Action, body: Option<Slice>) {
         let id = self.next_op_id();
         self.write_op(waiter, Op { id, stamp, action }, body);
     }
 
-    fn write_op(&mut self, waiter: Waiter, op: Op, body: Option<&Slice>) {
+    fn write_op(&mut self, waiter: Waiter, op: Op, body: Option<Slice>) {
         if let Err(error) = op.check() {
             return self.refuse_request(&waiter, ErrorCode::BadRequest, &error.to_string());
         }
         if self.sealed.len() >= SEALED_MAX {
             return self.refuse_request(&waiter, ErrorCode::Busy, "too many writes are waiting");
         }
-        let bytes = body.map_or(0, |body| body.len());
+        let bytes = body.as_ref().map_or(0, |body| body.len());
         // Deletes and session ends may use the reserve: they are how space comes back.
         let class = match op.action {
             Action::Put { .. } | Action::Part { .. } => Class::Ordinary,

@@ -106,27 +106,38 @@ pub fn serve(
     let mut last_work = now();
     while !stop.load(Ordering::Relaxed) {
         let at = now();
-        let busy = node.poll(at);
+        let turn = node.turn(at);
         if let Some(why) = node.failed() {
             return Err(ServeError::Stopped(why.to_string()));
         }
-        if busy {
+        if turn.busy {
             last_work = at;
+        }
+        let spin = match profile.poll {
+            PollMode::Busy => true,
+            PollMode::Adaptive { spin_ns } => at < last_work + spin_ns,
+            PollMode::Blocking => false,
+        };
+        if spin || !turn.drained {
+            node.log_mut().submit();
+            if spin && !turn.busy {
+                rest(profile.poll);
+            }
             continue;
         }
-        match profile.poll {
-            PollMode::Busy => std::hint::spin_loop(),
-            PollMode::Adaptive { spin_ns } if at < last_work + spin_ns => std::thread::yield_now(),
-            PollMode::Adaptive { .. } | PollMode::Blocking => {
-                let wait = node.deadline().map_or(SLEEP_NS_MAX, |due| due.saturating_sub(now()));
-                if wait > 0 {
-                    let wait = Some(wait.min(SLEEP_NS_MAX));
-                    node.log_mut().device_mut().wait(&[socket], wait).map_err(ServeError::Sleep)?;
-                }
-            }
-        }
+        // The same call hands the disk its work and sleeps: a socket with data wakes it at once.
+        let wait = node.deadline().map_or(SLEEP_NS_MAX, |due| due.saturating_sub(now()));
+        let wait = Some(wait.min(SLEEP_NS_MAX));
+        node.log_mut().device_mut().wait(&[socket], wait).map_err(ServeError::Sleep)?;
     }
     Ok(())
+}
+
+fn rest(poll: PollMode) {
+    match poll {
+        PollMode::Busy => std::hint::spin_loop(),
+        _ => std::thread::yield_now(),
+    }
 }
 
 /// The flush method that is safe on every host.

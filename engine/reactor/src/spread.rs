@@ -192,6 +192,9 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Value::Batch(digest) => self.apply_batch(slot, digest),
         }
+        if let Some(observer) = &mut self.observer {
+            observer.executed(slot, value, &self.machine);
+        }
         if self.decided.len() >= DECIDED_RUN_MAX {
             let mut head = Vec::new();
             self.decided.take(&mut head);
@@ -214,6 +217,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let own = self.open.remove(&slot);
         for (position, op) in known.batch.ops.iter().enumerate() {
             let outcome = self.machine.apply(slot, position as u32, op);
+            if let Some(observer) = &mut self.observer {
+                observer.applied(slot, position as u32, op, &outcome);
+            }
             if let Some(parcel) = &own {
                 let waiter = parcel.waiters[position];
                 let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);

@@ -462,28 +462,29 @@ mod tests {
     }
 
     fn message() -> impl Strategy<Value = Message> {
+        let (slot, to) = (any::<u64>(), any::<u64>());
         prop_oneof![
-            (any(), slot_value()).prop_map(|(slot, value)| Message::Propose { slot, value }),
-            (any(), any()).prop_map(|(from, to)| Message::ProposeNull { from, to }),
-            (any(), any(), ballot()).prop_map(|(slot, phase, ballot)| Message::Vote {
+            (slot, slot_value()).prop_map(|(slot, value)| Message::Propose { slot, value }),
+            (slot, to).prop_map(|(from, to)| Message::ProposeNull { from, to }),
+            (slot, any::<u32>(), ballot()).prop_map(|(slot, phase, ballot)| Message::Vote {
                 slot,
                 phase,
                 ballot
             }),
-            (any(), any(), slot_value()).prop_map(|(slot, phase, value)| Message::State {
+            (slot, any::<u32>(), slot_value()).prop_map(|(slot, phase, value)| Message::State {
                 slot,
                 phase,
                 value
             }),
-            (any(), slot_value()).prop_map(|(slot, value)| Message::Decide { slot, value }),
-            (any(), any()).prop_map(|(from, to)| Message::Skip { from, to }),
-            (any(), any(), any()).prop_map(|(from, wanted, facts)| Message::Pull {
+            (slot, slot_value()).prop_map(|(slot, value)| Message::Decide { slot, value }),
+            (slot, any::<u64>()).prop_map(|(from, to)| Message::Skip { from, to }),
+            (slot, any::<u64>(), any::<bool>()).prop_map(|(from, wanted, facts)| Message::Pull {
                 from,
                 wanted,
                 facts
             }),
-            (any(), any()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
-            any::<u64>().prop_map(|slot| Message::GetMeta { slot }),
+            (slot, any::<u64>()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
+            slot.prop_map(|slot| Message::GetMeta { slot }),
         ]
     }
 
