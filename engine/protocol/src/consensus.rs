@@ -138,6 +138,11 @@ impl Consensus {
     pub fn holders(&self) -> NodeSet {
         self.proposed_batch
     }
+    /// PROTOCOL 13-c: everybody's proposal is known, and they contradict the decision.
+    pub(crate) fn unsupported(&self, t: &Thresholds) -> bool {
+        let batch = self.decision.is_some_and(|decision| decision.value != Value::Null);
+        batch && self.heard().len() == t.n && self.proposed_batch.len() < t.support
+    }
     /// Whether this node has voted in phase 0 or gone further.
     pub fn has_voted(&self) -> bool {
         self.stage == Stage::Votes || self.phase > 0

@@ -271,7 +271,9 @@ impl Core {
         // PROTOCOL 4.3: the owner itself does not know whether it opened the slot.
         if let Some(state) = self.get_mut(slot) {
             state.owner_null = true;
-            self.wake = now;
+            if state.proposal.is_none() && state.decided().is_none() {
+                self.wake = now;
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: `exec` moves over a slot only when it is decided and, if it holds a batch, its metas
 //! are known; effects `Apply` come in slot order without gaps.
 
+use crate::consensus::Contradiction;
 use crate::core::Core;
 use crate::effects::{Effect, Effects};
 use crate::{Nanos, Node, Path, Slot, Value};
@@ -32,8 +33,14 @@ impl Core {
             if value != Value::Null && head.batch.is_none() {
                 break;
             }
-            let opened = head.opened;
             let slot = self.exec;
+            if head.consensus.unsupported(&self.t) {
+                // PROTOCOL 13-c: a promise was broken; nobody may build on this slot.
+                let why = "decided with a batch that fewer than sup nodes hold".into();
+                self.fatal(slot, Contradiction(why), fx);
+                break;
+            }
+            let opened = head.opened;
             self.slots.pop_front();
             self.exec += 1;
             self.seen = self.seen.max(self.exec);

@@ -3,6 +3,7 @@
 //! Invariant: an own slot is opened at most once in the life of the disk, never after it was
 //! skipped, and opened or skipped only below the flushed reservation.
 
+use crate::consensus::Contradiction;
 use crate::core::Core;
 use crate::effects::{Effect, Effects, Record, Release, Target};
 use crate::slot::{Said, Segment};
@@ -162,6 +163,11 @@ impl Core {
         while slot < end {
             self.word_of_owner(slot, from, now);
             if let Some(state) = self.get_mut(slot) {
+                if state.proposal.is_some_and(|said| said.what != Value::Null) {
+                    // PROTOCOL 6.1-o: the owner opened this slot and promised not to skip it.
+                    let why = format!("node {from} skips a slot whose batch is held here");
+                    return self.fatal(slot, Contradiction(why), fx);
+                }
                 match state.consensus.told(Value::Null) {
                     Ok(true) => {
                         state.skipped = true;

@@ -554,7 +554,7 @@ fn a_node_that_lags_does_not_open_decided_slots() {
     assert!(lab.acknowledged.contains(&slot));
 }
 
-/// SPEC of 13 (L2): the only writer of an idle cluster restarts; its first write takes no timeout
+/// PROTOCOL 13, 4.3-j: the only writer of an idle cluster restarts; its first write takes no timeout
 /// longer than 10 ms.
 #[test]
 fn the_only_writer_restarts_on_an_idle_cluster() {
@@ -580,6 +580,81 @@ fn the_only_writer_restarts_on_an_idle_cluster() {
             lab.pass_among(MS / 10, &all);
             assert!(lab.now - before < 10 * MS, "{shape:?}: the first write takes {}", lab.now - before);
         }
+    }
+}
+
+/// What the core answers to a message about slot 0, whose batch node 1 of 3 holds.
+fn held_and_told(messages: &[(Node, Message)]) -> (Core, Vec<Effect>) {
+    let mut core = Core::new(config((3, 1, 1), 1, 1)).unwrap();
+    let mut fx = Effects::default();
+    core.start(0, &mut fx);
+    let batch = racos_protocol::BatchInfo { digest: 5, touches: [1].into() };
+    core.step(Input::Spread { from: 0, slot: 0, batch, room: true }, MS, &mut fx);
+    fx.list.clear();
+    for (from, message) in messages {
+        core.step(Input::Message { from: *from, message: *message }, MS, &mut fx);
+    }
+    (core, fx.list)
+}
+
+fn stops(messages: &[(Node, Message)]) -> bool {
+    let (mut core, done) = held_and_told(messages);
+    let fatal = done.iter().any(|effect| matches!(effect, Effect::Fatal(_)));
+    // A node that has stopped does nothing more.
+    let mut fx = Effects::default();
+    core.step(Input::Tick, SECOND, &mut fx);
+    assert!(!fatal || fx.list.is_empty());
+    fatal
+}
+
+/// PROTOCOL 6.1-o, 13-a, 13-b, 13-c. Proof of a broken promise stops the node.
+#[test]
+fn a_broken_promise_stops_the_node() {
+    let slot = 0;
+    let (held, other, null) = (Value::Batch(5), Value::Batch(6), Value::Null);
+    let propose = |value| Message::Propose { slot, value };
+    let vote = |ballot| Message::Vote { slot, phase: 0, ballot };
+    let (decide, state) = (|value| Message::Decide { slot, value }, |value| Message::State { slot, phase: 1, value });
+    for messages in [
+        &[(0, Message::Skip { from: 0, to: 3 })][..],
+        &[(0, propose(other))],
+        &[(2, propose(held)), (2, propose(null))],
+        &[(2, vote(Ballot::For(held))), (2, vote(Ballot::Open(None)))],
+        &[(0, vote(Ballot::For(held))), (2, vote(Ballot::For(null)))],
+        &[(2, state(held)), (2, state(null))],
+        &[(2, decide(other))],
+    ] {
+        assert!(stops(messages), "{messages:?}");
+    }
+    for messages in [
+        &[(2, Message::Skip { from: 2, to: 5 }), (2, Message::Skip { from: 2, to: 9 })][..],
+        &[(2, propose(held)), (2, propose(held))],
+        &[(2, vote(Ballot::Open(None))), (2, vote(Ballot::Open(None)))],
+        &[(2, decide(null)), (0, decide(null))],
+    ] {
+        assert!(!stops(messages), "{messages:?}");
+    }
+}
+
+/// PROTOCOL 13-c. 5,1,3: all five proposals are known, three hold the batch, sup is four.
+#[test]
+fn a_decided_batch_without_support_stops_the_node() {
+    for holders in [3, 4] {
+        let mut core = Core::new(config((5, 1, 3), 1, 1)).unwrap();
+        let mut fx = Effects::default();
+        core.start(0, &mut fx);
+        let (slot, batch) = (0, racos_protocol::BatchInfo { digest: 5, touches: [1].into() });
+        let held = Value::Batch(5);
+        core.step(Input::Spread { from: 0, slot, batch, room: true }, MS, &mut fx);
+        core.step(Input::Durable(Release::Propose { slot, value: held }), MS, &mut fx);
+        for (from, value) in [(0, held), (2, held), (3, if holders > 3 { held } else { Value::Null }), (4, Value::Null)] {
+            core.step(Input::Message { from, message: Message::Propose { slot, value } }, MS, &mut fx);
+        }
+        fx.list.clear();
+        let message = Message::Decide { slot, value: held };
+        core.step(Input::Message { from: 2, message }, MS, &mut fx);
+        let fatal = fx.list.iter().any(|effect| matches!(effect, Effect::Fatal(_)));
+        assert_eq!((fatal, core.exec()), (holders == 3, u64::from(holders > 3)));
     }
 }
 

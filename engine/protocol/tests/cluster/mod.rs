@@ -106,6 +106,8 @@ struct Around {
     life: u32,
     tick_at: Option<Nanos>,
     ticked_at: Nanos,
+    /// Timers in a row that were still due after they had run, with nothing else happening.
+    hasty: u32,
     frozen_until: Nanos,
     offering: bool,
 }
@@ -251,6 +253,7 @@ impl Cluster {
     /// Lets a node do something, then carries out what follows from it.
     pub fn act(&mut self, node: Node, what: impl FnOnce(&mut Host, Nanos, &mut Oracle, &mut Outbox)) {
         let mut out = Outbox::default();
+        self.around[usize::from(node)].hasty = 0;
         let host = &mut self.hosts[usize::from(node)];
         what(host, self.now, &mut self.oracle, &mut out);
         if host.log.begin_flush() {
@@ -291,7 +294,12 @@ impl Cluster {
         }
         around.tick_at = None;
         around.ticked_at = self.now;
+        let hasty = around.hasty;
         self.act(node, |host, now, oracle, out| host.input(Input::Tick, now, oracle, out));
+        let again = self.host(node).core().deadline().is_some_and(|due| due <= self.now);
+        let hasty = if again { hasty + 1 } else { 0 };
+        assert!(hasty < 5, "node {node} spins: its timer is always due");
+        self.around[usize::from(node)].hasty = hasty;
     }
 
     fn post(&mut self, mail: Mail) {
