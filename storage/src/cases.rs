@@ -1,23 +1,23 @@
 //! The recovery table: what the files of a log can look like, and what is done about it.
 //!
-//! "Behind" means: in a later block of this or a later segment there
-//! is a valid group of this disk whose sequence is not lower than expected and which was written when
-//! the log was flushed beyond the bad place. Such a group is proof that the bad bytes were promised.
+//! "Behind" means: in a later block of this or a later segment there is a valid group of this disk
+//! whose sequence is not lower than expected and which was written when the log was flushed beyond
+//! the bad place. Such a group is proof that the bad bytes were promised.
 //!
 //! ```text
 //!     what is found                                          action
 //! A   both superblock copies good                            use the newer
-//! B   one copy good, the other torn or bad                   use it, with a boot above what was in both
+//! B   one copy good, the other torn or bad                   use it; skip a boot number
 //! C   no superblock, no segments                             refuse: not formatted
 //! D   no good copy                                           refuse: lost
 //! E   good copies of different disks or nodes                refuse: lost
 //! F   another cluster, node or incarnation than asked for    refuse: wrong directory
 //! G   format did not end                                     refuse: format again
-//! H   good group, the next one follows                       replay; payloads are checked when read
+//! H   good group, the next one follows                       replay; its payloads when read
 //! I   H, but a payload is bad                                replay; that payload is damaged
 //! J   last group good, payloads too                          replay; write it anew, flush
 //! K   last group's records good, a payload bad, none behind  cut there: never promised
-//! L   no group (zeros, torn, stale, end of file), none behind  cut there: never promised
+//! L   no group (zeros, torn, stale), none behind             cut there: never promised
 //! M   no group, one behind                                   refuse: lost
 //! N   segment header bad, but its first group follows        replay; write the header anew
 //! O   segment of another disk, or of another number          refuse: lost
@@ -26,7 +26,8 @@
 //! R   first segment file missing                             refuse: lost
 //! ```
 //!
-//! Invariant: an opening that meets a case does what its row says; the tests hold each letter to it.
+//! Invariant: an opening that meets a case does what its row says; the tests hold each letter to
+//! it.
 //! What would break it: a state of the files that fits no row.
 
 /// What is done about a case.

@@ -3,8 +3,8 @@
 use crate::error::LogError;
 use crate::format::{BLOCK, GROUP_MAX};
 
-/// Sizes of a log. All but `segment_len`, which holds for segments made from now on, may differ from
-/// one opening to the next.
+/// Sizes of a log. All but `segment_len`, which holds for segments made from now on, may differ
+/// from one opening to the next.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// Bytes of a new segment file, a multiple of 4096, at most 1 GiB.

@@ -112,8 +112,8 @@ impl GroupHeader {
         put.u32(crc);
     }
 
-    /// The header if these bytes could start a group of this disk at this place. The checksum, which
-    /// needs the inline area, is checked by [`GroupHeader::check`].
+    /// The header if these bytes could start a group of this disk at this place. The checksum,
+    /// which needs the inline area, is checked by [`GroupHeader::check`].
     pub fn decode(bytes: &[u8], disk_id: u128, at: Position) -> Option<GroupHeader> {
         let mut get = Reader(bytes.get(..GROUP_HEADER)?);
         if get.u32()? != GROUP_MAGIC {
@@ -265,8 +265,8 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Where payloads start behind `inline_len` bytes, and how long the group is with `payload_len` bytes
-/// of them (both already padded to the sector).
+/// Where payloads start behind `inline_len` bytes, and how long the group is with `payload_len`
+/// bytes of them (both already padded to the sector).
 pub(crate) fn group_shape(inline_len: usize, payload_len: usize, sector: usize) -> (usize, usize) {
     let payload_start = round_up(inline_len, sector);
     (payload_start, round_up(payload_start + payload_len, BLOCK))

@@ -119,8 +119,8 @@ impl Group {
         fits.then_some(len)
     }
 
-    /// Adds a record. `false`, with nothing added, if the pool has no buffer for a copy that the body
-    /// needs.
+    /// Adds a record. `false`, with nothing added, if the pool has no buffer for a copy that the
+    /// body needs.
     pub fn add(
         &mut self,
         kind: u8,

@@ -8,6 +8,8 @@
 //! The log grows for ever. Reclaiming will move the start that the superblock names
 //! and reuse files under new segment numbers; nothing in the format stands in its way.
 
+#![deny(unsafe_code)]
+
 mod bytes;
 mod cases;
 mod config;

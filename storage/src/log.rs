@@ -3,10 +3,11 @@
 //! Purpose: one flush in flight; everything queued meanwhile goes with the next one (PROTOCOL 4.4).
 //! Records are encoded straight into the group's buffer, large bodies written from where they lie.
 //!
-//! Invariant: a record is reported `Flushed` only after the write that holds it, and every one before
-//! it, has been flushed; after a failed flush nothing is accepted and nothing more is reported.
-//! What would break it: a second write in flight, a retried flush, or a group written anywhere but at
-//! the end of the one before it or at the start of the next segment.
+//! Invariant: a record is reported `Flushed` only after the write that holds it, and every one
+//! before it, has been flushed; after a failed flush nothing is accepted and nothing more is
+//! reported.
+//! What would break it: a second write in flight, a retried flush, or a group written anywhere but
+//! at the end of the one before it or at the start of the next segment.
 
 use crate::bytes::round_up;
 use crate::config::LogConfig;
@@ -188,8 +189,8 @@ impl<D: Device> Log<D> {
     }
 
     /// Queues a record; [`Log::kick`] starts its flush. A body shorter than
-    /// [`LogConfig::inline_body_max`] is copied; a larger one is kept by reference until it is flushed
-    /// (its slices are written as one, in order).
+    /// [`LogConfig::inline_body_max`] is copied; a larger one is kept by reference until it is
+    /// flushed (its slices are written as one, in order).
     ///
     /// Errors: see [`Full`]; nothing is queued then.
     pub fn append(
@@ -228,7 +229,8 @@ impl<D: Device> Log<D> {
         self.admit(&need, class).map(|_| ())
     }
 
-    /// Whether a new group is needed for the record, and where its group goes; or why it is refused.
+    /// Whether a new group is needed for the record, and where its group goes; or why it is
+    /// refused.
     fn admit(&mut self, need: &Need, class: Class) -> Result<(bool, Spot), Full> {
         if self.stopped {
             return Err(Full::Stopped);
@@ -470,8 +472,8 @@ impl<D: Device> Log<D> {
         self.device.prepare(self.space.next_file(), len);
     }
 
-    /// Starts a read of `at`, which may be any range of flushed bytes. With `crc`, the bytes must have
-    /// that checksum (the one reported with a body's place).
+    /// Starts a read of `at`, which may be any range of flushed bytes. With `crc`, the bytes must
+    /// have that checksum (the one reported with a body's place).
     pub fn read(&mut self, token: u64, at: Place, crc: Option<u32>) -> Result<(), ReadRefused> {
         let end = at.offset.checked_add(at.len).ok_or(ReadRefused::Outside)?;
         let segment_len = self.space.len_of(at.segment).ok_or(ReadRefused::Outside)?;
@@ -514,9 +516,9 @@ impl<D: Device> Log<D> {
         Event::Read { token, result }
     }
 
-    /// For a log that has fallen idle: writes one empty group, so that damage to the last group with
-    /// records would be noticed (PROTOCOL 4.4). Does nothing if that is so already, if something is
-    /// queued or in flight, or if there is no room.
+    /// For a log that has fallen idle: writes one empty group, so that damage to the last group
+    /// with records would be noticed (PROTOCOL 4.4). Does nothing if that is so already, if
+    /// something is queued or in flight, or if there is no room.
     pub fn idle_confirm(&mut self) {
         let idle = self.flight.is_none() && self.sealed.is_empty() && self.filling.is_empty();
         if self.stopped || self.confirmed || !idle || self.spare_bufs.is_empty() {

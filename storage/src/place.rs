@@ -2,8 +2,8 @@
 
 use crate::device::FileId;
 
-/// Number of a record, from 1, without gaps. The last one is the "last record number" that nodes tell
-/// each other (PROTOCOL 4.4).
+/// Number of a record, from 1, without gaps. The last one is the "last record number" that nodes
+/// tell each other (PROTOCOL 4.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub u64);
 

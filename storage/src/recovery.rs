@@ -5,11 +5,11 @@
 //!
 //! What may be found, and what is done about it, is the table in [`crate::cases`].
 //!
-//! Invariant: after `open`, the log ends at a place behind which no group can be taken for valid, and
-//! everything before it is on stable storage (the last group, which may have been read from a cache
-//! only, has been written again with the same bytes).
-//! What would break it: cutting where a promise was made (M), leaving the header of a cut group (K),
-//! or answering anyone before the last group was written anew (J).
+//! Invariant: after `open`, the log ends at a place behind which no group can be taken for valid,
+//! and everything before it is on stable storage (the last group, which may have been read from a
+//! cache only, has been written again with the same bytes).
+//! What would break it: cutting where a promise was made (M), leaving the header of a cut group
+//! (K), or answering anyone before the last group was written anew (J).
 
 use crate::cases::Case;
 use crate::config::LogConfig;
@@ -135,9 +135,9 @@ impl<D: Device> Log<D> {
         Ok(())
     }
 
-    /// Opens a log: checks whose it is, makes the new boot number durable, gives every record in order
-    /// to `each`, cuts a torn tail or refuses damage (see the table in the module), and writes the
-    /// last group anew. Blocks.
+    /// Opens a log: checks whose it is, makes the new boot number durable, gives every record in
+    /// order to `each`, cuts a torn tail or refuses damage (see [`crate::TABLE`]), and
+    /// writes the last group anew. Blocks.
     pub fn open(
         mut device: D,
         pool: Pool,
@@ -477,8 +477,8 @@ impl<'a, D: Device> Walk<'a, D> {
         })
     }
 
-    /// Overwrites the first block at the cut, unless it is zeros, so that nothing there is ever taken
-    /// for a group again.
+    /// Overwrites the first block at the cut, unless it is zeros, so that nothing there is ever
+    /// taken for a group again.
     fn erase(&mut self, cut: Position) -> Result<(), LogError> {
         let dirty = self.scan.bytes(cut, BLOCK)?.is_some_and(|block| block.iter().any(|b| *b != 0));
         if !dirty {

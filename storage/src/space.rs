@@ -76,8 +76,8 @@ impl Space {
         before.sum::<u64>() + self.cursor.offset as u64
     }
 
-    /// Where a group of `len` bytes goes that starts at `from` (in the current segment) or, if it does
-    /// not fit there, in the next segment. `None` if there is none or it is too short.
+    /// Where a group of `len` bytes goes that starts at `from` (in the current segment) or, if it
+    /// does not fit there, in the next segment. `None` if there is none or it is too short.
     pub fn spot(&self, from: Position, len: usize) -> Option<Spot> {
         let room = self.lengths[&from.segment].saturating_sub(from.offset) as usize;
         if len <= room {

@@ -1,8 +1,8 @@
 //! Power cuts and deaths of the process at every write boundary, with torn writes.
 //!
-//! The rule that every run must keep: after reopening, the records are a prefix of what was appended,
-//! byte for byte, and it contains every record that was reported `Flushed` or that an earlier opening
-//! gave back.
+//! The rule that every run must keep: after reopening, the records are a prefix of what was
+//! appended, byte for byte, and it contains every record that was reported `Flushed` or that an
+//! earlier opening gave back.
 
 mod common;
 

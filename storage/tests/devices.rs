@@ -226,6 +226,7 @@ mod linux {
             Ok(device) => Some(device),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 eprintln!("skipped: {error}");
+                let _ = std::fs::remove_dir_all(path);
                 None
             }
             Err(error) => panic!("{error}"),
@@ -250,8 +251,8 @@ mod linux {
                 println!("{}", device.describe());
                 drop(device);
                 conforms(&Direct(path.clone(), flush));
+                std::fs::remove_dir_all(path).unwrap();
             }
-            std::fs::remove_dir_all(path).unwrap();
         }
     }
 

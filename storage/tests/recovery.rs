@@ -9,8 +9,8 @@ use racos_storage::{
     Action, Case, Class, Condition, Event, Identity, Log, LogConfig, LogError, Position, TABLE,
 };
 
-/// A log of `groups` groups, each one record: a head of 300 bytes and, every third, a payload of 5000.
-/// The disk and where each group starts.
+/// A log of `groups` groups, each one record: a head of 300 bytes and, every third, a payload of
+/// 5000. The disk and where each group starts.
 fn written(config: &LogConfig, groups: u64) -> (SharedDisk, Vec<Position>) {
     let disk = fresh(config, Timing::Immediate);
     let mut opened = open(&disk, config).unwrap();
@@ -541,7 +541,8 @@ mod damage {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
-        /// One flipped byte anywhere: all but the last, unconfirmed group is there, or the log is refused.
+        /// One flipped byte anywhere: all but the last, unconfirmed group is there, or the log is
+        /// refused.
         #[test]
         fn one_bad_byte_never_loses_a_confirmed_record_in_silence(
             file in 0u32..4, offset in 0u64..(64 << 10),
@@ -562,7 +563,9 @@ mod damage {
         /// Any damage at all: no panic, and what is given out is a prefix of what was written.
         #[test]
         fn whatever_lies_in_the_files_is_refused_or_read_as_a_prefix(
-            hits in prop::collection::vec((0u32..4, 0usize..(64 << 10), 1usize..6000, 0u64..9), 1..6),
+            hits in prop::collection::vec(
+                (0u32..4, 0usize..(64 << 10), 1usize..6000, 0u64..9), 1..6,
+            ),
         ) {
             let config = small();
             let (disk, _) = written(&config, 30);

@@ -2,8 +2,8 @@
 //!
 //! Purpose: the steps of [`super::Device::prepare`] as a machine that the ring drives, one step in
 //! flight, at low priority.
-//! Invariant: the file gets its final name only after all its zeros are flushed, and is reported only
-//! after the directory is.
+//! Invariant: the file gets its final name only after all its zeros are flushed, and is reported
+//! only after the directory is.
 //! What would break it: another order of the steps.
 
 use super::FileId;

@@ -3,14 +3,15 @@
 //! Purpose: the device under whole nodes in the simulator and under the log's crash tests. The
 //! [`Disk`] lives outside the node, survives its crash, and is opened again by the next one.
 //!
-//! Model: a write is one unit with its flush. Until it completes, each of its sectors is old or new;
-//! a power cut decides which ([`Disk::power_cut`]). After a failed flush, or a death of the process in
-//! mid-write ([`Disk::kill`]), new sectors may stay *volatile*: reads see them, the next power cut may
-//! take them, and no later flush saves them unless they are written again.
+//! Model: a write is one unit with its flush. Until it completes, each of its sectors is old or
+//! new; a power cut decides which ([`Disk::power_cut`]). After a failed flush, or a death of the
+//! process in mid-write ([`Disk::kill`]), new sectors may stay *volatile*: reads see them, the next
+//! power cut may take them, and no later flush saves them unless they are written again.
 //!
 //! Invariant: everything follows from the calls made and the seeds given; completed writes are
 //! never changed except by [`Disk::corrupt`] and its like.
-//! What would break it: a map with random order, or completing anything out of (time, number) order.
+//! What would break it: a map with random order, or completing anything out of (time, number)
+//! order.
 
 use super::{Completion, Device, FileId};
 use racos_buffer::{Buf, Slice};

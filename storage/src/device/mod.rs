@@ -11,9 +11,11 @@ pub mod file;
 #[cfg(target_os = "linux")]
 mod make;
 pub mod memory;
+#[allow(unsafe_code)]
 mod posix;
 pub mod sync;
 #[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
 pub mod uring;
 
 use racos_buffer::{Buf, Slice};
@@ -53,13 +55,13 @@ pub trait Device {
     fn read_now(&mut self, file: FileId, offset: u64, into: &mut [u8]) -> io::Result<()>;
     /// Writes and flushes at start-up; blocks. Makes the file if it does not exist.
     fn write_now(&mut self, file: FileId, offset: u64, bytes: &Slice) -> io::Result<()>;
-    /// Starts to make a file of `len` zero bytes, all blocks written, file and directory flushed. One
-    /// at a time (the log sees to it). A file of that number that exists is replaced. A crash before
-    /// the completion leaves no new file, never part of one.
+    /// Starts to make a file of `len` zero bytes, all blocks written, file and directory flushed.
+    /// One at a time (the log sees to it). A file of that number that exists is replaced. A crash
+    /// before the completion leaves no new file, never part of one.
     fn prepare(&mut self, file: FileId, len: u64);
-    /// Starts one write of the gathered `parts` (at most [`PARTS_MAX`]) at `offset`, and a flush after
-    /// it. At most one is in flight (the log sees to it). The device keeps the slices until the
-    /// completion, and has dropped them when it reports it.
+    /// Starts one write of the gathered `parts` (at most [`PARTS_MAX`]) at `offset`, and a flush
+    /// after it. At most one is in flight (the log sees to it). The device keeps the slices until
+    /// the completion, and has dropped them when it reports it.
     fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]);
     /// Starts a read of `buf.len()` bytes.
     fn read(&mut self, token: u64, file: FileId, offset: u64, buf: Buf);
@@ -67,7 +69,8 @@ pub trait Device {
     fn poll(&mut self, into: &mut Vec<Completion>);
     /// Hands what was started to the kernel, if the device batches.
     fn submit(&mut self);
-    /// Waits until a completion can be polled. Start-up only; blocks. An error if none can ever come.
+    /// Waits until a completion can be polled. Start-up only; blocks. An error if none can ever
+    /// come.
     fn settle(&mut self) -> io::Result<()>;
     /// Free bytes that files could still take.
     fn free_bytes(&mut self) -> io::Result<u64>;
@@ -75,8 +78,8 @@ pub trait Device {
 
 /// A device whose reactor may sleep in it.
 pub trait Sleep: Device {
-    /// Sleeps until something has completed, one of `fds` can be read, or `timeout_ns` nanoseconds have
-    /// passed (`None`: no limit). Hands started work to the kernel first; returns at once if
+    /// Sleeps until something has completed, one of `fds` can be read, or `timeout_ns` nanoseconds
+    /// have passed (`None`: no limit). Hands started work to the kernel first; returns at once if
     /// completions wait to be polled. May return early.
     fn wait(&mut self, fds: &[RawFd], timeout_ns: Option<u64>) -> io::Result<()>;
 }
@@ -101,8 +104,8 @@ pub struct UringConfig {
     pub flush: FlushMethod,
     /// Submission queue entries, a power of two.
     pub entries: u32,
-    /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of a
-    /// spinning thread.
+    /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of
+    /// a spinning thread.
     pub worker_cpus: Vec<usize>,
 }
 

@@ -1,7 +1,8 @@
 //! io_uring on files opened with `O_DIRECT`.
 //!
-//! Purpose: the log's device on Linux: one gathered write linked to a flush, reads beside it, segments
-//! made in the background, and the place where the reactor sleeps. One thread creates and uses it.
+//! Purpose: the log's device on Linux: one gathered write linked to a flush, reads beside it,
+//! segments made in the background, and the place where the reactor sleeps. One thread creates and
+//! uses it.
 //!
 //! Invariant: memory that the kernel may still read or write is owned by this struct until the
 //! completion has been reaped; `Drop` waits for it, or leaks it.
