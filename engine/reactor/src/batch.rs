@@ -420,9 +420,11 @@ mod tests {
         let k = codec.k();
         let held: Vec<(usize, Vec<u8>)> = (n - k..n).map(|node| (node, fragment(node))).collect();
         let present: Vec<(usize, &[u8])> = held.iter().map(|(i, bytes)| (*i, &bytes[..])).collect();
-        let mut out = vec![vec![0; spot.len]; k];
-        let wanted: Vec<usize> = (0..k).collect();
-        let mut outs: Vec<&mut [u8]> = out.iter_mut().map(|bytes| &mut bytes[..]).collect();
+        let mut out: Vec<Vec<u8>> =
+            (0..k).map(|i| if i < n - k { vec![0; spot.len] } else { fragment(i) }).collect();
+        let wanted: Vec<usize> = (0..k.min(n - k)).collect();
+        let missing = out.iter_mut().take(wanted.len());
+        let mut outs: Vec<&mut [u8]> = missing.map(|bytes| &mut bytes[..]).collect();
         codec.rebuild(&present, &wanted, &mut outs).unwrap();
         let mut value = out.concat();
         value.truncate(spot.value.len as usize);
