@@ -1,1 +1,60 @@
-fn main() {}
+//! racos: the command people run.
+//!
+//! One file a command; [`cluster`] starts node processes, [`connect`] finds a cluster, [`exit`] is
+//! what scripts see.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod config;
+mod connect;
+mod data;
+mod exit;
+mod keys;
+mod node;
+mod output;
+mod status;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A leaderless, erasure-coded, replicated key-value store.
+#[derive(Parser, Debug)]
+#[command(version, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Up(up::UpArgs),
+    Node(node::NodeArgs),
+    Put(data::PutArgs),
+    Get(data::GetArgs),
+    Del(data::DelArgs),
+    Ls(data::LsArgs),
+    Status(status::StatusArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(args) => up::run(&args),
+        Command::Node(args) => node::run(&args),
+        Command::Put(args) => data::put(args),
+        Command::Get(args) => data::get(&args),
+        Command::Del(args) => data::del(&args),
+        Command::Ls(args) => data::ls(&args),
+        Command::Status(args) => status::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                eprintln!("racos: {}", failure.text);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}

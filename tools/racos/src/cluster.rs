@@ -1,0 +1,319 @@
+//! Clusters of node processes on this machine, for `up`, `bench`, `demo` and the tests.
+//!
+//! Invariant: no node outlives the process that started it: the kernel kills them when it ends,
+//! however it ends.
+
+use crate::config;
+use crate::connect::{Target, random_u64};
+use crate::exit::{Failure, failed, usage};
+use crate::node::{PREPARING, READY};
+use racos_protocol::Thresholds;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long a node may take to stop before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to say that it is ready, apart from preparing its log.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a local cluster looks like.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub n: usize,
+    pub f: usize,
+    pub k: usize,
+    /// First port; `None`: whatever is free.
+    pub port_base: Option<u16>,
+    pub segment_mib: u32,
+    /// Segments written with zeros when a node is made.
+    pub initial_segments: u32,
+    /// More lines for `[limits]` and `[tuning]`.
+    pub limits: String,
+    pub tuning: String,
+}
+
+impl Plan {
+    pub fn new(n: usize, f: usize, k: usize) -> Plan {
+        let (limits, tuning) = (String::new(), String::new());
+        let (segment_mib, initial_segments) = (64, 2);
+        Plan { n, f, k, port_base: None, segment_mib, initial_segments, limits, tuning }
+    }
+}
+
+enum Event {
+    Prepared { node: usize, done: u64, total: u64 },
+    Ready { node: usize },
+}
+
+/// Node processes, and where their data is.
+pub struct Cluster {
+    dir: PathBuf,
+    pub target: Target,
+    pub f: usize,
+    pub k: usize,
+    children: Vec<Option<Child>>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+}
+
+impl Cluster {
+    /// Writes the configuration of a new cluster; starts nothing.
+    pub fn create(dir: &Path, plan: &Plan) -> Result<Cluster, Failure> {
+        Thresholds::new(plan.n, plan.f, plan.k).map_err(|error| usage(error.to_string()))?;
+        fs::create_dir_all(dir)
+            .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
+        let members = choose_addresses(plan)?;
+        let target = Target { cluster: random_u64().max(1), endpoints: members };
+        for node in 0..plan.n {
+            let text = node_toml(dir, &target, plan, node);
+            write_file(&dir.join(format!("node{node}.toml")), &text)?;
+        }
+        target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+        Ok(Cluster::new(dir, target, plan.f, plan.k))
+    }
+
+    /// The cluster whose configuration is in this directory, if there is one; starts nothing.
+    pub fn open(dir: &Path) -> Result<Option<Cluster>, Failure> {
+        let first = dir.join("node0.toml");
+        if !first.exists() {
+            return Ok(None);
+        }
+        let config = config::read(&first).map_err(|error| usage(error.to_string()))?.config;
+        let target = Target { cluster: config.cluster, endpoints: config.members };
+        target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+        Ok(Some(Cluster::new(dir, target, config.f, config.k)))
+    }
+
+    fn new(dir: &Path, target: Target, f: usize, k: usize) -> Cluster {
+        let (sender, events) = channel();
+        let children = target.endpoints.iter().map(|_| None).collect();
+        Cluster { dir: dir.to_path_buf(), target, f, k, children, events, sender }
+    }
+
+    pub fn n(&self) -> usize {
+        self.children.len()
+    }
+
+    /// Where a node keeps its log.
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("node{node}"))
+    }
+
+    fn log_path(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("node{node}.log"))
+    }
+
+    /// Starts all nodes and waits until they listen. `progress` is told how many log segments have
+    /// been prepared, and of how many.
+    pub fn start(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Failure> {
+        let all: Vec<usize> = (0..self.n()).collect();
+        self.start_nodes(&all, progress)
+    }
+
+    /// As [`Cluster::start`], for some nodes.
+    pub fn start_nodes(
+        &mut self,
+        nodes: &[usize],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Failure> {
+        for node in nodes {
+            self.spawn(*node)?;
+        }
+        let mut waiting = nodes.to_vec();
+        let mut prepared = vec![(0, 0); self.n()];
+        let mut deadline = Instant::now() + READY_PATIENCE;
+        while !waiting.is_empty() {
+            match self.events.recv_timeout(Duration::from_millis(50)) {
+                Ok(Event::Prepared { node, done, total }) => {
+                    prepared[node] = (done, total);
+                    deadline = Instant::now() + READY_PATIENCE;
+                    let sum = |of: fn(&(u64, u64)) -> u64| prepared.iter().map(of).sum();
+                    progress(sum(|node| node.0), sum(|node| node.1));
+                }
+                Ok(Event::Ready { node }) => waiting.retain(|other| *other != node),
+                Err(RecvTimeoutError::Timeout) => self.check_waiting(&waiting, deadline)?,
+                Err(RecvTimeoutError::Disconnected) => unreachable!("this cluster has a sender"),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_waiting(&mut self, waiting: &[usize], deadline: Instant) -> Result<(), Failure> {
+        for node in waiting {
+            if !self.is_running(*node) {
+                let words = self.last_words(*node);
+                return Err(failed(format!("node {node} ended before it was ready: {words}")));
+            }
+        }
+        if Instant::now() > deadline {
+            let words = self.last_words(waiting[0]);
+            return Err(failed(format!("node {} does not get ready: {words}", waiting[0])));
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, node: usize) -> Result<(), Failure> {
+        let config = self.dir.join(format!("node{node}.toml"));
+        let problem = |what: &str, error: std::io::Error| {
+            failed(format!("cannot start node {node}: {what}: {error}"))
+        };
+        let program = std::env::current_exe().map_err(|error| problem("no program", error))?;
+        let log = File::options().create(true).append(true).open(self.log_path(node));
+        let log = log.map_err(|error| problem("no log file", error))?;
+        let mut child = Command::new(program)
+            .args(["node", "--parent", &std::process::id().to_string(), "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(|error| problem("no process", error))?;
+        let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        let sender = self.sender.clone();
+        std::thread::spawn(move || {
+            // Ends with the node; events that nobody waits for any more are of no use.
+            lines.map_while(Result::ok).filter_map(|line| event_of(node, &line)).for_each(
+                |event| {
+                    let _ = sender.send(event);
+                },
+            );
+        });
+        self.children[node] = Some(child);
+        Ok(())
+    }
+
+    /// Whether the process of a node is there (it may be frozen).
+    pub fn is_running(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// The end of what a node wrote to its log file.
+    pub fn last_words(&self, node: usize) -> String {
+        const TAIL: u64 = 2000;
+        let read = || -> std::io::Result<String> {
+            let mut file = File::open(self.log_path(node))?;
+            let len = file.metadata()?.len();
+            file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).trim().to_string())
+        };
+        match read() {
+            Ok(text) if !text.is_empty() => text,
+            _ => format!("it said nothing (see {})", self.log_path(node).display()),
+        }
+    }
+
+    fn signal(&mut self, node: usize, signal: Signal) {
+        if self.is_running(node) {
+            let child = self.children[node].as_ref().expect("a running node has a process");
+            // It can only have ended in between, which is checked where it matters.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Kills a node as a power failure of its process would, and waits until it is gone.
+    pub fn kill(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.signal(*node, Signal::KILL);
+        }
+        for node in nodes {
+            if let Some(mut child) = self.children[*node].take() {
+                let _ = child.wait();
+            }
+        }
+    }
+
+    /// Stops a node in its tracks without ending it.
+    pub fn freeze(&mut self, node: usize) {
+        self.signal(node, Signal::STOP);
+    }
+
+    pub fn thaw(&mut self, node: usize) {
+        self.signal(node, Signal::CONT);
+    }
+
+    /// Asks all nodes to stop; kills those that do not within a few seconds.
+    pub fn stop(&mut self) {
+        for node in 0..self.n() {
+            self.signal(node, Signal::CONT);
+            self.signal(node, Signal::TERM);
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while Instant::now() < deadline && (0..self.n()).any(|node| self.is_running(node)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let all: Vec<usize> = (0..self.n()).collect();
+        self.kill(&all);
+    }
+
+    /// The first node that is not running any more.
+    pub fn first_ended(&mut self) -> Option<usize> {
+        (0..self.n()).find(|node| !self.is_running(*node))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let all: Vec<usize> = (0..self.n()).collect();
+        self.kill(&all);
+    }
+}
+
+fn event_of(node: usize, line: &str) -> Option<Event> {
+    if line.starts_with(READY) {
+        return Some(Event::Ready { node });
+    }
+    let (done, total) = line.strip_prefix(PREPARING)?.split_once('/')?;
+    Some(Event::Prepared { node, done: done.parse().ok()?, total: total.parse().ok()? })
+}
+
+fn choose_addresses(plan: &Plan) -> Result<Vec<SocketAddr>, Failure> {
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    if let Some(base) = plan.port_base {
+        let last = usize::from(base) + plan.n;
+        if base == 0 || last > 65_536 {
+            return Err(usage(format!("--port-base {base}: no room for {} ports", plan.n)));
+        }
+        return Ok((0..plan.n as u16).map(|node| local(base + node)).collect());
+    }
+    // All are held until all are chosen, so that none is chosen twice.
+    let sockets: std::io::Result<Vec<_>> = (0..plan.n).map(|_| UdpSocket::bind(local(0))).collect();
+    let addresses = sockets.and_then(|sockets| sockets.iter().map(UdpSocket::local_addr).collect());
+    addresses.map_err(|error| failed(format!("no free ports on 127.0.0.1: {error}")))
+}
+
+fn node_toml(dir: &Path, target: &Target, plan: &Plan, node: usize) -> String {
+    let mut text = String::from("# Written by racos; see node.example.toml for all keys.\n");
+    let members: Vec<_> = target.endpoints.iter().map(|member| format!("\"{member}\"")).collect();
+    let data_dir = dir.join(format!("node{node}"));
+    let data_dir = toml::Value::String(data_dir.to_string_lossy().into_owned());
+    let write = write!(
+        text,
+        "cluster = \"{:016x}\"\nnode = {node}\nmembers = [{}]\nf = {}\nk = {}\n\
+         data_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
+         [tuning]\n{}",
+        target.cluster,
+        members.join(", "),
+        plan.f,
+        plan.k,
+        plan.segment_mib,
+        plan.initial_segments,
+        plan.limits,
+        plan.tuning,
+    );
+    write.expect("writing to a string");
+    text
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|error| failed(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,421 @@
+//! The configuration file of a node.
+//!
+//! Purpose: TOML in, [`racos_engine::runtime::Options`] out; the file is documented line by line in
+//! `node.example.toml`.
+//!
+//! Invariant: whatever is not understood is refused with file, line, reason and fix; nothing is
+//! guessed or silently corrected.
+
+use racos_engine::runtime::{FLUSH_DEFAULT, Options};
+use racos_engine::{Bounds, NodeConfig, PollMode, Profile};
+use racos_protocol::Thresholds;
+use racos_storage::device::FlushMethod;
+use serde::Deserialize;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// A configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    pub file: PathBuf,
+    /// From 1; `None` if it concerns the whole file.
+    pub line: Option<usize>,
+    pub reason: String,
+    pub fix: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(out, ":{line}")?;
+        }
+        write!(out, ": {}\n  fix: {}", self.reason, self.fix)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cluster: Spanned<String>,
+    node: Spanned<u64>,
+    members: Spanned<Vec<Spanned<String>>>,
+    f: Spanned<u64>,
+    k: Spanned<u64>,
+    data_dir: PathBuf,
+    listen: Option<Spanned<String>>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    tuning: Tuning,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    buffer_mib: Option<Spanned<u64>>,
+    cache_mib: Option<Spanned<u64>>,
+    segment_mib: Option<Spanned<u64>>,
+    initial_segments: Option<Spanned<u64>>,
+    disk_reserve_mib: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tuning {
+    inline_bytes_max: Option<Spanned<u64>>,
+    own_slots_in_flight: Option<Spanned<u64>>,
+    poll: Option<Spanned<String>>,
+    spin_us: Option<Spanned<u64>>,
+    flush: Option<Spanned<String>>,
+    cpu: Option<Spanned<u64>>,
+    flush_cpu: Option<Spanned<u64>>,
+}
+
+/// Reads and checks a configuration file. A relative `data_dir` is relative to the working
+/// directory.
+pub fn read(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        file: path.to_path_buf(),
+        line: None,
+        reason: format!("cannot be read: {error}"),
+        fix: "give the path of a file as in node.example.toml".to_string(),
+    })?;
+    parse(path, &text)
+}
+
+/// As [`read`], from the text of the file.
+pub fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
+    let source = Source { path, text };
+    let file: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+    let members = source.members(&file.members)?;
+    let node = source.number("node", &file.node, 0, members.len() as u64 - 1)?;
+    source.code(&file, members.len())?;
+    let (f, k) = (*file.f.get_ref() as usize, *file.k.get_ref() as usize);
+    let cluster = source.cluster(&file.cluster)?;
+    let listen = match &file.listen {
+        Some(listen) => source.address("listen", listen)?,
+        None => members[node as usize],
+    };
+    let mut config = NodeConfig::new(cluster, node as u8, members, f, k);
+    config.bounds = source.bounds(&file.limits)?;
+    let tuning = &file.tuning;
+    if let Some(bytes) = &tuning.inline_bytes_max {
+        config.inline_bytes_max = source.number("inline_bytes_max", bytes, 0, 4096)? as usize;
+    }
+    if let Some(slots) = &tuning.own_slots_in_flight {
+        let most = config.alpha / config.members.len() as u64;
+        config.own_slots_max = source.number("own_slots_in_flight", slots, 1, most)? as usize;
+    }
+    let profile = source.profile(tuning)?;
+    Ok(Options { config, dir: file.data_dir, listen, profile })
+}
+
+/// The text, to tell lines.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn refuse(&self, span: Option<Range<usize>>, reason: String, fix: &str) -> ConfigError {
+        let line = span.map(|span| {
+            let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+            1 + before.iter().filter(|byte| **byte == b'\n').count()
+        });
+        ConfigError { file: self.path.to_path_buf(), line, reason, fix: fix.to_string() }
+    }
+
+    /// What the TOML reader refuses: syntax, unknown and missing keys, wrong types.
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let message = error.message();
+        let (reason, fix) = if let Some((unknown, known)) = message.split_once(", expected ") {
+            match unknown.strip_prefix("unknown field ") {
+                Some(key) => (format!("unknown key {key}"), format!("use {known}, or remove it")),
+                None => (unknown.to_string(), format!("write {known}")),
+            }
+        } else if let Some(key) = message.strip_prefix("missing field ") {
+            let fix = format!("add {key}; node.example.toml shows how");
+            (format!("the key {key} is missing"), fix)
+        } else {
+            (message.to_string(), "write it as in node.example.toml".to_string())
+        };
+        let missing = message.starts_with("missing field ");
+        self.refuse(error.span().filter(|_| !missing), reason, &fix)
+    }
+
+    fn number(
+        &self,
+        key: &str,
+        value: &Spanned<u64>,
+        least: u64,
+        most: u64,
+    ) -> Result<u64, ConfigError> {
+        let number = *value.get_ref();
+        if (least..=most).contains(&number) {
+            return Ok(number);
+        }
+        let reason = format!("{key} = {number} is out of range");
+        Err(self.refuse(
+            Some(value.span()),
+            reason,
+            &format!("use a number from {least} to {most}"),
+        ))
+    }
+
+    fn cluster(&self, value: &Spanned<String>) -> Result<u64, ConfigError> {
+        parse_cluster(value.get_ref()).ok_or_else(|| {
+            let reason = format!("cluster = \"{}\" is not a cluster number", value.get_ref());
+            self.refuse(Some(value.span()), reason, "use 1 to 16 hexadecimal digits, not all zero")
+        })
+    }
+
+    fn address(&self, key: &str, value: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+        value.get_ref().parse().map_err(|_| {
+            let reason = format!("{key}: \"{}\" is not an address", value.get_ref());
+            let fix = "write IP:PORT, as in \"10.0.0.1:7400\" or \"[fd00::1]:7400\"";
+            self.refuse(Some(value.span()), reason, fix)
+        })
+    }
+
+    fn members(
+        &self,
+        list: &Spanned<Vec<Spanned<String>>>,
+    ) -> Result<Vec<SocketAddr>, ConfigError> {
+        let mut members = Vec::new();
+        for entry in list.get_ref() {
+            let address = self.address("members", entry)?;
+            if members.contains(&address) {
+                let reason = format!("members: {address} is listed twice");
+                let fix = "give every node an address of its own";
+                return Err(self.refuse(Some(entry.span()), reason, fix));
+            }
+            if address.port() == 0 || address.ip().is_unspecified() {
+                let reason = format!("members: {address} cannot be sent to");
+                let fix = "give the address that other nodes reach the node at; see also `listen`";
+                return Err(self.refuse(Some(entry.span()), reason, fix));
+            }
+            members.push(address);
+        }
+        if members.is_empty() {
+            let reason = "members is empty".to_string();
+            return Err(self.refuse(Some(list.span()), reason, "list at least this node"));
+        }
+        Ok(members)
+    }
+
+    /// The code must fit the number of members.
+    fn code(&self, file: &File, n: usize) -> Result<(), ConfigError> {
+        let f = self.number("f", &file.f, 0, 63)? as usize;
+        let k = self.number("k", &file.k, 1, 64)? as usize;
+        let Err(error) = Thresholds::new(n, f, k) else { return Ok(()) };
+        let (reason, fix) = match error {
+            racos_protocol::ConfigError::TooFewMembers { .. } => (
+                format!(
+                    "(n, f, k) = ({n}, {f}, {k}) is impossible: n >= 2f + k = {} must hold",
+                    2 * f + k
+                ),
+                format!("list {} members, or lower f or k", 2 * f + k),
+            ),
+            other => (other.to_string(), "see node.example.toml".to_string()),
+        };
+        let is_too_long = n > racos_protocol::MEMBERS_MAX;
+        let span = if is_too_long { file.members.span() } else { file.k.span() };
+        Err(self.refuse(Some(span), reason, &fix))
+    }
+
+    fn bounds(&self, limits: &Limits) -> Result<Bounds, ConfigError> {
+        let mut bounds = Bounds::default();
+        if let Some(value) = &limits.buffer_mib {
+            let mib = self.number("buffer_mib", value, 64, 1 << 20)?;
+            bounds.buffer_bytes_max = (mib as usize) << 20;
+        }
+        if let Some(value) = &limits.cache_mib {
+            let mib = self.number("cache_mib", value, 0, 1 << 20)?;
+            bounds.cache_bytes_max = (mib as usize) << 20;
+        }
+        if let Some(value) = &limits.segment_mib {
+            bounds.segment_bytes = (self.number("segment_mib", value, 16, 1024)? << 20) as u32;
+        }
+        if let Some(value) = &limits.initial_segments {
+            bounds.initial_segments = self.number("initial_segments", value, 1, 1 << 20)? as u32;
+        }
+        if let Some(value) = &limits.disk_reserve_mib {
+            bounds.disk_reserve_bytes = self.number("disk_reserve_mib", value, 0, 1 << 30)? << 20;
+        }
+        Ok(bounds)
+    }
+
+    fn profile(&self, tuning: &Tuning) -> Result<Profile, ConfigError> {
+        let spin_us = match &tuning.spin_us {
+            Some(value) => self.number("spin_us", value, 1, 1_000_000)?,
+            None => 50,
+        };
+        let poll = match &tuning.poll {
+            Some(value) => parse_poll(value.get_ref(), spin_us).ok_or_else(|| {
+                let reason = format!("poll = \"{}\" is no way to wait", value.get_ref());
+                let fix = "use \"blocking\", \"adaptive\" or \"busy\"";
+                self.refuse(Some(value.span()), reason, fix)
+            })?,
+            None => PollMode::Blocking,
+        };
+        let flush = match &tuning.flush {
+            Some(value) => parse_flush(value.get_ref()).ok_or_else(|| {
+                let reason = format!("flush = \"{}\" is no way to flush", value.get_ref());
+                let fix = "use \"linked\", \"dsync\" or \"sync\"";
+                self.refuse(Some(value.span()), reason, fix)
+            })?,
+            None => FLUSH_DEFAULT,
+        };
+        let cpu = |key: &str, value: &Option<Spanned<u64>>| match value {
+            Some(value) => self.number(key, value, 0, 4095).map(|cpu| Some(cpu as usize)),
+            None => Ok(None),
+        };
+        let (cpu, flush_cpu) = (cpu("cpu", &tuning.cpu)?, cpu("flush_cpu", &tuning.flush_cpu)?);
+        if let (PollMode::Busy, Some(_), Some(value)) = (poll, cpu, &tuning.flush_cpu)
+            && cpu == flush_cpu
+        {
+            let reason = "flush_cpu is the CPU that a busy node never leaves".to_string();
+            return Err(self.refuse(Some(value.span()), reason, "give another CPU"));
+        }
+        Ok(Profile { poll, cpu, flush_cpu, flush })
+    }
+}
+
+/// A way to wait, by name.
+pub fn parse_poll(name: &str, spin_us: u64) -> Option<PollMode> {
+    match name {
+        "blocking" => Some(PollMode::Blocking),
+        "adaptive" => Some(PollMode::Adaptive { spin_ns: spin_us * 1000 }),
+        "busy" => Some(PollMode::Busy),
+        _ => None,
+    }
+}
+
+/// A way to flush, by name.
+pub fn parse_flush(name: &str) -> Option<FlushMethod> {
+    match name {
+        "linked" => Some(FlushMethod::Linked),
+        "dsync" => Some(FlushMethod::Dsync),
+        "sync" => Some(FlushMethod::Sync),
+        _ => None,
+    }
+}
+
+/// A cluster number in hexadecimal digits.
+pub fn parse_cluster(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|number| is_number && *number != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../node.example.toml");
+
+    fn example(change: impl Fn(&str) -> String) -> Result<Options, ConfigError> {
+        parse(Path::new("node.toml"), &change(EXAMPLE))
+    }
+
+    fn refused(from: &str, to: &str) -> ConfigError {
+        assert!(EXAMPLE.contains(from), "the example has {from}");
+        example(|text| text.replacen(from, to, 1)).err().expect("must be refused")
+    }
+
+    /// Line of the example that starts like this.
+    fn line_of(start: &str) -> Option<usize> {
+        EXAMPLE.lines().position(|line| line.starts_with(start)).map(|line| line + 1)
+    }
+
+    #[test]
+    fn the_example_is_accepted_and_shows_the_defaults() {
+        let plain = example(str::to_string).unwrap();
+        assert_eq!(plain.config.cluster, 0x1f2e_3d4c_5b6a_7988);
+        assert_eq!((plain.config.members.len(), plain.config.f, plain.config.k), (5, 1, 3));
+        assert_eq!(plain.listen, plain.config.members[0]);
+        // Every default that the example shows is the default.
+        let shown = example(|text| {
+            let is_key = |line: &str| {
+                line.strip_prefix("# ").is_some_and(|rest| rest.contains(" = "))
+                    && !line.contains("cpu =")
+                    && !line.contains("listen =")
+            };
+            let uncomment = |line: &str| match is_key(line) {
+                true => line[2..].to_string(),
+                false => line.to_string(),
+            };
+            text.lines().map(uncomment).collect::<Vec<_>>().join("\n")
+        });
+        let shown = shown.unwrap();
+        assert_eq!(shown.config.bounds, plain.config.bounds);
+        assert_eq!(shown.config.inline_bytes_max, plain.config.inline_bytes_max);
+        assert_eq!(shown.config.own_slots_max, plain.config.own_slots_max);
+        assert_eq!(shown.profile, plain.profile);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_line_and_fix() {
+        let error = refused("# listen = \"0.0.0.0:7400\"", "lisen = \"0.0.0.0:7400\"");
+        assert_eq!(error.line, line_of("# listen ="));
+        assert!(error.reason.contains("unknown key `lisen`"), "{error}");
+        assert!(error.fix.contains("`listen`"), "{error}");
+        let error = refused("# cache_mib = 64", "cash_mib = 64");
+        assert!(error.line == line_of("# cache_mib") && error.fix.contains("cache_mib"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_key_is_named() {
+        let error = refused("cluster = \"1f2e3d4c5b6a7988\"", "");
+        assert!(error.reason.contains("`cluster` is missing"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_line_and_fix() {
+        for (from, to, line, reason, fix) in [
+            ("node = 0", "node = 5", "node =", "node = 5", "from 0 to 4"),
+            ("node = 0", "node = \"a\"", "node =", "invalid type", "write u64"),
+            ("\"1f2e3d4c5b6a7988\"", "\"xyz\"", "cluster =", "xyz", "hexadecimal"),
+            ("\"1f2e3d4c5b6a7988\"", "\"0\"", "cluster =", "not a cluster number", "not all zero"),
+            ("127.0.0.1:7402", "127.0.0.1", "    \"127.0.0.1:7402", "not an address", "IP:PORT"),
+            ("127.0.0.1:7402", "127.0.0.1:7401", "    \"127.0.0.1:7402", "twice", "of its own"),
+            ("127.0.0.1:7402", "0.0.0.0:7402", "    \"127.0.0.1:7402", "cannot be sent", "listen"),
+            ("# segment_mib = 64", "segment_mib = 3", "# segment_mib", "range", "16 to 1024"),
+            ("# poll = \"blocking\"", "poll = \"fast\"", "# poll", "no way to wait", "adaptive"),
+            ("# flush = \"linked\"", "flush = \"no\"", "# flush =", "no way to flush", "dsync"),
+            ("f = 1\n", "f = = 1\n", "f =", "", "node.example.toml"),
+        ] {
+            let error = refused(from, to);
+            assert_eq!(error.line, line_of(line), "{error}");
+            assert!(error.reason.contains(reason), "{error}");
+            assert!(error.fix.contains(fix), "{error}");
+            assert!(error.to_string().starts_with("node.toml:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_impossible_code_is_refused_with_the_formula() {
+        let error = refused("f = 1\n", "f = 2\n");
+        assert_eq!(error.line, line_of("k ="));
+        assert!(error.reason.contains("(5, 2, 3)"), "{error}");
+        assert!(error.reason.contains("n >= 2f + k = 7"), "{error}");
+        assert!(error.fix.contains("list 7 members, or lower f or k"), "{error}");
+        assert!(refused("k = 3\n", "k = 0\n").fix.contains("1 to 64"));
+    }
+
+    #[test]
+    fn every_code_with_n_at_least_2f_plus_k_is_accepted() {
+        for (n, f, k) in [(1, 0, 1), (3, 1, 1), (5, 1, 3), (5, 1, 2), (7, 2, 3), (9, 3, 3)] {
+            let members: Vec<_> = (0..n).map(|at| format!("\"10.0.0.1:{}\"", 100 + at)).collect();
+            let text = format!(
+                "cluster = \"1\"\nnode = 0\nmembers = [{}]\nf = {f}\nk = {k}\ndata_dir = \"d\"",
+                members.join(", ")
+            );
+            assert!(parse(Path::new("x"), &text).is_ok(), "({n}, {f}, {k})");
+        }
+    }
+}

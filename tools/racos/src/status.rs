@@ -1,0 +1,144 @@
+//! `racos status`: what every node tells about itself.
+
+use crate::connect::Connect;
+use crate::exit::{Failure, Outcome, UNAVAILABLE};
+use crate::output;
+use clap::Args;
+use racos_client::ClientError;
+use racos_engine::status::Status;
+use serde_json::json;
+use std::net::SocketAddr;
+
+/// Show every node: slots executed and lag, peers, disk, slots decided fast, slow and null.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  racos status\n  racos status --json | jq '.nodes[].exec'\n\n\
+                        Exit status 0 if a node answered, 4 if none did.")]
+pub struct StatusArgs {
+    /// Everything, as one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+type Report = Result<Status, ClientError>;
+
+pub fn run(args: &StatusArgs) -> Outcome {
+    let target = args.connect.target()?;
+    // A node that is there answers at once; do not wait long for the others.
+    let patience_ns = (args.connect.timeout.clamp(0.001, 2.0) * 1e9) as u64;
+    let mut client = target.client(|config| config.patience_ns = patience_ns)?;
+    let reports = client.status_all();
+    if args.json {
+        output::line(&to_json(target.cluster, &target.endpoints, &reports));
+    } else {
+        output::line(to_table(target.cluster, &target.endpoints, &reports).trim_end());
+    }
+    if reports.iter().all(Result::is_err) {
+        let text = format!("none of {} nodes answered", reports.len());
+        return Err(Failure { code: UNAVAILABLE, text });
+    }
+    Ok(())
+}
+
+fn to_json(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String {
+    let nodes = endpoints.iter().zip(reports).map(|(endpoint, report)| match report {
+        Ok(status) => {
+            let mut node = serde_json::to_value(status).expect("a status is plain data");
+            node["endpoint"] = json!(endpoint.to_string());
+            node["reachable"] = json!(true);
+            node
+        }
+        Err(error) => json!({
+            "endpoint": endpoint.to_string(),
+            "reachable": false,
+            "error": error.to_string(),
+        }),
+    });
+    let nodes: Vec<_> = nodes.collect();
+    json!({"cluster": format!("{cluster:016x}"), "nodes": nodes}).to_string()
+}
+
+fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String {
+    let answered = || reports.iter().flatten();
+    let newest = answered().map(|status| status.exec).max().unwrap_or(0);
+    let heading = [
+        "node", "endpoint", "executed", "lag", "keys", "peers", "disk", "fast", "slow", "told",
+        "null", "memory", "up",
+    ];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    for (endpoint, report) in endpoints.iter().zip(reports) {
+        rows.push(match report {
+            Ok(status) => row(endpoint, status, newest),
+            Err(_) => vec!["?".into(), endpoint.to_string(), "unreachable".into()],
+        });
+    }
+    let first = answered().next();
+    let code = first.map_or(String::new(), |status| {
+        format!(", {} nodes, {} may be down, k = {}", status.n, status.f, status.k)
+    });
+    let revision = answered().map(|status| status.revision).max();
+    let revision = revision.map_or(String::new(), |revision| format!(", revision {revision}"));
+    format!("cluster {cluster:016x}{code}{revision}\n{}", output::table(&rows))
+}
+
+fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
+    let suspected: Vec<_> = status.peers.iter().filter(|peer| peer.suspected).collect();
+    let peers = match suspected.len() {
+        0 => format!("{} ok", status.peers.len()),
+        _ => {
+            let names: Vec<_> = suspected.iter().map(|peer| peer.node.to_string()).collect();
+            format!("{} ok, not {}", status.peers.len() - suspected.len(), names.join(","))
+        }
+    };
+    let full = if status.disk.full { " FULL" } else { "" };
+    let slots = &status.slots;
+    vec![
+        status.node.to_string(),
+        endpoint.to_string(),
+        status.exec.to_string(),
+        newest.saturating_sub(status.exec).to_string(),
+        status.keys.to_string(),
+        peers,
+        format!("{}{full}", output::bytes(status.disk.log_bytes)),
+        slots.fast.to_string(),
+        slots.slow.to_string(),
+        slots.told.to_string(),
+        slots.null.to_string(),
+        output::bytes(status.memory_bytes),
+        format!("{} s", status.uptime_ms / 1000),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports() -> (Vec<SocketAddr>, Vec<Report>) {
+        let status = Status { node: 1, exec: 90, n: 2, k: 1, ..Status::default() };
+        let other = Status { exec: 100, ..status.clone() };
+        let lost = ClientError::Timeout { waited_ms: 1, may_have_happened: false, last: None };
+        let endpoints = (1..4).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        (endpoints.collect(), vec![Ok(status), Ok(other), Err(lost)])
+    }
+
+    #[test]
+    fn lag_is_told_against_the_newest_node_and_the_lost_one_is_shown() {
+        let (endpoints, reports) = reports();
+        let text = to_table(7, &endpoints, &reports);
+        let line = |at: usize| text.lines().nth(at).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(line(2)[..4], ["1", "127.0.0.1:1", "90", "10"]);
+        assert_eq!(line(3)[3], "0");
+        assert_eq!(line(4), ["?", "127.0.0.1:3", "unreachable"]);
+    }
+
+    #[test]
+    fn json_has_all_nodes() {
+        let (endpoints, reports) = reports();
+        let value: serde_json::Value =
+            serde_json::from_str(&to_json(7, &endpoints, &reports)).unwrap();
+        assert_eq!(value["nodes"].as_array().unwrap().len(), 3);
+        assert_eq!(value["nodes"][0]["exec"], 90);
+        assert_eq!(value["nodes"][2]["reachable"], false);
+    }
+}

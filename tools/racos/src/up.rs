@@ -1,0 +1,113 @@
+//! `racos up`: a local cluster to play with.
+
+use crate::cluster::{Cluster, Plan};
+use crate::connect::{DIR_DEFAULT, PORT_DEFAULT};
+use crate::exit::{Outcome, failed, usage};
+use crate::node::stop_flag;
+use crate::output;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Run a cluster of node processes on this machine, until Ctrl-C.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  racos up\n  racos up --nodes 3 --f 1 --k 1 --dir /tmp/three\n\n\
+                        Started again with the same --dir it finds its data."
+)]
+pub struct UpArgs {
+    /// Number of nodes [default: 5].
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// Nodes that may be down at the same time [default: 1].
+    #[arg(long)]
+    f: Option<usize>,
+    /// Data fragments of a value; N >= 2F + K [default: 3].
+    #[arg(long)]
+    k: Option<usize>,
+    /// Where configuration and data are kept.
+    #[arg(long, value_name = "DIR", env = "RACOS_DIR", default_value = DIR_DEFAULT)]
+    dir: PathBuf,
+    /// The nodes use this UDP port on 127.0.0.1 and those after it [default: 7400].
+    #[arg(long, value_name = "PORT")]
+    port_base: Option<u16>,
+    /// Size of a log file in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=1024))]
+    segment_mib: u32,
+}
+
+pub fn run(args: &UpArgs) -> Outcome {
+    let stop = stop_flag()?;
+    let mut cluster = match Cluster::open(&args.dir)? {
+        Some(cluster) => check_same(args, cluster)?,
+        None => {
+            let (n, f, k) = (args.nodes.unwrap_or(5), args.f.unwrap_or(1), args.k.unwrap_or(3));
+            let mut plan = Plan::new(n, f, k);
+            plan.port_base = Some(args.port_base.unwrap_or(PORT_DEFAULT));
+            plan.segment_mib = args.segment_mib;
+            Cluster::create(&args.dir, &plan)?
+        }
+    };
+    let bar = output::step_bar(0);
+    cluster.start(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message("log files written for the first time");
+    })?;
+    bar.finish_and_clear();
+    greet(&args.dir, &cluster);
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(node) = cluster.first_ended() {
+            let words = cluster.last_words(node);
+            cluster.stop();
+            return Err(failed(format!("node {node} has ended: {words}")));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.stop();
+    output::line("stopped; `racos up` with the same --dir goes on where this ended");
+    Ok(())
+}
+
+/// Options that contradict the cluster that is there are refused rather than ignored.
+fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::Failure> {
+    let port = cluster.target.endpoints[0].port();
+    for (name, asked, is) in [
+        ("--nodes", args.nodes, cluster.n()),
+        ("--f", args.f, cluster.f),
+        ("--k", args.k, cluster.k),
+        ("--port-base", args.port_base.map(usize::from), usize::from(port)),
+    ] {
+        if let Some(asked) = asked.filter(|asked| *asked != is) {
+            let dir = args.dir.display();
+            return Err(usage(format!(
+                "{name} {asked}: the cluster in {dir} has {is}; leave the option out, or give \
+                 another --dir"
+            )));
+        }
+    }
+    Ok(cluster)
+}
+
+fn greet(dir: &Path, cluster: &Cluster) {
+    let endpoints: Vec<_> = cluster.target.endpoints.iter().map(ToString::to_string).collect();
+    let option = match dir == Path::new(DIR_DEFAULT) {
+        true => String::new(),
+        false => format!(" --dir {}", dir.display()),
+    };
+    let (n, f, k) = (cluster.n(), cluster.f, cluster.k);
+    output::line(&format!(
+        "cluster {:016x}: {n} nodes, {f} may be down, each stores 1/{k} of every value\n\
+         endpoints: {}\n\
+         data: {}\n\
+         try, in another terminal:\n  \
+         racos put{option} greeting hello\n  \
+         racos get{option} greeting\n  \
+         racos status{option}\n\
+         Ctrl-C stops the cluster",
+        cluster.target.cluster,
+        endpoints.join(","),
+        dir.display(),
+    ));
+}
