@@ -24,7 +24,7 @@ use racos_protocol::{
     ConfigError, Core, Effect, Effects, Input, Message, Nanos, Record, Release, Slot, Target,
 };
 use racos_storage::device::Device;
-use racos_storage::{Class, Event, Log, LogError, Place, RecordId};
+use racos_storage::{Class, Event, Full, Log, LogError, Place, RecordId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::fmt;
@@ -332,7 +332,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// When the node has something to do even if nothing comes; `None`: never.
     pub fn deadline(&self) -> Option<Nanos> {
         let idle = (!self.confirmed).then_some(self.last_work + IDLE_CONFIRM_NS);
-        let retry = (!self.unappended.is_empty()).then_some(self.now + 1_000_000);
+        let waiting = !self.unappended.is_empty()
+            || (!self.sealed.is_empty() && self.core.can_open().is_some());
+        let retry = waiting.then_some(self.now + 1_000_000);
         [self.core.deadline(), self.net.next_deadline_ns(), self.reads.deadline(), idle, retry]
             .into_iter()
             .flatten()
@@ -364,13 +366,15 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         };
         let index = usize::from(node);
-        if index >= self.n || node == u16::from(self.me) || frame.from.incarnation != 1 {
+        if index >= self.n || node == u16::from(self.me) {
             return;
         }
-        // A datagram from before the peer's restart: it may have forgotten what it said there only
-        // in what it need not keep, but nothing is lost by not listening to a dead process.
-        if frame.from.boot < self.peer_boots[index] {
+        // PROTOCOL 10: nothing is replaced yet, so every disk of the cluster has one incarnation.
+        if frame.from.incarnation != self.config.incarnation {
             return;
+        }
+        if frame.from.boot < self.peer_boots[index] {
+            return self.on_old_boot(node as u8);
         }
         self.peer_boots[index] = frame.from.boot;
         self.heard_at[index] = Some(self.now);
@@ -385,7 +389,27 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::GETSEG => self.on_segment_question(from, &frame),
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
+            kind::BOOT => self.on_boot(&frame.head),
             _ => {}
+        }
+    }
+
+    /// PROTOCOL 9.1: a datagram with an older boot than this peer is known to have had. It is a
+    /// straggler from before the peer's restart, or the peer's disk was rolled back: it is told.
+    fn on_old_boot(&mut self, from: u8) {
+        let boot = self.peer_boots[usize::from(from)];
+        self.send(from, kind::BOOT, &boot.to_le_bytes(), &[]);
+    }
+
+    /// A peer remembers a boot of this node. A higher one than its own was on this disk once.
+    fn on_boot(&mut self, head: &[u8]) {
+        let Ok(boot) = Reader::new(head).u32("boot") else { return };
+        if boot > self.boot {
+            self.fail(format!(
+                "this disk was rolled back or copied: another node has heard boot {boot}, the disk \
+                 says {}; replace the node with `racos member replace`, and do not edit its data",
+                self.boot
+            ));
         }
     }
 
@@ -531,9 +555,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
         self.events = events;
-        if any {
-            self.append_waiting();
-        }
+        self.append_waiting();
         any
     }
 
@@ -589,7 +611,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn open_batches(&mut self) {
-        while self.core.can_open().is_some() {
+        while self.core.can_open().is_some() && self.log_has_room() {
             let Some(parcel) = self.sealed.pop_front().or_else(|| self.builder.seal()) else {
                 return;
             };
@@ -597,6 +619,13 @@ impl<L: Link, D: Device> Node<L, D> {
             self.opening = Some(parcel);
             self.step(Input::Open { batch });
         }
+    }
+
+    /// Whether the log takes another batch. If it is only behind, what waits is opened later; a full
+    /// disk is reported by `write_op`, and what is here already may still use the reserve.
+    fn log_has_room(&mut self) -> bool {
+        let room = self.log.accepts(OUT_BYTES_MAX, OUT_BYTES_MAX, Class::Ordinary);
+        matches!(room, Ok(()) | Err(Full::Disk))
     }
 
     fn send_core_messages(&mut self) {

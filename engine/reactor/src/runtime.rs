@@ -41,6 +41,9 @@ pub enum ServeError {
     /// The node must not go on; the text says why.
     Stopped(String),
     Sleep(io::Error),
+    Pin {
+        cpu: usize,
+    },
 }
 
 impl fmt::Display for ServeError {
@@ -56,6 +59,10 @@ impl fmt::Display for ServeError {
                 write!(out, "cannot use {}: {error}", dir.display())
             }
             ServeError::Stopped(why) => write!(out, "the node stopped itself: {why}"),
+            ServeError::Pin { cpu } => write!(
+                out,
+                "cannot pin the reactor to CPU {cpu}: is it one that this process may use?"
+            ),
             ServeError::Sleep(error) => write!(out, "cannot wait for events: {error}"),
         }
     }
@@ -76,6 +83,11 @@ pub fn serve(
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
     let Options { config, dir, listen, profile } = options;
+    if let Some(cpu) = profile.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+    {
+        return Err(ServeError::Pin { cpu });
+    }
     let workers = profile.flush_cpu.into_iter().collect();
     let uring = UringConfig { flush: profile.flush, worker_cpus: workers, ..Default::default() };
     let in_dir = |error| ServeError::Directory { dir: dir.clone(), error };

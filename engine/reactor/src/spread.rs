@@ -41,6 +41,11 @@ impl<L: Link, D: Device> Node<L, D> {
             let batch = known.batch.info.clone();
             return self.step(Input::Spread { from, slot, batch, room: true });
         }
+        if slot >= self.core.exec() + self.core.config().alpha {
+            // Evidence that this node lags; nothing of it is kept.
+            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
+            return self.step(Input::Spread { from, slot, batch, room: false });
+        }
         let Some(batch) = self.checked_batch(&head, frame.body.len()) else { return };
         let room = match self.log.accepts(frame.head.len(), frame.body.len(), Class::Ordinary) {
             Ok(()) => true,
@@ -107,7 +112,9 @@ impl<L: Link, D: Device> Node<L, D> {
             return self.append_batch(kind, &batch, arrived, release);
         }
         let parcel = self.open.get(&slot).expect("the core stores what arrived or was opened");
-        let (batch, body) = (parcel.batch.clone(), parcel.bodies[usize::from(self.me)].clone());
+        let batch = parcel.batch.clone();
+        let mut body = parcel.bodies[usize::from(self.me)].clone();
+        body.slices = self.compact(&body.slices);
         let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
         let digest = batch.info.digest;
         SpreadHead { slot, digest, batch: &batch.bytes, crcs: &body.crcs }.put(&mut head);
@@ -135,10 +142,24 @@ impl<L: Link, D: Device> Node<L, D> {
                 [whole] => whole.slice(spot.offset..spot.offset + spot.len),
                 pieces => pieces[index].slice(0..spot.len),
             };
-            // A small batch alone in its block pins all of it.
-            let cost = spot.len.max(ALIGN / spots);
+            // Fragments share the block of their body; a piece of its own pins a block alone.
+            let shared = if body.len() == 1 { spots } else { 1 };
+            let cost = spot.len.max(bytes.block_bytes() / shared);
             self.fragments.insert(spot.value.op, slot, bytes, cost, crc);
         }
+    }
+
+    /// The own body in blocks not much larger than it is: what is cached pins them.
+    fn compact(&self, slices: &[Slice]) -> Vec<Slice> {
+        let fit = |slice: &Slice| {
+            let roomy = slice.block_bytes() > 2 * slice.len().next_multiple_of(ALIGN);
+            if roomy {
+                self.pool.copy(slice).unwrap_or_else(|| slice.clone())
+            } else {
+                slice.clone()
+            }
+        };
+        slices.iter().map(fit).collect()
     }
 
     /// The core opened a slot for the batch that was offered.

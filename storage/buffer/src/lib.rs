@@ -226,6 +226,11 @@ impl Slice {
         Slice { block: Some(block.clone()), start: self.start, len }
     }
 
+    /// Bytes of memory that the view keeps from being reused: those of its whole block.
+    pub fn block_bytes(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.size())
+    }
+
     /// Whether the view starts where its block does, so that [`Slice::try_thaw`] keeps its bytes in
     /// place.
     pub fn starts_block(&self) -> bool {

@@ -21,6 +21,8 @@ pub mod kind {
     pub const SEG: u8 = 0x08;
     /// This node cannot store the batch of a slot: its disk is full.
     pub const FULL: u8 = 0x09;
+    /// The highest boot of the receiver that this node has heard.
+    pub const BOOT: u8 = 0x0a;
 }
 
 /// Appends one of the core's messages.
