@@ -1,0 +1,212 @@
+//! Faults: what is done to nodes, disks and network, and how it ends.
+//!
+//! Invariant: everything done here is within the promise, and all of it but the nodes lost for ever
+//! is undone by [`World::calm`].
+
+use crate::host::{DISK_BYTES, State};
+use crate::plan::{Kind, MS};
+use crate::world::{Event, World, place};
+
+/// Additional loss while a burst lasts, in a million.
+const BURST_LOSS_PPM: u32 = 700_000;
+
+impl World {
+    /// Draws a fault and has the next one in the queue.
+    pub fn fault(&mut self) {
+        if !self.is_faulty {
+            return;
+        }
+        let next_ns = self.now_ns + self.rng.exponential(self.plan.faults.every_ns_mean).max(MS);
+        self.at(next_ns, Event::Fault);
+        let kind = *self.rng.pick(&self.plan.faults.kinds.clone());
+        let index = self.rng.below(self.plan.n as u64) as usize;
+        if self.inject(kind, index) {
+            self.faults[place(kind)] += 1;
+            self.trace.note(self.now_ns, &[6, place(kind) as u64, index as u64]);
+            self.trace.say(self.now_ns, || format!("fault: {kind:?}, node {index}"));
+        }
+    }
+
+    /// Returns whether there was anything to do.
+    fn inject(&mut self, kind: Kind, index: usize) -> bool {
+        let is_up = self.hosts[index].state == State::Up;
+        match kind {
+            Kind::Kill if is_up => {
+                self.kill(index, false);
+                self.start_later(index);
+            }
+            Kind::PowerCut if is_up => {
+                self.kill(index, true);
+                self.start_later(index);
+            }
+            Kind::PowerCutAll => {
+                for index in self.up().collect::<Vec<_>>() {
+                    self.kill(index, true);
+                    self.start_later(index);
+                }
+            }
+            Kind::Lose if is_up && self.lost < self.plan.faults.lost_max => {
+                self.lost += 1;
+                self.kill(index, true);
+                self.hosts[index].state = State::Lost;
+            }
+            Kind::Freeze if is_up => {
+                let until_ns = self.end_of_fault();
+                self.hosts[index].frozen_until_ns = until_ns;
+                self.hosts[index].wake_ns = None;
+                self.wake_node(index, until_ns);
+            }
+            Kind::Cut => self.cut(index),
+            Kind::Split => self.split(),
+            Kind::LossBurst => {
+                self.net.borrow_mut().extra_loss_ppm = BURST_LOSS_PPM;
+                self.heal_cuts_later();
+            }
+            Kind::DiskStall => {
+                let until_ns = self.end_of_fault();
+                self.hosts[index].disk.borrow_mut().freeze(true);
+                self.hosts[index].stalled_until_ns = until_ns;
+                self.at(until_ns, Event::Thaw(index));
+            }
+            Kind::DiskFull => {
+                let until_ns = self.end_of_fault();
+                self.hosts[index].disk.borrow_mut().set_capacity(0);
+                self.hosts[index].full_until_ns = until_ns;
+                self.at(until_ns, Event::Room(index));
+            }
+            Kind::FlushError if is_up => {
+                let after = self.rng.below(20);
+                self.hosts[index].disk.borrow_mut().fail_flush_after(after);
+                self.hosts[index].flush_fails = true;
+            }
+            Kind::ClockJump => {
+                self.hosts[index].clock.offset_ns += self.rng.exponential(200 * MS);
+                self.wake_node(index, self.now_ns);
+            }
+            Kind::ClientRestart => {
+                let client = self.rng.below(self.clients.len() as u64) as usize;
+                if !self.clients[client].is_issuing {
+                    return false;
+                }
+                self.net.borrow_mut().listen(self.clients[client].endpoint, false);
+                let fresh = self.new_client(self.plan.work.patience_ns);
+                let issued = self.clients[client].issued;
+                let last = self.clients.len() - 1;
+                debug_assert_eq!(fresh, last);
+                let mut fresh = self.clients.pop().expect("just made");
+                (fresh.is_issuing, fresh.issued) = (true, issued);
+                self.clients[client] = fresh;
+                self.after_client(client);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn end_of_fault(&mut self) -> u64 {
+        self.now_ns + MS + self.rng.exponential(self.plan.faults.last_ns_mean)
+    }
+
+    /// Ends the process of a node, or the power of its machine.
+    pub fn kill(&mut self, index: usize, power: bool) {
+        let seed = self.rng.next();
+        self.hosts[index].stop(&self.net, State::Down);
+        let mut disk = self.hosts[index].disk.borrow_mut();
+        match power {
+            true => disk.power_cut(seed),
+            false => disk.kill(seed),
+        }
+    }
+
+    pub fn start_later(&mut self, index: usize) {
+        let at_ns = self.end_of_fault();
+        self.at(at_ns, Event::Start(index));
+    }
+
+    /// Nothing gets from one node to another, or out of, or into, one.
+    fn cut(&mut self, index: usize) {
+        let n = self.plan.n as u64;
+        let other = self.rng.below(n) as usize;
+        let way = self.rng.below(4);
+        {
+            let mut net = self.net.borrow_mut();
+            for peer in (0..self.plan.n).filter(|peer| *peer != index) {
+                match way {
+                    0 if peer == other => net.cut(index, peer, true),
+                    1 => net.cut(index, peer, true),
+                    2 => net.cut(peer, index, true),
+                    3 => {
+                        net.cut(index, peer, true);
+                        net.cut(peer, index, true);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.heal_cuts_later();
+    }
+
+    fn split(&mut self) {
+        let left = self.rng.next();
+        let n = self.plan.n;
+        {
+            let mut net = self.net.borrow_mut();
+            let is_left = |node: usize| left >> node & 1 == 1;
+            for from in 0..n {
+                (0..n).filter(|to| is_left(from) != is_left(*to)).for_each(|to| {
+                    net.cut(from, to, true);
+                });
+            }
+        }
+        self.heal_cuts_later();
+    }
+
+    fn heal_cuts_later(&mut self) {
+        let at_ns = self.end_of_fault();
+        self.at(at_ns, Event::HealCuts);
+    }
+
+    pub fn heal_cuts(&mut self) {
+        self.net.borrow_mut().heal_all();
+    }
+
+    /// A disk that stood still goes on.
+    pub fn thaw(&mut self, index: usize) {
+        if self.now_ns >= self.hosts[index].stalled_until_ns {
+            self.hosts[index].disk.borrow_mut().freeze(false);
+            self.watch_disk(index);
+        }
+    }
+
+    pub fn make_room(&mut self, index: usize) {
+        if self.now_ns >= self.hosts[index].full_until_ns {
+            self.hosts[index].disk.borrow_mut().set_capacity(DISK_BYTES);
+        }
+    }
+
+    /// Ends all faults: what is down starts, what is cut heals. Lost nodes stay lost.
+    pub fn calm(&mut self) {
+        self.is_faulty = false;
+        self.heal_cuts();
+        {
+            let mut net = self.net.borrow_mut();
+            net.plan.lose_ppm = 0;
+            net.plan.damage_ppm = 0;
+        }
+        for index in 0..self.plan.n {
+            self.hosts[index].stalled_until_ns = 0;
+            self.hosts[index].full_until_ns = 0;
+            self.thaw(index);
+            self.make_room(index);
+            self.hosts[index].disk.borrow_mut().fail_flush_after(u64::MAX);
+            let host = &mut self.hosts[index];
+            if std::mem::take(&mut host.frozen_until_ns) > self.now_ns {
+                host.wake_ns = None;
+                self.wake_node(index, self.now_ns);
+            }
+            if self.hosts[index].state == State::Down {
+                self.at(self.now_ns, Event::Start(index));
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! One machine of the cluster: its disk, its clock, and the node that runs on it or not.
+
+use crate::net::{Net, SimLink};
+use crate::oracle::Witness;
+use crate::plan::Plan;
+use crate::rng::Rng;
+use racos_buffer::Pool;
+use racos_engine::{Bounds, Node, NodeConfig};
+use racos_storage::device::memory::{Disk, MemoryDevice, Op, Timing};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+pub type SimNode = Node<SimLink, MemoryDevice>;
+
+/// Bytes of files that a disk takes while it is not full.
+pub const DISK_BYTES: u64 = 8 << 30;
+const BUFFER_BYTES: usize = 96 << 20;
+pub const CLUSTER: u64 = 0x7261_636f_7373_696d;
+
+/// A node's monotonic clock: skewed, drifting, and now and then jumping ahead.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Nanoseconds gained or lost in a million.
+    pub drift_ppm: i64,
+    pub offset_ns: u64,
+}
+
+impl Clock {
+    /// What the clock shows at a virtual time.
+    pub fn local(&self, at_ns: u64) -> u64 {
+        let gained = i128::from(at_ns) * i128::from(self.drift_ppm) / 1_000_000;
+        (i128::from(at_ns) + gained) as u64 + self.offset_ns
+    }
+
+    /// The first virtual time at which the clock shows `local_ns` or more.
+    pub fn virtual_of(&self, local_ns: u64) -> u64 {
+        let since = i128::from(local_ns.saturating_sub(self.offset_ns));
+        let mut at = (since * 1_000_000 / i128::from(1_000_000 + self.drift_ppm)) as u64;
+        while self.local(at) < local_ns {
+            at += 1;
+        }
+        at
+    }
+}
+
+/// Whether a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Up,
+    Down,
+    /// For ever.
+    Lost,
+}
+
+/// One machine.
+pub struct Host {
+    pub index: usize,
+    pub node: Option<SimNode>,
+    pub state: State,
+    pub disk: Rc<RefCell<Disk>>,
+    pub clock: Clock,
+    /// When the node's next turn, and its disk's next completion, is in the queue of events.
+    pub wake_ns: Option<u64>,
+    pub disk_ns: Option<u64>,
+    pub busy_until_ns: u64,
+    pub frozen_until_ns: u64,
+    pub stalled_until_ns: u64,
+    pub full_until_ns: u64,
+    /// A flush was made to fail: the node has to stop.
+    pub flush_fails: bool,
+    pub boots: u32,
+    config: NodeConfig,
+}
+
+impl Host {
+    /// A machine with a formatted disk; the node is not started.
+    pub fn new(plan: &Plan, index: usize, members: &[SocketAddr], mut rng: Rng) -> Host {
+        let drift = plan.node.drift_ppm_max;
+        let drift_ppm = rng.between(0, 2 * drift) as i64 - drift as i64;
+        let clock = Clock { drift_ppm, offset_ns: rng.below(1 << 40) };
+        let disk_plan = plan.disk.clone();
+        let mut disk_rng = rng.fork(1);
+        let latency = Box::new(move |op| {
+            let mut ns = match op {
+                Op::Write(bytes) => {
+                    let transfer = bytes as u64 / 2;
+                    let spread = disk_rng.exponential(disk_plan.write_ns_mean);
+                    disk_plan.write_ns_min + spread + transfer
+                }
+                Op::Read(bytes) => disk_rng.exponential(disk_plan.read_ns_mean) + bytes as u64 / 2,
+                Op::Prepare(bytes) => bytes * 2,
+            };
+            if disk_rng.chance(disk_plan.slow_ppm) {
+                ns += disk_rng.exponential(disk_plan.slow_ns_mean);
+            }
+            ns.max(1)
+        });
+        let disk = Disk::new(DISK_BYTES, Timing::Timed(latency));
+        let config = config(plan, index, members, &mut rng);
+        let mut device = MemoryDevice::new(disk.clone());
+        let pool = Pool::new(BUFFER_BYTES);
+        SimNode::format(&config, &mut device, &pool, u128::from(rng.next()), &mut |_, _| {})
+            .expect("an empty disk can be formatted");
+        Host {
+            index,
+            node: None,
+            state: State::Down,
+            disk,
+            clock,
+            wake_ns: None,
+            disk_ns: None,
+            busy_until_ns: 0,
+            frozen_until_ns: 0,
+            stalled_until_ns: 0,
+            full_until_ns: 0,
+            flush_fails: false,
+            boots: 0,
+            config,
+        }
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// Why it cannot: the promise leaves no reason.
+    pub fn start(
+        &mut self,
+        net: &Rc<RefCell<Net>>,
+        witness: Witness,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        net.borrow_mut().listen(self.index, true);
+        let link = SimLink::new(net.clone(), self.index);
+        let device = MemoryDevice::new(self.disk.clone());
+        let pool = Pool::new(BUFFER_BYTES);
+        let local = self.clock.local(now_ns);
+        let witness = Some(Box::new(witness) as Box<_>);
+        let node = SimNode::open_observed(self.config.clone(), link, device, pool, local, witness);
+        let node = node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
+        self.node = Some(node);
+        self.state = State::Up;
+        self.boots += 1;
+        Ok(())
+    }
+
+    /// The process is gone.
+    pub fn stop(&mut self, net: &Rc<RefCell<Net>>, state: State) {
+        self.node = None;
+        self.state = state;
+        self.wake_ns = None;
+        self.frozen_until_ns = 0;
+        self.flush_fails = false;
+        net.borrow_mut().listen(self.index, false);
+    }
+}
+
+fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> NodeConfig {
+    let mut config = NodeConfig::new(CLUSTER, index as u8, members.to_vec(), plan.f, plan.k);
+    config.alpha = plan.node.alpha;
+    config.own_slots_max = plan.node.own_slots_max;
+    config.inline_bytes_max = plan.node.inline_bytes_max;
+    config.seed = rng.next();
+    config.bounds = Bounds {
+        buffer_bytes_max: BUFFER_BYTES,
+        cache_bytes_max: plan.node.cache_bytes_max,
+        segment_bytes: plan.node.segment_bytes,
+        initial_segments: 2,
+        value_bytes_max: plan.node.value_bytes_max,
+        disk_reserve_bytes: 0,
+    };
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_met_at_the_first_time_the_clock_shows_it() {
+        for drift_ppm in [-2_000, 0, 50] {
+            let clock = Clock { drift_ppm, offset_ns: 77 };
+            for local in [77, 1_000, 123_456_789_012] {
+                let at = clock.virtual_of(local);
+                assert!(clock.local(at) >= local && (at == 0 || clock.local(at - 1) < local));
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Deterministic simulator of whole racos clusters.
+//!
+//! Purpose: runs the shipped node (protocol, state machine, log, codec, transport) and the shipped
+//! client core over simulated packets, disks and clocks, with faults drawn from a seed, and holds
+//! everything that nodes do and clients are told against what racos promises.
+//! Invariant: a seed reproduces a run bit for bit. What would break it: a clock of the real world,
+//! a map with random order, or a thread inside of a run.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`plan`] | what a run is like, drawn from its seed |
+//! | [`world`] | the events of a run, in order |
+//! | [`faults`] | what is done to nodes, disks and network |
+//! | [`host`], [`net`] | machines; packets |
+//! | [`client`], [`content`] | what clients ask and are told; keys and values |
+//! | [`oracle`] | agreement, equal states, exactly once |
+//! | [`run`] | faults, calm, account |
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod content;
+pub mod faults;
+pub mod host;
+pub mod net;
+pub mod oracle;
+pub mod plan;
+pub mod rng;
+pub mod run;
+pub mod trace;
+pub mod world;
+
+pub use plan::Fixed;
+pub use run::{Report, run};

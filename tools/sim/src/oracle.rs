@@ -1,0 +1,167 @@
+//! What must hold of the nodes: agreement, equal states, each write applied once.
+//!
+//! Purpose: told of every slot that any node executes, at start-up or while running, it compares
+//! each with what the first node to execute that slot did.
+//! Invariant checked: all nodes execute the same value with the same outcomes to the same state
+//! hash in every slot; no session number and no put is applied twice.
+
+use crate::content::{Contents, KeyId};
+use racos_engine::Observer;
+use racos_machine::{Action, Content, Machine, Op, Outcome, SessionId, Value as Stored};
+use racos_protocol::{Slot, Value};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// What the first node to execute a slot did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    value: Value,
+    outcomes: u64,
+    state: u128,
+}
+
+/// What a revision of the store did: the put of this number, or a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub key: KeyId,
+    pub put: Option<u64>,
+}
+
+/// Everything that was executed anywhere.
+#[derive(Default)]
+pub struct Oracle {
+    slots: Vec<Seen>,
+    revisions: BTreeMap<u64, Change>,
+    stamps: BTreeSet<(SessionId, u64)>,
+    puts: BTreeMap<(KeyId, u64), Slot>,
+    problem: Option<String>,
+}
+
+impl Oracle {
+    /// What is wrong, if anything is.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Slots executed by the node that is furthest.
+    pub fn slots(&self) -> Slot {
+        self.slots.len() as Slot
+    }
+
+    /// Slots that hold a batch.
+    pub fn batches(&self) -> usize {
+        self.slots.iter().filter(|seen| seen.value != Value::Null).count()
+    }
+
+    /// What made this revision, if a node has executed it.
+    pub fn change(&self, revision: u64) -> Option<Change> {
+        self.revisions.get(&revision).copied()
+    }
+
+    /// Revisions made so far.
+    pub fn changes(&self) -> usize {
+        self.revisions.len()
+    }
+
+    pub fn fail(&mut self, what: String) {
+        self.problem.get_or_insert(what);
+    }
+
+    fn note(&mut self, op: &Op, slot: Slot, outcome: &Outcome, contents: &Contents) {
+        let Outcome::Applied(done) = outcome else { return };
+        if let Some(stamp) = op.stamp
+            && !self.stamps.insert((stamp.session, stamp.sequence))
+        {
+            let (session, number) = (stamp.session, stamp.sequence);
+            self.fail(format!("slot {slot}: number {number} of session {session} applied twice"));
+        }
+        let change = match &op.action {
+            Action::Put { key, content } => {
+                let Some(key) = contents.key_id(key) else {
+                    return self.fail(format!("slot {slot}: a put of a key that nobody wrote"));
+                };
+                let Some(put) = number_of(content, key, contents) else {
+                    return self.fail(format!("slot {slot}: a put of bytes that nobody wrote"));
+                };
+                if let Some(before) = self.puts.insert((key, put), slot) {
+                    let name = contents.name(key);
+                    self.fail(format!("put {put} of {name} applied in slots {before} and {slot}"));
+                }
+                Change { key, put: Some(put) }
+            }
+            Action::Delete { key } if done.changes > 0 => {
+                let Some(key) = contents.key_id(key) else {
+                    return self.fail(format!("slot {slot}: a delete of a key that nobody wrote"));
+                };
+                Change { key, put: None }
+            }
+            _ => return,
+        };
+        if let Some(before) = self.revisions.insert(done.revision, change) {
+            let revision = done.revision;
+            self.fail(format!("revision {revision} made by {before:?} and by {change:?}"));
+        }
+    }
+}
+
+fn number_of(content: &Content, key: KeyId, contents: &Contents) -> Option<u64> {
+    let (first, len) = match content {
+        Content::Whole(value) => (value, value.len as usize),
+        Content::Stripes(stripes) => {
+            let len = stripes.iter().map(|stripe: &Stored| stripe.len as usize).sum();
+            (stripes.first()?, len)
+        }
+    };
+    contents.find(key, len, &first.head)
+}
+
+/// One node's reports to the oracle.
+pub struct Witness {
+    node: usize,
+    oracle: Rc<RefCell<Oracle>>,
+    contents: Rc<RefCell<Contents>>,
+    outcomes: u64,
+}
+
+impl Witness {
+    pub fn new(
+        node: usize,
+        oracle: Rc<RefCell<Oracle>>,
+        contents: Rc<RefCell<Contents>>,
+    ) -> Witness {
+        Witness { node, oracle, contents, outcomes: 0 }
+    }
+}
+
+impl Observer for Witness {
+    fn applied(&mut self, slot: Slot, position: u32, op: &Op, outcome: &Outcome) {
+        let changes = outcome.done().map_or(u64::MAX, |done| u64::from(done.changes));
+        for word in [u64::from(position), op.id.0 as u64, outcome.revision(), changes] {
+            self.outcomes = (self.outcomes ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+        let mut oracle = self.oracle.borrow_mut();
+        if oracle.slots() == slot {
+            oracle.note(op, slot, outcome, &self.contents.borrow());
+        }
+    }
+
+    fn executed(&mut self, slot: Slot, value: Value, machine: &Machine) {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        let seen = Seen { value, outcomes, state: machine.state_hash() };
+        let mut oracle = self.oracle.borrow_mut();
+        let node = self.node;
+        match oracle.slots.get(slot as usize).copied() {
+            None if slot == oracle.slots() => oracle.slots.push(seen),
+            None => oracle.fail(format!("node {node} executed slot {slot} before those below it")),
+            Some(first) if first == seen => {}
+            Some(first) if first.value != value => oracle.fail(format!(
+                "agreement: node {node} executed {value:?} in slot {slot}, another {:?}",
+                first.value
+            )),
+            Some(_) => oracle.fail(format!(
+                "equal states: node {node} differs from the first to execute slot {slot}"
+            )),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What a run is like: cluster, network, disks, clocks, faults and work, all drawn from the seed.
+//!
+//! Purpose: swarm testing. Each run draws which kinds of faults it has and how many, so that every
+//! mixture comes, and each kind sometimes alone.
+//! Invariant: what is drawn stays within the promise: at most f nodes are lost for ever, partitions
+//! heal, frozen nodes thaw, full disks get room again.
+
+use crate::rng::Rng;
+
+const US: u64 = 1_000;
+pub const MS: u64 = 1_000_000;
+
+/// The codes that runs draw from.
+pub const CODES: [(usize, usize, usize); 7] =
+    [(1, 0, 1), (3, 1, 1), (4, 1, 2), (5, 1, 3), (5, 1, 2), (7, 2, 3), (9, 3, 3)];
+
+/// What the user may fix instead of having it drawn.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fixed {
+    /// n, f and k.
+    pub code: Option<(usize, usize, usize)>,
+    /// No faults at all.
+    pub calm: bool,
+}
+
+/// The network. Probabilities are in a million.
+#[derive(Debug, Clone)]
+pub struct NetPlan {
+    pub lose_ppm: u32,
+    pub duplicate_ppm: u32,
+    pub damage_ppm: u32,
+    pub reorder_ppm: u32,
+    pub straggler_ppm: u32,
+    pub straggler_ns_mean: u64,
+    pub delay_ns_min: u64,
+    pub delay_ns_mean: u64,
+    pub byte_ns_per_1024: u64,
+    pub datagram_max: usize,
+}
+
+/// Disks.
+#[derive(Debug, Clone)]
+pub struct DiskPlan {
+    pub write_ns_min: u64,
+    pub write_ns_mean: u64,
+    pub read_ns_mean: u64,
+    pub slow_ppm: u32,
+    pub slow_ns_mean: u64,
+}
+
+/// The bounds of the nodes.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    pub alpha: u64,
+    pub own_slots_max: usize,
+    pub inline_bytes_max: usize,
+    pub value_bytes_max: usize,
+    pub segment_bytes: u32,
+    pub cache_bytes_max: usize,
+    /// What one turn of the loop costs.
+    pub turn_ns: u64,
+    /// Clocks run fast or slow by up to so many parts in a million.
+    pub drift_ppm_max: u64,
+}
+
+/// Kinds of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The process dies; what it had in flight to the disk is there in part, and not flushed.
+    Kill,
+    /// The machine loses power; each unflushed sector is old or new.
+    PowerCut,
+    PowerCutAll,
+    /// The node dies and never comes back.
+    Lose,
+    /// The process stands still while its packets queue up.
+    Freeze,
+    /// Nothing gets from one node to another, or to and from one node.
+    Cut,
+    /// The nodes fall into two groups that do not hear each other.
+    Split,
+    LossBurst,
+    DiskStall,
+    DiskFull,
+    /// One flush fails: the node must stop.
+    FlushError,
+    /// The monotonic clock jumps ahead.
+    ClockJump,
+    /// A client forgets everything and starts anew.
+    ClientRestart,
+}
+
+pub const KINDS: [Kind; 13] = [
+    Kind::Kill,
+    Kind::PowerCut,
+    Kind::PowerCutAll,
+    Kind::Lose,
+    Kind::Freeze,
+    Kind::Cut,
+    Kind::Split,
+    Kind::LossBurst,
+    Kind::DiskStall,
+    Kind::DiskFull,
+    Kind::FlushError,
+    Kind::ClockJump,
+    Kind::ClientRestart,
+];
+
+/// Faults of a run.
+#[derive(Debug, Clone)]
+pub struct FaultPlan {
+    pub kinds: Vec<Kind>,
+    /// Mean time between two faults, and how long they last; 0: none.
+    pub every_ns_mean: u64,
+    pub last_ns_mean: u64,
+    /// Nodes that may be lost for ever.
+    pub lost_max: usize,
+}
+
+/// What clients do. Shares are in a million.
+#[derive(Debug, Clone)]
+pub struct WorkPlan {
+    pub clients: usize,
+    pub outstanding_max: usize,
+    pub think_ns_mean: u64,
+    pub patience_ns: u64,
+    /// Keys are in families, which LIST reads whole.
+    pub families: u64,
+    pub family_keys: u64,
+    /// Operations on the first key.
+    pub hot_ppm: u32,
+    pub get_ppm: u32,
+    pub delete_ppm: u32,
+    pub list_ppm: u32,
+    /// Puts larger than a datagram, and puts larger than one request.
+    pub large_ppm: u32,
+    pub striped_ppm: u32,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub n: usize,
+    pub f: usize,
+    pub k: usize,
+    pub net: NetPlan,
+    pub disk: DiskPlan,
+    pub node: NodePlan,
+    pub faults: FaultPlan,
+    pub work: WorkPlan,
+    /// Virtual time at which faults stop.
+    pub faults_end_ns: u64,
+}
+
+impl Plan {
+    pub fn draw(seed: u64, fixed: &Fixed) -> Plan {
+        let mut rng = Rng::new(seed).fork(1);
+        let drawn = *rng.pick(&CODES);
+        let (n, f, k) = fixed.code.unwrap_or(drawn);
+        Plan {
+            seed,
+            n,
+            f,
+            k,
+            net: net(&mut rng, fixed.calm),
+            disk: disk(&mut rng),
+            node: node(&mut rng, n, k),
+            faults: faults(&mut rng, f, fixed.calm),
+            work: work(&mut rng),
+            faults_end_ns: rng.between(1_500, 4_000) * MS,
+        }
+    }
+}
+
+/// Nothing in two of three cases, else up to `most`.
+fn sometimes(rng: &mut Rng, most: u32) -> u32 {
+    if rng.one_in(3) { rng.between(1, u64::from(most)) as u32 } else { 0 }
+}
+
+fn net(rng: &mut Rng, calm: bool) -> NetPlan {
+    let mut plan = NetPlan {
+        lose_ppm: sometimes(rng, 100_000),
+        duplicate_ppm: sometimes(rng, 100_000),
+        damage_ppm: sometimes(rng, 30_000),
+        reorder_ppm: sometimes(rng, 500_000),
+        straggler_ppm: sometimes(rng, 20_000),
+        straggler_ns_mean: rng.between(200, 20_000) * US,
+        delay_ns_min: rng.between(5, 100) * US,
+        delay_ns_mean: rng.between(2, 100) * US,
+        byte_ns_per_1024: rng.between(100, 2_000),
+        datagram_max: *rng.pick(&[1_472, 8_972, 58_368]),
+    };
+    if calm {
+        plan.lose_ppm = 0;
+        plan.duplicate_ppm = 0;
+        plan.damage_ppm = 0;
+    }
+    plan
+}
+
+fn disk(rng: &mut Rng) -> DiskPlan {
+    DiskPlan {
+        write_ns_min: rng.between(10, 200) * US,
+        write_ns_mean: rng.between(5, 300) * US,
+        read_ns_mean: rng.between(10, 300) * US,
+        slow_ppm: sometimes(rng, 30_000),
+        slow_ns_mean: rng.between(1, 50) * MS,
+    }
+}
+
+fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
+    let own_slots_max = *rng.pick(&[1, 2, 2, 4]);
+    let least = (n * own_slots_max) as u64;
+    let segment_bytes: u32 = *rng.pick(&[256 << 10, 512 << 10, 1 << 20]);
+    let fragment_max = segment_bytes as usize / 4 - (16 << 10);
+    NodePlan {
+        alpha: *rng.pick(&[least, least + 3, 64.max(least), 256, 1024]),
+        own_slots_max,
+        inline_bytes_max: *rng.pick(&[0, 128, 1024]),
+        value_bytes_max: (fragment_max * k).min(200 << 10),
+        segment_bytes,
+        cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
+        turn_ns: rng.between(1, 20) * US,
+        drift_ppm_max: *rng.pick(&[0, 50, 2_000]),
+    }
+}
+
+fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
+    // A few kinds, many, or one.
+    let keep = *rng.pick(&[1, 3, 3, 8]);
+    let mut kinds: Vec<Kind> = KINDS.to_vec();
+    while kinds.len() > keep {
+        kinds.remove(rng.below(kinds.len() as u64) as usize);
+    }
+    let every_ns_mean = rng.between(30, 600) * MS;
+    FaultPlan {
+        kinds,
+        every_ns_mean: if calm || rng.one_in(12) { 0 } else { every_ns_mean },
+        last_ns_mean: rng.between(20, 500) * MS,
+        lost_max: rng.below(f as u64 + 1) as usize,
+    }
+}
+
+fn work(rng: &mut Rng) -> WorkPlan {
+    WorkPlan {
+        clients: rng.between(1, 5) as usize,
+        outstanding_max: *rng.pick(&[1, 2, 4, 8]),
+        think_ns_mean: rng.between(1, 20) * MS,
+        patience_ns: *rng.pick(&[300 * MS, 2_000 * MS, 20_000 * MS, 60_000 * MS]),
+        families: rng.between(1, 6),
+        family_keys: rng.between(1, 4),
+        hot_ppm: sometimes(rng, 800_000),
+        get_ppm: rng.between(100_000, 600_000) as u32,
+        delete_ppm: sometimes(rng, 150_000),
+        list_ppm: sometimes(rng, 80_000),
+        large_ppm: sometimes(rng, 100_000),
+        striped_ppm: sometimes(rng, 30_000),
+    }
+}

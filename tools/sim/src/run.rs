@@ -1,0 +1,273 @@
+//! One run from beginning to end: faults, then calm, then the account.
+//!
+//! Purpose: first anything may happen; then faults stop, and within bounded virtual time every
+//! operation must end, all nodes must be equal, and everything acknowledged must be readable
+//! through every node, with no exemption.
+
+use crate::client::What;
+use crate::host::SimNode;
+use crate::net::NetCounts;
+use crate::plan::{Fixed, KINDS, MS, Plan};
+use crate::world::World;
+use racos_client::Route;
+use racos_linear::Reason;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How long after the faults clients go on.
+const WORK_ON_NS: u64 = 400 * MS;
+/// Operations that each client submits at least, and that must succeed in a whole run.
+const OPS_MIN: usize = 12;
+const DONE_MIN: u64 = 10;
+/// Bounds of the calm phase, in virtual time.
+const ENDS_NS: u64 = 90_000 * MS;
+const CONVERGES_NS: u64 = 10_000 * MS;
+const AUDIT_NS: u64 = 30_000 * MS;
+const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
+/// A cluster without work is watched for this long, and then sends nothing.
+const IDLE_NS: u64 = 1_000 * MS;
+const SILENT_NS: u64 = 1_000 * MS;
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub seed: u64,
+    pub trace_hash: u64,
+    pub events: u64,
+    pub virtual_ns: u64,
+    pub slots: u64,
+    pub batches: u64,
+    pub fast: u64,
+    pub slow: u64,
+    pub told: u64,
+    pub null: u64,
+    pub skipped: u64,
+    pub puts: u64,
+    pub gets: u64,
+    pub deletes: u64,
+    pub lists: u64,
+    pub failed: u64,
+    pub boots: u64,
+    /// In the order of [`KINDS`].
+    pub faults: [u64; KINDS.len()],
+    pub net: NetCounts,
+    /// The linearizability checker gave up: nothing is known of that part.
+    pub undecided: u64,
+}
+
+/// Runs one seed. `print`: a line for everything that happens.
+///
+/// # Errors
+/// What went wrong, in words.
+pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
+    let fixed = *fixed;
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        let mut world = World::new(Plan::draw(seed, &fixed), print);
+        let undecided = whole_run(&mut world)?;
+        Ok(report(&world, undecided))
+    }));
+    match outcome {
+        Ok(result) => result,
+        Err(panic) => Err(format!("panic: {}", words(&*panic))),
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "without a message".into())
+}
+
+fn whole_run(world: &mut World) -> Result<u64, String> {
+    let end_ns = world.plan.faults_end_ns;
+    world.run(end_ns, |_| false);
+    problem(world)?;
+    world.trace.say(world.now_ns, || "faults stop".into());
+    world.calm();
+    finish_work(world)?;
+    close(world)?;
+    converge(world)?;
+    audit(world)?;
+    rest(world)?;
+    account(world)
+}
+
+fn problem(world: &World) -> Result<(), String> {
+    world.problem.clone().map_or(Ok(()), Err)
+}
+
+/// Clients do what is left of their share and then wait for their answers.
+fn finish_work(world: &mut World) -> Result<(), String> {
+    let until_ns = world.now_ns + WORK_ON_NS;
+    world.run(until_ns, |_| false);
+    let limit_ns = world.now_ns + ENDS_NS;
+    world.run(limit_ns, |world| world.clients.iter().all(|client| client.issued >= OPS_MIN));
+    world.clients.iter_mut().for_each(|client| client.is_issuing = false);
+    let over =
+        world.run(limit_ns, |world| world.clients.iter().all(|client| client.outstanding() == 0));
+    problem(world)?;
+    if !over {
+        let open: Vec<usize> = world.clients.iter().map(|client| client.outstanding()).collect();
+        return Err(format!("liveness: operations that do not end, by client: {open:?}"));
+    }
+    Ok(())
+}
+
+/// One write through every node, so that every node learns how far the log goes.
+fn close(world: &mut World) -> Result<(), String> {
+    let auditor = world.new_client(AUDIT_PATIENCE_NS);
+    let nodes: Vec<usize> = world.up().collect();
+    let down = world.plan.n - world.lost - nodes.len();
+    if down > 0 {
+        return Err(format!("liveness: {down} nodes are still down after the faults"));
+    }
+    for node in nodes {
+        let key = node % world.contents.borrow().keys();
+        let (number, value) = world.contents.borrow_mut().new_put(key, 100);
+        submit(world, auditor, What::Put { key, number }, value, node);
+    }
+    wait_for_auditor(world, auditor, "closing write")
+}
+
+fn submit(world: &mut World, auditor: usize, what: What, value: Vec<u8>, node: usize) {
+    let contents = world.contents.clone();
+    let route = Route::Only(node);
+    let now_ns = world.now_ns;
+    world.net.borrow_mut().now_ns = now_ns;
+    let client = &mut world.clients[auditor];
+    client.submit(what, value, route, now_ns, &mut world.book, &contents.borrow());
+    world.after_client(auditor);
+}
+
+fn wait_for_auditor(world: &mut World, auditor: usize, what: &str) -> Result<(), String> {
+    let failed = world.book.failed;
+    let until_ns = world.now_ns + AUDIT_NS;
+    let over = world.run(until_ns, |world| world.clients[auditor].outstanding() == 0);
+    problem(world)?;
+    if !over || world.book.failed > failed {
+        let late = world.clients[auditor].outstanding();
+        let failed = world.book.failed - failed;
+        return Err(format!("liveness: {what}: {failed} failed, {late} without an answer"));
+    }
+    Ok(())
+}
+
+/// All nodes that are not lost reach the same slot and state.
+fn converge(world: &mut World) -> Result<(), String> {
+    let until_ns = world.now_ns + CONVERGES_NS;
+    let equal = |world: &World| {
+        let mut nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let Some(first) = nodes.next() else { return true };
+        let exec = world.oracle.borrow().slots();
+        first.exec() == exec
+            && nodes.all(|node| {
+                node.exec() == exec && node.machine().state_hash() == first.machine().state_hash()
+            })
+    };
+    let converged = world.run(until_ns, equal);
+    problem(world)?;
+    if !converged {
+        let nodes = world.hosts.iter().map(|host| host.node.as_ref().map(SimNode::exec));
+        let execs: Vec<_> = nodes.collect();
+        let slots = world.oracle.borrow().slots();
+        return Err(format!("liveness: nodes at {execs:?} of {slots} slots do not converge"));
+    }
+    for host in &world.hosts {
+        let Some(node) = &host.node else { continue };
+        if node.machine().full_hash() != node.machine().state_hash() {
+            let index = host.index;
+            return Err(format!("node {index}: the hash kept along is not that of the state"));
+        }
+    }
+    Ok(())
+}
+
+/// Every key is read through every node, and every family listed.
+fn audit(world: &mut World) -> Result<(), String> {
+    let auditor = world.clients.len() - 1;
+    let nodes: Vec<usize> = world.up().collect();
+    let keys = world.contents.borrow().keys();
+    let start = world.book.len();
+    for node in nodes {
+        for key in 0..keys {
+            submit(world, auditor, What::Get { key }, Vec::new(), node);
+            if key as u64 % world.plan.work.family_keys == 0 {
+                submit(world, auditor, What::List { key }, Vec::new(), node);
+            }
+        }
+        wait_for_auditor(world, auditor, &format!("reads through node {node}"))?;
+    }
+    // Nothing is written any more: each key shows the same through every node.
+    let mut shown = BTreeMap::new();
+    for (key, outcome) in world.book.gets_since(start) {
+        if *shown.entry(key).or_insert(outcome) != outcome {
+            let name = world.contents.borrow().name(key);
+            return Err(format!("{name} reads differently through different nodes"));
+        }
+    }
+    Ok(())
+}
+
+/// A cluster without work holds nothing on to and falls silent.
+fn rest(world: &mut World) -> Result<(), String> {
+    let until_ns = world.now_ns + IDLE_NS;
+    world.run(until_ns, |_| false);
+    let sent = world.net.borrow().counts.sent;
+    let until_ns = world.now_ns + SILENT_NS;
+    world.run(until_ns, |_| false);
+    problem(world)?;
+    let sent = world.net.borrow().counts.sent - sent;
+    if sent > 0 {
+        return Err(format!("an idle cluster sent {sent} datagrams in a second"));
+    }
+    Ok(())
+}
+
+/// What clients were told can be true, and enough was done to mean something.
+fn account(world: &mut World) -> Result<u64, String> {
+    let changes = world.oracle.borrow().changes();
+    let first = world.hosts.iter().find_map(|host| host.node.as_ref());
+    let revision = first.map_or(1, |node| node.machine().revision());
+    if revision != changes as u64 + 1 {
+        return Err(format!("revision {revision} after {changes} changes"));
+    }
+    if world.book.done() < DONE_MIN || world.oracle.borrow().batches() == 0 {
+        let (done, batches) = (world.book.done(), world.oracle.borrow().batches());
+        return Err(format!("too little to mean anything: {done} operations, {batches} batches"));
+    }
+    match racos_linear::check(&world.book.history(&world.contents.borrow())) {
+        Ok(()) => Ok(0),
+        Err(violation) if matches!(violation.reason, Reason::Undecided { .. }) => Ok(1),
+        Err(violation) => Err(format!("not linearizable: {violation}")),
+    }
+}
+
+fn report(world: &World, undecided: u64) -> Report {
+    let counters = || {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.map(|node| node.core().counters())
+    };
+    let book = &world.book;
+    Report {
+        seed: world.plan.seed,
+        trace_hash: world.trace.hash(),
+        events: world.trace.events(),
+        virtual_ns: world.now_ns,
+        slots: world.oracle.borrow().slots(),
+        batches: world.oracle.borrow().batches() as u64,
+        fast: counters().map(|counters| counters.fast).sum(),
+        slow: counters().map(|counters| counters.slow).sum(),
+        told: counters().map(|counters| counters.told).sum(),
+        null: counters().map(|counters| counters.null).sum(),
+        skipped: counters().map(|counters| counters.skipped).sum(),
+        puts: book.puts,
+        gets: book.gets,
+        deletes: book.deletes,
+        lists: book.lists,
+        failed: book.failed,
+        boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
+        faults: world.faults,
+        net: world.net.borrow().counts,
+        undecided,
+    }
+}

@@ -1,0 +1,393 @@
+//! A whole cluster in virtual time: nodes, disks, network and clients, and the events between them.
+//!
+//! Purpose: moves time from event to event; whoever has something to do at that time does it.
+//! Invariant: events are handled in the order (time, number), one at a time; all chance comes from
+//! generators that follow from the seed. Nothing reads a clock of the real world.
+//! What would break it: iterating over a map with random order, or threads inside of a run.
+
+use crate::client::{Book, SimClient};
+use crate::content::Contents;
+use crate::host::{CLUSTER, Host, State};
+use crate::net::{Net, Packet, SimLink, address};
+use crate::oracle::{Oracle, Witness};
+use crate::plan::{KINDS, Kind, Plan};
+use crate::rng::Rng;
+use crate::trace::Trace;
+use racos_buffer::Pool;
+use racos_client::ClientConfig;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+const CLIENT_POOL_BYTES: usize = 512 << 20;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+pub enum Event {
+    Arrive(Packet),
+    /// A node's turn; void if the host's `wake_ns` says otherwise. Likewise the next two.
+    Node(usize),
+    Disk(usize),
+    Client(usize),
+    /// The next fault is drawn.
+    Fault,
+    /// What a fault did ends.
+    Start(usize),
+    Thaw(usize),
+    HealCuts,
+    Room(usize),
+}
+
+/// One run.
+pub struct World {
+    pub plan: Plan,
+    pub now_ns: u64,
+    pub net: Rc<RefCell<Net>>,
+    pub hosts: Vec<Host>,
+    pub clients: Vec<SimClient>,
+    pub book: Book,
+    pub oracle: Rc<RefCell<Oracle>>,
+    pub contents: Rc<RefCell<Contents>>,
+    pub trace: Trace,
+    pub rng: Rng,
+    /// Faults so far, in the order of [`KINDS`].
+    pub faults: [u64; KINDS.len()],
+    /// Whether faults still come.
+    pub is_faulty: bool,
+    pub lost: usize,
+    pub problem: Option<String>,
+    queue: BTreeMap<(u64, u64), Event>,
+    events: u64,
+    client_pool: Pool,
+    clients_made: u64,
+}
+
+impl World {
+    pub fn new(plan: Plan, print: bool) -> World {
+        let rng = Rng::new(plan.seed);
+        let net = Net::new(plan.net.clone(), rng.fork(2));
+        (0..plan.n).for_each(|_| {
+            net.borrow_mut().enter();
+        });
+        let members: Vec<SocketAddr> = (0..plan.n).map(address).collect();
+        let hosts = (0..plan.n).map(|index| {
+            let host = Host::new(&plan, index, &members, rng.fork(100 + index as u64));
+            net.borrow_mut().listen(index, false);
+            host
+        });
+        let hosts = hosts.collect();
+        let contents = Rc::new(RefCell::new(Contents::new(&plan.work)));
+        let mut world = World {
+            now_ns: 0,
+            net,
+            hosts,
+            clients: Vec::new(),
+            book: Book::default(),
+            oracle: Rc::default(),
+            contents,
+            trace: Trace::new(print),
+            rng: rng.fork(3),
+            faults: [0; KINDS.len()],
+            is_faulty: plan.faults.every_ns_mean > 0,
+            lost: 0,
+            problem: None,
+            queue: BTreeMap::new(),
+            events: 0,
+            client_pool: Pool::new(CLIENT_POOL_BYTES),
+            clients_made: 0,
+            plan,
+        };
+        world.trace.say(0, || format!("{:#?}", world.plan));
+        for index in 0..world.plan.n {
+            let at_ns = world.rng.below(2_000_000);
+            world.at(at_ns, Event::Start(index));
+        }
+        for _ in 0..world.plan.work.clients {
+            let client = world.new_client(world.plan.work.patience_ns);
+            world.clients[client].is_issuing = true;
+            world.wake_client(client, 1_000_000);
+        }
+        if world.is_faulty {
+            let at_ns = world.rng.exponential(world.plan.faults.every_ns_mean);
+            world.at(at_ns, Event::Fault);
+        }
+        world
+    }
+
+    /// A client of its own address; the number of its place.
+    pub fn new_client(&mut self, patience_ns: u64) -> usize {
+        let endpoint = self.net.borrow_mut().enter();
+        self.clients_made += 1;
+        let mut rng = self.rng.fork(1_000 + self.clients_made);
+        let members = (0..self.plan.n).map(address).collect();
+        let mut config = ClientConfig::new(CLUSTER, members, rng.next());
+        config.patience_ns = patience_ns;
+        config.stripe_bytes = self.plan.node.value_bytes_max;
+        config.window = *rng.pick(&[1, 4, 64]);
+        let link = SimLink::new(self.net.clone(), endpoint);
+        let pool = self.client_pool.clone();
+        self.clients.push(SimClient::new(link, endpoint, pool, config, rng));
+        self.clients.len() - 1
+    }
+
+    /// Puts an event into the queue; never into the past.
+    pub fn at(&mut self, at_ns: u64, event: Event) {
+        self.events += 1;
+        self.queue.insert((at_ns.max(self.now_ns), self.events), event);
+    }
+
+    pub fn fail(&mut self, what: String) {
+        self.problem.get_or_insert(what);
+    }
+
+    /// Handles events until `done` says so, or a time. Returns whether `done` did.
+    pub fn run(&mut self, until_ns: u64, mut done: impl FnMut(&World) -> bool) -> bool {
+        while self.problem.is_none() {
+            if done(self) {
+                return true;
+            }
+            match self.queue.first_key_value() {
+                Some(((at_ns, _), _)) if *at_ns <= until_ns => {}
+                _ => {
+                    self.now_ns = self.now_ns.max(until_ns);
+                    return false;
+                }
+            }
+            let ((at_ns, _), event) = self.queue.pop_first().expect("looked at above");
+            self.now_ns = at_ns;
+            self.handle(event);
+            if self.problem.is_none() {
+                self.problem = self.oracle.borrow().problem().map(str::to_owned);
+            }
+        }
+        false
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(packet) => self.arrive(packet),
+            Event::Node(index) => {
+                if self.hosts[index].wake_ns == Some(self.now_ns) {
+                    self.hosts[index].wake_ns = None;
+                    self.turn(index);
+                }
+            }
+            Event::Disk(index) => {
+                if self.hosts[index].disk_ns == Some(self.now_ns) {
+                    self.hosts[index].disk_ns = None;
+                    self.disk_completes(index);
+                }
+            }
+            Event::Client(index) => {
+                if self.clients[index].wake_ns == Some(self.now_ns) {
+                    self.clients[index].wake_ns = None;
+                    self.client_turn(index);
+                }
+            }
+            Event::Fault => self.fault(),
+            Event::Start(index) => self.start(index),
+            Event::Thaw(index) => self.thaw(index),
+            Event::HealCuts => self.heal_cuts(),
+            Event::Room(index) => self.make_room(index),
+        }
+    }
+
+    fn arrive(&mut self, packet: Packet) {
+        let (from, to, len) = (packet.from, packet.to, packet.bytes.len());
+        let hash = crc32fast::hash(&packet.bytes);
+        self.trace.note(self.now_ns, &[1, from as u64, to as u64, len as u64, hash.into()]);
+        if !self.net.borrow_mut().arrive(packet) {
+            return;
+        }
+        if to < self.plan.n {
+            return self.wake_node(to, self.now_ns);
+        }
+        if let Some(client) = self.clients.iter().position(|client| client.endpoint == to) {
+            self.wake_client(client, self.now_ns);
+        }
+    }
+
+    /// A node gets a turn at this time, or as soon after it as it can.
+    pub fn wake_node(&mut self, index: usize, at_ns: u64) {
+        let host = &mut self.hosts[index];
+        let at_ns = at_ns.max(host.busy_until_ns).max(host.frozen_until_ns).max(self.now_ns);
+        if host.node.is_some() && host.wake_ns.is_none_or(|wake_ns| at_ns < wake_ns) {
+            host.wake_ns = Some(at_ns);
+            self.at(at_ns, Event::Node(index));
+        }
+    }
+
+    fn wake_client(&mut self, index: usize, at_ns: u64) {
+        let client = &mut self.clients[index];
+        let at_ns = at_ns.max(self.now_ns);
+        if client.wake_ns.is_none_or(|wake_ns| at_ns < wake_ns) {
+            client.wake_ns = Some(at_ns);
+            self.at(at_ns, Event::Client(index));
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        if self.hosts[index].state != State::Down {
+            return;
+        }
+        let witness = Witness::new(index, self.oracle.clone(), self.contents.clone());
+        self.net.borrow_mut().now_ns = self.now_ns;
+        self.hosts[index].disk.borrow_mut().advance(self.now_ns);
+        match self.hosts[index].start(&self.net, witness, self.now_ns) {
+            Ok(()) => {
+                let host = &self.hosts[index];
+                let exec = host.node.as_ref().map_or(0, |node| node.exec());
+                let boots = host.boots;
+                self.trace.say(self.now_ns, || format!("node {index}: boot {boots}, exec {exec}"));
+                self.trace.note(self.now_ns, &[2, index as u64, exec]);
+                self.wake_node(index, self.now_ns);
+            }
+            Err(what) => self.fail(what),
+        }
+    }
+
+    /// One turn of a node.
+    fn turn(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        self.net.borrow_mut().now_ns = now_ns;
+        let host = &mut self.hosts[index];
+        let Some(node) = &mut host.node else { return };
+        host.disk.borrow_mut().advance(now_ns);
+        let before = node.exec();
+        let is_busy = node.poll(host.clock.local(now_ns));
+        host.busy_until_ns = now_ns + self.plan.node.turn_ns;
+        let exec = node.exec();
+        let deadline_ns = match is_busy {
+            true => Some(now_ns),
+            false => node.deadline().map(|local| host.clock.virtual_of(local)),
+        };
+        let failed = node.failed().map(str::to_owned);
+        let unfit = unfit(node, &self.plan);
+        if exec != before {
+            self.trace.note(now_ns, &[3, index as u64, exec]);
+            self.trace.say(now_ns, || format!("node {index}: exec {before} -> {exec}"));
+        }
+        self.deliver_sent();
+        if let Some(why) = failed {
+            return self.node_stopped(index, &why);
+        }
+        if let Some(what) = unfit {
+            return self.fail(format!("node {index}: {what}"));
+        }
+        if let Some(at_ns) = deadline_ns {
+            self.wake_node(index, at_ns);
+        }
+        self.watch_disk(index);
+    }
+
+    fn node_stopped(&mut self, index: usize, why: &str) {
+        self.trace.say(self.now_ns, || format!("node {index} stopped itself: {why}"));
+        if !self.hosts[index].flush_fails {
+            return self.fail(format!("node {index} stopped itself: {why}"));
+        }
+        self.kill(index, false);
+        self.start_later(index);
+    }
+
+    fn deliver_sent(&mut self) {
+        let net = self.net.clone();
+        let mut net = net.borrow_mut();
+        net.take_sent(|at_ns, packet| {
+            self.events += 1;
+            self.queue.insert((at_ns, self.events), Event::Arrive(packet));
+        });
+    }
+
+    /// Has the next completion of a disk in the queue.
+    pub fn watch_disk(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let Some(due_ns) = host.disk.borrow().next_due_ns() else { return };
+        let due_ns = due_ns.max(self.now_ns);
+        if host.disk_ns.is_none_or(|at_ns| due_ns < at_ns) {
+            host.disk_ns = Some(due_ns);
+            self.at(due_ns, Event::Disk(index));
+        }
+    }
+
+    fn disk_completes(&mut self, index: usize) {
+        let before = self.hosts[index].disk.borrow().in_flight();
+        self.hosts[index].disk.borrow_mut().advance(self.now_ns);
+        let after = self.hosts[index].disk.borrow().in_flight();
+        if before != after {
+            self.trace.note(self.now_ns, &[4, index as u64, before as u64, after as u64]);
+            self.wake_node(index, self.now_ns);
+        }
+        self.watch_disk(index);
+    }
+
+    fn client_turn(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        self.net.borrow_mut().now_ns = now_ns;
+        let client = &mut self.clients[index];
+        let (book, trace) = (&mut self.book, &mut self.trace);
+        let (oracle, contents) = (self.oracle.borrow(), &self.contents);
+        let polled = client.poll(now_ns, |deed, completion| {
+            let contents = contents.borrow();
+            trace.note(now_ns, &[5, index as u64, deed as u64, completion.result.is_ok().into()]);
+            trace.say(now_ns, || {
+                let what = book.what(deed);
+                format!("client {index}: {what:?} -> {}", describe(&completion))
+            });
+            book.respond(deed, &completion.result, now_ns, &oracle, &contents)
+        });
+        drop(oracle);
+        if let Err(what) = polled {
+            self.fail(format!("client {index}: {what}"));
+        }
+        let client = &mut self.clients[index];
+        let most = self.plan.node.value_bytes_max;
+        let contents = self.contents.clone();
+        client.issue(now_ns, &self.plan.work, most, &mut self.book, &mut contents.borrow_mut());
+        self.after_client(index);
+    }
+
+    /// What a client sent leaves, and its next turn is in the queue.
+    pub fn after_client(&mut self, index: usize) {
+        self.deliver_sent();
+        let deadline_ns = self.clients[index].deadline_ns();
+        if let Some(at_ns) = deadline_ns {
+            // A turn takes a microsecond, so that time goes on whatever the deadline says.
+            self.wake_client(index, at_ns.max(self.now_ns + 1_000));
+        }
+    }
+
+    /// Nodes that run.
+    pub fn up(&self) -> impl Iterator<Item = usize> {
+        self.hosts.iter().filter(|host| host.state == State::Up).map(|host| host.index)
+    }
+}
+
+fn describe(completion: &racos_client::Completion) -> String {
+    use racos_client::Answer;
+    match &completion.result {
+        Ok(Answer::Value { revision, bytes }) => format!("{} B at {revision}", bytes.len()),
+        Ok(Answer::Keys { entries, more }) => format!("{} keys, more: {more}", entries.len()),
+        Ok(answer) => format!("{answer:?} (node {})", completion.endpoint),
+        Err(error) => format!("failed: {error}"),
+    }
+}
+
+/// What of a node is out of its bounds.
+fn unfit(node: &crate::host::SimNode, plan: &Plan) -> Option<String> {
+    let (exec, seen) = (node.core().exec(), node.core().seen());
+    if seen > exec + plan.node.alpha {
+        return Some(format!("slots up to {seen} in use at exec {exec}: beyond the window"));
+    }
+    let junk = node.net().counters().junk_total();
+    let damaged = node.net().link().damaged_received;
+    if junk != damaged {
+        return Some(format!("{damaged} damaged datagrams received, {junk} refused"));
+    }
+    None
+}
+
+/// The place of a kind of fault in [`KINDS`].
+pub fn place(kind: Kind) -> usize {
+    KINDS.iter().position(|other| *other == kind).expect("every kind is listed")
+}
