@@ -67,25 +67,34 @@ pub fn measure(case: Case, kernel: Kernel, budget: Duration) -> Result<Row, Code
     Ok(Row { case, encode_gbs: speed(encode), rebuild_gbs, memcpy_gbs: speed(copy) })
 }
 
-/// The least time a call took on average over a turn of many calls.
+/// Seconds a call that handles `bytes` takes, on average over about a megabyte of them; the least of
+/// the averages in `turn`, so that what else the machine does disturbs it little.
+pub fn least_seconds(bytes: usize, turn: Duration, mut call: impl FnMut()) -> f64 {
+    let calls = (SMALLEST_LAP_BYTES / bytes.max(64)).max(1);
+    let (start, mut best) = (Instant::now(), f64::MAX);
+    loop {
+        let lap = Instant::now();
+        for _ in 0..calls {
+            call();
+        }
+        best = best.min(lap.elapsed().as_secs_f64() / calls as f64);
+        if start.elapsed() >= turn {
+            return best;
+        }
+    }
+}
+
+/// As `least_seconds`, of a call for each stripe in turn.
 fn seconds_per_call<'a>(
     stripes: &mut [Stripe<'a>],
     turn: Duration,
     mut call: impl FnMut(&mut Stripe<'a>),
 ) -> f64 {
-    // All stripes once per look at the clock, small values many times.
-    let repeats = (SMALLEST_LAP_BYTES / (stripes.len() * stripes[0].value.len().max(64))).max(1);
-    let (start, mut best) = (Instant::now(), f64::MAX);
-    loop {
-        let lap = Instant::now();
-        for _ in 0..repeats {
-            stripes.iter_mut().for_each(&mut call);
-        }
-        best = best.min(lap.elapsed().as_secs_f64() / (repeats * stripes.len()) as f64);
-        if start.elapsed() >= turn {
-            return best;
-        }
+    if let [stripe] = stripes {
+        return least_seconds(stripe.value.len(), turn, || call(stripe));
     }
+    let (count, size) = (stripes.len(), stripes[0].value.len());
+    least_seconds(count * size, turn, || stripes.iter_mut().for_each(&mut call)) / count as f64
 }
 
 /// Where the parts of a stripe lie in its place, so that every fragment starts at a cache line.

@@ -12,6 +12,10 @@ use crate::cache::{DecodeCache, Pattern};
 use crate::error::CodecError;
 use crate::matrix::{FRAGMENTS_MAX, FragmentSet, Generator};
 
+/// Outputs of so many bytes do not stay in any cache a core has a fair share of. Measured on one
+/// core beside a cache of 32 MiB: a third to a half faster than stores through the caches.
+const STREAM_FROM_DEFAULT: usize = 16 << 20;
+
 /// Bytes in each fragment of a value of `value_len` bytes: the least number that k fragments of it
 /// hold the value. k is not zero.
 pub const fn fragment_len(value_len: usize, k: usize) -> usize {
@@ -35,6 +39,7 @@ pub fn data_fragment(value: &[u8], k: usize, index: usize) -> &[u8] {
 pub struct Codec {
     shared: Arc<Shared>,
     cache: RefCell<DecodeCache>,
+    stream_from: usize,
 }
 
 /// What clones of a codec have in common.
@@ -56,7 +61,7 @@ impl Clone for Codec {
     fn clone(&self) -> Self {
         let Shared { k, m, kernel, .. } = *self.shared;
         let cache = RefCell::new(DecodeCache::new(kernel, k, m));
-        Self { shared: Arc::clone(&self.shared), cache }
+        Self { shared: Arc::clone(&self.shared), cache, stream_from: self.stream_from }
     }
 }
 
@@ -80,7 +85,16 @@ impl Codec {
         let rebuilders = (1..=m).map(|rows| Combiner::new(kernel, k, rows, false)).collect();
         let factors = factors.into();
         let shared = Arc::new(Shared { k, m, kernel, generator, factors, encoder, rebuilders });
-        Ok(Self { shared, cache: RefCell::new(DecodeCache::new(kernel, k, m)) })
+        let cache = RefCell::new(DecodeCache::new(kernel, k, m));
+        Ok(Self { shared, cache, stream_from: STREAM_FROM_DEFAULT })
+    }
+
+    /// Writes the outputs of a call past the caches if they have `bytes` or more in all and start
+    /// at cache lines. Faster where they would not stay in cache, slower where they would or are
+    /// read at once; for work in the background, 0 spares the caches. The default is 16 MiB.
+    #[must_use]
+    pub fn streaming_from(self, bytes: usize) -> Self {
+        Self { stream_from: bytes, ..self }
     }
 
     /// Number of data fragments.
@@ -110,7 +124,9 @@ impl Codec {
         expect_count("data fragments", data.len(), k)?;
         expect_count("parity fragments", parity.len(), m)?;
         let even = match &self.shared.encoder {
-            Some(encoder) => encoder.combine(&self.shared.factors, data, parity, false),
+            Some(encoder) => {
+                encoder.combine(&self.shared.factors, data, parity, false, self.stream_from)
+            }
             None if data.iter().all(|fragment| fragment.len() == data[0].len()) => Ok(()),
             None => Err(Uneven),
         };
@@ -135,7 +151,7 @@ impl Codec {
                 (view, rest) = rest.split_at(length.min(rest.len()));
                 view
             }));
-            encoder.combine(&self.shared.factors, views, parity, true)
+            encoder.combine(&self.shared.factors, views, parity, true, self.stream_from)
         } else {
             Err(Uneven)
         };
@@ -260,7 +276,7 @@ impl Codec {
         let Shared { k, kernel, ref generator, ref rebuilders, .. } = *self.shared;
         let mut cache = self.cache.borrow_mut();
         let table = cache.table(pattern, out.len() * k, generator, kernel);
-        rebuilders[out.len() - 1].combine(table, sources, out, false)
+        rebuilders[out.len() - 1].combine(table, sources, out, false, self.stream_from)
     }
 }
 

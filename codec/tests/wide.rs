@@ -46,6 +46,34 @@ fn the_widest_codes_rebuild_what_is_lost() {
     }
 }
 
+/// Streaming needs outputs at cache lines; others are written as ever.
+#[test]
+fn outputs_written_past_the_caches_are_the_same() {
+    for kernel in kernels() {
+        let (k, m) = (3, 2);
+        let codec = codec(k, m, kernel).streaming_from(0);
+        for length in [0, 1, 31, 64, 100, 128, 1000, 4096 + 33] {
+            let stripe = Stripe::new((0..k).map(|j| bytes(length, j as u64)).collect(), m);
+            let data: Vec<&[u8]> = stripe.fragments[..k].iter().map(|data| &data[..]).collect();
+            for misaligned in [0, 0, 1, 32] {
+                let step = length.next_multiple_of(64) + 64;
+                let mut memory = vec![0; m * step + 128];
+                let start = memory.as_ptr().align_offset(64) + misaligned;
+                let places = memory[start..].chunks_exact_mut(step).take(m);
+                let mut parity: Vec<&mut [u8]> = places.map(|place| &mut place[..length]).collect();
+                codec.encode(&data, &mut parity).expect("encode");
+                assert!(parity.iter().zip(&stripe.fragments[k..]).all(|(one, other)| one == other));
+                let present: Vec<_> = (2..5).map(|i| (i, &stripe.fragments[i][..])).collect();
+                codec.rebuild(&present, &[0, 1], &mut parity).expect("rebuild");
+                assert!(parity.iter().zip(&stripe.fragments).all(|(one, other)| one == other));
+                drop(parity);
+                let gaps = memory[start..].chunks_exact(step).take(m);
+                assert!(gaps.flat_map(|place| &place[length..]).all(|byte| *byte == 0));
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
 

@@ -37,6 +37,12 @@ pub(crate) const UNIT: u8 = 1;
 /// Sums that are added to what the outputs hold.
 pub(crate) const ADD: u8 = 2;
 
+/// As PLAIN, whole vectors being written past the caches. Outputs start at `STREAM_ALIGNMENT`.
+pub(crate) const STREAM: u8 = 3;
+
+/// What streaming stores of the widest vectors need.
+pub(crate) const STREAM_ALIGNMENT: usize = 64;
+
 /// Rows computed together at most: more would not fit the registers.
 pub(crate) const ROWS_MAX: usize = 8;
 
@@ -69,7 +75,7 @@ pub(crate) fn select<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Run
             (1, 1 2 3 4) (2, 1 2 3) (3, 1 2 4 6) (4, 2 4) (5, 2) (7, 2) (8, 5)
         },
         PLAIN => instances! {
-            (1, 1 2 3 4) (2, 1 2 3) (3, 1 2 3 4) (4, 1 2 3 4) (5, 1 2) (7, 1 2) (8, 1 2 3 4 5)
+            (1, 1 2 3 4) (2, 1 2 3) (3, 1 2 3 4) (4, 1 2 3 4) (5, 1 2) (7, 1 2) (8, 1 2)
         },
         _ => instances! {},
     }
@@ -97,8 +103,10 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             return self.held[i][j];
         }
         let stride = if K > 0 { K } else { self.stride };
+        // Places in a slice cannot overflow; wrapping arithmetic spares the loop the check.
+        let at = i.wrapping_mul(stride).wrapping_add(j).wrapping_mul(V::FACTOR_WORDS);
         // SAFETY: the job has R rows of `stride` factors, and i < R, j < stride.
-        unsafe { V::factor(self.factors.add((i * stride + j) * V::FACTOR_WORDS)) }
+        unsafe { V::factor(self.factors.add(at)) }
     }
 
     #[inline(always)]
@@ -159,7 +167,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             if MODE == ADD {
                 for (row, output) in sums.iter_mut().zip(self.outputs) {
                     for (u, sum) in row.iter_mut().enumerate() {
-                        *sum = V::load(output.add(at + u * V::BYTES));
+                        *sum = V::load(output.add(at).add(u * V::BYTES));
                     }
                 }
             }
@@ -169,7 +177,8 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             }
             for (row, output) in sums.iter().zip(self.outputs) {
                 for (u, sum) in row.iter().enumerate() {
-                    sum.store(output.add(at + u * V::BYTES));
+                    let to = output.add(at).add(u * V::BYTES);
+                    if MODE == STREAM { sum.store_past_caches(to) } else { sum.store(to) }
                 }
             }
         }
@@ -249,8 +258,10 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
             }
         }
         // The last columns are computed together with some before them, cheaper than a part, unless
-        // that would add to the outputs twice or the whole job is smaller than a vector.
-        let may_overlap = MODE != ADD && whole == job.end && left_at_start >= V::BYTES;
+        // that would add to the outputs twice, break the alignment, or the whole job is smaller
+        // than a vector.
+        let may_overlap =
+            MODE != ADD && MODE != STREAM && whole == job.end && left_at_start >= V::BYTES;
         while left >= V::BYTES || may_overlap && left > 0 {
             if left < V::BYTES {
                 at = whole.wrapping_sub(V::BYTES);
@@ -264,6 +275,9 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
             let count = V::BYTES.min(job.end.wrapping_sub(at));
             operands.tail::<MODE>(at, count);
             at = at.wrapping_add(count);
+        }
+        if MODE == STREAM {
+            V::fence();
         }
     }
     true

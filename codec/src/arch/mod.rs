@@ -14,7 +14,7 @@ mod x86_64;
 
 use crate::error::CodecError;
 use crate::field::{affine_matrix, bit_products, nibble_tables};
-use combine::{ADD, Job, PLAIN, Run, UNIT, select};
+use combine::{ADD, Job, PLAIN, Run, STREAM, STREAM_ALIGNMENT, UNIT, select};
 
 use combine::ROWS_MAX;
 pub(crate) use slices::Slices;
@@ -199,7 +199,8 @@ impl Combiner {
     }
 
     /// Overwrites every output. `factors` is row by row. If `ragged`, a source shorter than the
-    /// outputs counts as followed by zeros. An error, and nothing written, if lengths differ.
+    /// outputs counts as followed by zeros. Outputs of `stream_from` bytes in all or more are
+    /// written past the caches. An error, and nothing written, if lengths differ.
     #[inline]
     pub(crate) fn combine(
         &self,
@@ -207,6 +208,7 @@ impl Combiner {
         sources: &[&[u8]],
         outputs: &mut [&mut [u8]],
         ragged: bool,
+        stream_from: usize,
     ) -> Result<(), Uneven> {
         assert_eq!(sources.len(), self.sources, "kernel invariant: number of sources");
         assert_eq!(outputs.len(), self.rows, "kernel invariant: number of outputs");
@@ -216,11 +218,17 @@ impl Combiner {
         if self.rows > ROWS_MAX {
             return self.combine_in_tiles(factors, sources, outputs, ragged);
         }
+        let run = if length.saturating_mul(self.rows) >= stream_from && aligned(outputs) {
+            self.kernel.instance::<STREAM>(stride, self.rows)
+        } else {
+            self.run
+        };
         let (start, end) = (0, length);
         let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
         // SAFETY: `new` checked the instructions and chose the instance for these numbers of
-        // sources and rows, asserted above with the number of factors; the range is the whole.
-        let even = unsafe { (self.run)(&mut job) };
+        // sources and rows, asserted above with the number of factors; the range is the whole;
+        // outputs are aligned where they are streamed.
+        let even = unsafe { run(&mut job) };
         if even { Ok(()) } else { Err(Uneven) }
     }
 
@@ -260,6 +268,11 @@ impl Combiner {
         }
         Ok(())
     }
+}
+
+/// Whether all outputs can be written past the caches.
+fn aligned(outputs: &[&mut [u8]]) -> bool {
+    outputs.iter().all(|output| output.as_ptr().addr().is_multiple_of(STREAM_ALIGNMENT))
 }
 
 /// Adds `source` times a factor of its own to each output; all have the same length. Row i's

@@ -26,6 +26,15 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const u8) -> Self;
     /// Writes `BYTES` bytes.
     unsafe fn store(self, to: *mut u8);
+    /// Writes `BYTES` bytes past the caches, if there is a way; `to` is aligned to `BYTES`.
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut u8) {
+        // SAFETY: passed on.
+        unsafe { self.store(to) }
+    }
+    /// Orders the stores past the caches before all that follow, as other stores are.
+    #[inline(always)]
+    unsafe fn fence() {}
     /// Reads `count <= BYTES` bytes, zeros for the rest.
     unsafe fn load_partial(from: *const u8, count: usize) -> Self;
     /// Writes the first `count <= BYTES` bytes.

@@ -1,8 +1,8 @@
 //! AVX2 with GFNI: 32 elements a register, a product is one instruction.
 
 use std::arch::x86_64::{
-    __m256i, _mm256_gf2p8affine_epi64_epi8, _mm256_loadu_si256, _mm256_set1_epi64x,
-    _mm256_setzero_si256, _mm256_storeu_si256, _mm256_xor_si256,
+    __m256i, _mm_sfence, _mm256_gf2p8affine_epi64_epi8, _mm256_loadu_si256, _mm256_set1_epi64x,
+    _mm256_setzero_si256, _mm256_storeu_si256, _mm256_stream_si256, _mm256_xor_si256,
 };
 
 use crate::arch::combine::{Isa, Job, Run, combine};
@@ -34,6 +34,19 @@ impl Vector for Register {
     unsafe fn store(self, to: *mut u8) {
         // SAFETY: the caller has checked for AVX2 and says 32 bytes can be written.
         unsafe { _mm256_storeu_si256(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut u8) {
+        // SAFETY: the caller has checked for AVX2 and says 32 bytes can be written at an
+        // aligned address; `combine` ends with a fence.
+        unsafe { _mm256_stream_si256(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
     }
 
     #[inline(always)]

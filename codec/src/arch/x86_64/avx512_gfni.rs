@@ -2,9 +2,9 @@
 //! take a mask, so that a short tail costs as much as a vector.
 
 use std::arch::x86_64::{
-    __m512i, _bzhi_u64, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_mask_storeu_epi8,
-    _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512,
-    _mm512_xor_si512,
+    __m512i, _bzhi_u64, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
+    _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_storeu_si512, _mm512_stream_si512, _mm512_xor_si512,
 };
 
 use crate::arch::combine::{Isa, Job, Run, combine};
@@ -36,6 +36,19 @@ impl Vector for Register {
     unsafe fn store(self, to: *mut u8) {
         // SAFETY: the caller has checked for AVX-512 and says 64 bytes can be written.
         unsafe { _mm512_storeu_si512(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut u8) {
+        // SAFETY: the caller has checked for AVX-512 and says 64 bytes can be written at an
+        // aligned address; `combine` ends with a fence.
+        unsafe { _mm512_stream_si512(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
     }
 
     #[inline(always)]
