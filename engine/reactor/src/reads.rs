@@ -88,6 +88,15 @@ struct Read {
     suspicious: bool,
 }
 
+impl Read {
+    /// Keeps a fragment; one that came before, again or by another way, is not kept twice.
+    fn hold(&mut self, new: Held) {
+        if !self.held.iter().any(|held| held.index == new.index && held.op == new.op) {
+            self.held.push(new);
+        }
+    }
+}
+
 /// Reads under way.
 pub(crate) struct Reads {
     table: FxHashMap<u64, Read>,
@@ -247,7 +256,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Some(Fetch::Memory(bytes)) => {
                 let index = self.me;
                 let read = self.reads.table.get_mut(&id).expect("the read is under way");
-                read.held.push(Held { op, index, bytes });
+                read.hold(Held { op, index, bytes });
                 true
             }
             Some(Fetch::Disk { place, crc }) => {
@@ -440,8 +449,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match fragment_of {
             Some(op) if !frame.body.is_empty() => {
                 read.pending.remove(from);
-                let index = from;
-                read.held.push(Held { op, index, bytes: frame.body.clone() });
+                read.hold(Held { op, index: from, bytes: frame.body.clone() });
             }
             // A fragment on disk follows in a SEG of its own.
             Some(_) => {}
@@ -461,11 +469,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(read) = self.reads.table.get_mut(&id) else { return };
         read.pending.remove(index);
         match bytes {
-            Some(bytes) => {
-                if !read.held.iter().any(|held| held.index == index && held.op == op) {
-                    read.held.push(Held { op, index, bytes });
-                }
-            }
+            Some(bytes) => read.hold(Held { op, index, bytes }),
             None => {
                 if matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op) {
                     read.denied.insert(index);

@@ -24,8 +24,9 @@ const ENDS_NS: u64 = 90_000 * MS;
 const CONVERGES_NS: u64 = 10_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
-/// A cluster without work is watched for this long, and then sends nothing.
-const IDLE_NS: u64 = 1_000 * MS;
+/// The transport gives a message to a dead node up after five seconds. From then on a cluster
+/// without work sends nothing.
+const IDLE_NS: u64 = 6_000 * MS;
 const SILENT_NS: u64 = 1_000 * MS;
 
 /// What a run did.
