@@ -337,6 +337,7 @@ impl Core {
         }
         self.heard(from);
         if slot < self.exec {
+            fx.push(Effect::SendFacts { from: slot, until: slot + 1, to: from });
             return self.word_came_late(from);
         }
         if !self.in_use(slot, now, fx) {
@@ -351,14 +352,16 @@ impl Core {
         }
         state.named_since.get_or_insert(now);
         state.batch.get_or_insert(batch);
+        // PROTOCOL 12.1-e: SPREAD repeated is answered with the recorded PROPOSE, or with DECIDE.
+        match (state.decided(), state.proposal) {
+            (Some(value), _) => fx.send(Target::One(from), Message::Decide { slot, value }),
+            (None, Some(Said { what: value, durable: true })) => {
+                fx.send(Target::One(from), Message::Propose { slot, value });
+            }
+            (None, _) => {}
+        }
         if state.segment == Segment::None && state.decided() != Some(Value::Null) {
             self.store(slot, digest, room, now, fx);
-        } else if let Some(Said { what, durable: true }) = state.proposal
-            && state.decided().is_none()
-        {
-            // PROTOCOL 12: SPREAD repeated is answered with the recorded PROPOSE.
-            let message = Message::Propose { slot, value: what };
-            fx.send(Target::One(from), message);
         }
     }
 

@@ -90,7 +90,8 @@ impl Core {
             self.lags_behind(from, highest, now, fx);
         }
         fx.send(Target::One(from), Message::Seen { exec: self.exec, seen: self.seen });
-        let wanted_facts = highest.map(|highest| highest.saturating_add(1).min(self.exec)).unwrap_or(0);
+        let wanted_facts =
+            highest.map(|highest| highest.saturating_add(1).min(self.exec)).unwrap_or(0);
         let until = if facts { self.exec } else { wanted_facts };
         if first < until {
             fx.push(Effect::SendFacts { from: first, until, to: from });

@@ -42,11 +42,7 @@ fn weather(nodes: usize, rng: &mut Rng) -> Weather {
         duplicate_per_mille: rng.pick(&[0, 20, 100]),
         stall: rng.pick(&[0, 2 * MS, 30 * MS]),
         no_room_per_mille: rng.pick(&[0, 0, 0, 50]),
-        apart: if rng.chance(250) {
-            NodeSet(rng.below(1 << nodes))
-        } else {
-            NodeSet::EMPTY
-        },
+        apart: if rng.chance(250) { NodeSet(rng.below(1 << nodes)) } else { NodeSet::EMPTY },
         offer_every: rng.pick(&[200, 1000, 3000]) * US,
     }
 }

@@ -48,8 +48,7 @@ impl Rules {
 
     /// Nobody waits: every message that may be sent can be sent now.
     fn advance(&self, slot: Slot, consensus: &mut Consensus) -> Result<Action, String> {
-        let waiting =
-            Waiting { now: 0, suspected: NodeSet::EMPTY, vote_wait: 0, support_wait: 0 };
+        let waiting = Waiting { now: 0, suspected: NodeSet::EMPTY, vote_wait: 0, support_wait: 0 };
         consensus.advance(slot, &self.config, &self.t, waiting).map_err(|why| why.0)
     }
 

@@ -56,6 +56,8 @@ pub struct Host {
     unlogged: Vec<Slot>,
     /// Own batches that came out null in this life.
     pub void: u64,
+    /// Exec before the input whose effects are carried out.
+    exec_before: Slot,
     /// The last batch given to the core, until it gets its slot.
     opening: Option<BatchInfo>,
 }
@@ -73,6 +75,7 @@ impl Host {
             opened: BTreeSet::new(),
             unlogged: Vec::new(),
             void: 0,
+            exec_before: 0,
             opening: None,
         }
     }
@@ -110,6 +113,7 @@ impl Host {
         self.unlogged.clear();
         let mut core = recovery.finish(now);
         let mut effects = Effects::default();
+        self.exec_before = core.exec();
         core.start(now, &mut effects);
         self.core = Some(core);
         self.carry_out(effects, oracle, out);
@@ -130,6 +134,7 @@ impl Host {
     pub fn input(&mut self, input: Input, now: Nanos, oracle: &mut Oracle, out: &mut Outbox) {
         let Some(core) = self.core.as_mut() else { return };
         let mut effects = Effects::default();
+        self.exec_before = core.exec();
         core.step(input, now, &mut effects);
         self.carry_out(effects, oracle, out);
     }
@@ -176,7 +181,9 @@ impl Host {
             Packet::Message(message) => {
                 self.input(Input::Message { from, message }, now, oracle, out);
             }
-            Packet::Spread { slot, batch } => self.spread(from, slot, batch, true, now, oracle, out),
+            Packet::Spread { slot, batch } => {
+                self.spread(from, slot, batch, true, now, oracle, out)
+            }
             Packet::Meta { slot, batch } => {
                 self.metas.entry(slot).or_insert_with(|| batch.clone());
                 self.input(Input::Meta { slot, batch }, now, oracle, out);
@@ -318,8 +325,9 @@ impl Host {
         }
     }
 
-    /// A PROPOSE, VOTE or STATE leaves only if its record is flushed, and says what the record says:
-    /// over all restarts a node says one thing per key. Nothing is said beyond the window.
+    /// PROTOCOL 4.1-a, 4.1-b, 4.1-c, 4.1-g, 5.2-a, 5.4-d, 6.1-d, 13-d. A PROPOSE, VOTE or STATE leaves
+    /// only if its record is flushed, and says what the record says: over all restarts a node says
+    /// one thing per key. Nothing is said beyond the window or of executed slots.
     fn check_sent(&self, message: Message, oracle: &mut Oracle) {
         let said = match message {
             Message::Propose { slot, value } => (Key::Propose(slot), Ballot::For(value)),
@@ -339,6 +347,7 @@ impl Host {
         };
         let (Key::Propose(slot) | Key::Vote(slot, _) | Key::State(slot, _)) = said.0;
         self.check_window(slot);
+        assert!(slot >= self.exec_before, "node {} speaks of executed slot {slot}", self.me);
         self.check_said(said.0, said.1);
     }
 

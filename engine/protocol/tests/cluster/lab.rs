@@ -107,6 +107,11 @@ impl Lab {
         while self.flush(node) {}
     }
 
+    /// The same at every node.
+    pub fn flush_each(&mut self) {
+        self.nodes().for_each(|node| self.flush_all(node));
+    }
+
     /// Delivers, in order, what is on the way now and is chosen; how many that were.
     pub fn deliver(&mut self, chosen: impl Fn(&Mail) -> bool) -> usize {
         let (now, later) = std::mem::take(&mut self.mail).into_iter().partition(chosen);

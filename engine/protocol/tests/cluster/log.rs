@@ -138,7 +138,8 @@ impl Log {
 fn metas_of(entry: &Entry) -> Option<Slot> {
     match entry {
         Entry::Record {
-            record: Record::Hold { slot, .. } | Record::SegmentOnly { slot, .. }, ..
+            record: Record::Hold { slot, .. } | Record::SegmentOnly { slot, .. },
+            ..
         }
         | Entry::Decided { slot, batch: Some(_), .. } => Some(*slot),
         _ => None,

@@ -251,7 +251,11 @@ impl Cluster {
     }
 
     /// Lets a node do something, then carries out what follows from it.
-    pub fn act(&mut self, node: Node, what: impl FnOnce(&mut Host, Nanos, &mut Oracle, &mut Outbox)) {
+    pub fn act(
+        &mut self,
+        node: Node,
+        what: impl FnOnce(&mut Host, Nanos, &mut Oracle, &mut Outbox),
+    ) {
         let mut out = Outbox::default();
         self.around[usize::from(node)].hasty = 0;
         let host = &mut self.hosts[usize::from(node)];

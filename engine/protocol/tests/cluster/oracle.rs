@@ -47,6 +47,7 @@ impl Oracle {
         }
     }
 
+    /// PROTOCOL 4.3-b, 4.3-g, 6.1-a, 6.1-l.
     pub fn opens(&mut self, node: Node, slot: Slot, batch: BatchInfo, reserved: Slot) {
         assert!(slot % self.t.n as Slot == Slot::from(node), "node {node} opened slot {slot}");
         assert!(slot < reserved, "slot {slot} opened, reserved to {reserved}");
@@ -55,6 +56,7 @@ impl Oracle {
         assert!(self.opened.insert(slot, fresh).is_none(), "slot {slot} opened twice");
     }
 
+    /// PROTOCOL 4.3-c, 4.3-h, 6.1-j, 6.1-m.
     pub fn skips(&mut self, node: Node, from: Slot, to: Slot, reserved: Slot) {
         assert!(from % self.t.n as Slot == Slot::from(node), "node {node} skipped slot {from}");
         for slot in (from..to).step_by(self.t.n) {
@@ -83,7 +85,7 @@ impl Oracle {
         self.holders.get(&slot).copied().unwrap_or_default().without(self.lost)
     }
 
-    /// A node executes a slot, for the first time or again after a restart.
+    /// PROTOCOL 6.1-a, 6.2-f, 7-f, 9.1-i. A node executes a slot, for the first time or again after a restart.
     pub fn applies(&mut self, node: Node, slot: Slot, value: Value) {
         self.applied += 1;
         if let Some(known) = self.decided.get(&slot) {
@@ -93,7 +95,10 @@ impl Oracle {
         self.decided.insert(slot, value);
         let Value::Batch(digest) = value else { return };
         let opened = self.opened.get(&slot).unwrap_or_else(|| panic!("slot {slot} has no owner"));
-        assert_eq!(opened.batch.digest, digest, "slot {slot} holds a batch that was not opened in it");
+        assert_eq!(
+            opened.batch.digest, digest,
+            "slot {slot} holds a batch that was not opened in it"
+        );
         let holders = self.ever_held(slot);
         assert!(holders >= self.t.support, "slot {slot} is decided with {holders} holders");
         assert!(
@@ -125,7 +130,7 @@ impl Oracle {
         self.key_floor.get(&key).copied()
     }
 
-    /// A read showed the state after all slots below `prefix`.
+    /// PROTOCOL 8.1-a, 8.1-k. A read showed the state after all slots below `prefix`.
     pub fn read_ends(&mut self, key: u64, floor: Option<Slot>, prefix: Slot) {
         assert!(
             floor.is_none_or(|floor| floor < prefix),
@@ -133,9 +138,8 @@ impl Oracle {
         );
         self.reads += 1;
         let mut below = self.decided.range(..prefix).rev();
-        let last = below.find(|(slot, value)| {
-            **value != Value::Null && self.opened[slot].batch.touches(key)
-        });
+        let last = below
+            .find(|(slot, value)| **value != Value::Null && self.opened[slot].batch.touches(key));
         if let Some((last, _)) = last {
             self.shown(key, *last);
         }

@@ -39,7 +39,7 @@ impl Rng {
 
     /// A delay: `base`, and a tail that doubles with every toss that comes up heads.
     pub fn delay(&mut self, base: Nanos) -> Nanos {
-        let tail = base / 4 << self.next().trailing_ones().min(7);
+        let tail = (base / 4) << self.next().trailing_ones().min(7);
         base + self.below(tail + 1)
     }
 }
