@@ -51,6 +51,8 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Catchup {
     pub from: Node,
+    /// Own exec when it was asked.
+    pub exec: Slot,
     /// Ask again, another node, when nothing came by then.
     pub deadline: Nanos,
 }

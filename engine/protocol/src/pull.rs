@@ -140,7 +140,7 @@ impl Core {
 
     fn ask_facts(&mut self, from: Node, now: Nanos, fx: &mut Effects) {
         let deadline = now + FACTS_PATIENCE;
-        self.catchup = Some(Catchup { from, deadline });
+        self.catchup = Some(Catchup { from, exec: self.exec, deadline });
         self.wake = self.wake.min(deadline);
         let message = Message::Pull { from: self.exec, wanted: 0, facts: true };
         fx.send(Target::One(from), message);
@@ -151,7 +151,9 @@ impl Core {
         peer.exec = peer.exec.max(exec);
         // The facts fed in before this input are decided but not executed yet.
         self.execute(now, fx);
-        if self.catchup.is_some_and(|catchup| catchup.from == from) {
+        // An answer that brought nothing is a repeated one, or this peer cannot help: asking it again
+        // at once would double the requests in flight, or never end.
+        if self.catchup.is_some_and(|catchup| catchup.from == from && catchup.exec < self.exec) {
             self.catchup = None;
             if self.exec < self.peers[usize::from(from)].exec {
                 self.ask_facts(from, now, fx);

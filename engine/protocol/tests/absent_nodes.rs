@@ -108,6 +108,40 @@ fn a_node_several_windows_behind_catches_up() {
     assert!(lab.acknowledged.contains(&slot), "its first write is not lost");
 }
 
+/// PROTOCOL 12.3-a, 12.1-b. A repeated or useless answer does not add requests for facts.
+#[test]
+fn repeated_facts_ask_for_the_next_range_once() {
+    let mut lab = Lab::new((3, 1, 1));
+    lab.crash(2);
+    while lab.exec(0) < 100 {
+        lab.open(0);
+        lab.pass_among(30 * MS, &[0, 1]);
+    }
+    lab.mail.clear();
+    lab.restart(2);
+    lab.lose(|_| true);
+    let (exec, seen) = (lab.exec(0), lab.core(0).seen());
+    lab.message(0, 2, Message::Seen { exec, seen });
+    let asks = |lab: &Lab| {
+        let sent = lab.sent(2, 0).into_iter();
+        sent.filter(|message| matches!(message, Message::Pull { facts: true, .. })).count()
+    };
+    assert_eq!(asks(&lab), 1);
+    lab.deliver(|mail| mail.from == 2 && mail.to == 0);
+    lab.lose(|mail| !matches!(mail.packet, Packet::Facts { .. }));
+    let answers = lab.mail.clone();
+    assert_eq!(answers.len(), 1);
+    lab.mail.extend(answers.iter().cloned().chain(answers.clone()));
+    assert_eq!(lab.deliver(|mail| mail.to == 2), 3);
+    assert_eq!((lab.exec(2), asks(&lab)), (64, 1));
+    lab.input(2, Input::FactsEnd { from: 0, exec });
+    assert_eq!(asks(&lab), 1, "an answer without facts is not asked for again at once");
+    // If nothing more comes, another node is asked, if one is known to be ahead, or the same.
+    lab.lose(|_| true);
+    lab.pass(400 * MS);
+    assert_eq!(asks(&lab), 1);
+}
+
 /// PROTOCOL 9.4-b. The last message of a burst lies beyond the window of a node that lags: it is
 /// noted, and the slot is in use as soon as the window reaches it.
 #[test]

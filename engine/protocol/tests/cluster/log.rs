@@ -101,6 +101,15 @@ impl Log {
         self.said.get(&key).copied()
     }
 
+    /// Highest phase of which anything is said.
+    pub fn phase_max(&self) -> u32 {
+        let phase = |key: &Key| match *key {
+            Key::Propose(_) => 0,
+            Key::Vote(_, phase) | Key::State(_, phase) => phase,
+        };
+        self.said.keys().map(phase).max().unwrap_or(0)
+    }
+
     /// Own slots below may be opened or skipped, durably.
     pub fn reserved(&self) -> Slot {
         self.reserved
