@@ -7,7 +7,8 @@
 mod cluster;
 
 use cluster::{Cluster, Event, MS, Replay, Rng, SECOND, US, Weather, config};
-use racos_protocol::{Config, Nanos, Node, NodeSet, Wait};
+use racos_protocol::{Config, Nanos, Node, NodeSet, Slot, Wait};
+use std::collections::BTreeSet;
 use std::hash::DefaultHasher;
 
 type Shape = (usize, usize, usize);
@@ -96,16 +97,26 @@ fn run(shape: Shape, seed: u64, traced: bool) -> Cluster {
     // The rest of what was scheduled comes true too, then all is well.
     cluster.run_until(end + 20 * MS);
     cluster.heal();
-    // Clients go on for a while: a node that was away learns from them what it missed.
+    // Clients go on until each node has carried out a write: all can, and a node that was away learns
+    // from the writes of others what it missed.
     let sky = Weather { offer_every: 2 * MS, ..Weather::fair() };
-    let now = cluster.now;
+    let (now, before) = (cluster.now, cluster.oracle.acknowledged.clone());
     cluster.schedule(now, Event::Weather(Box::new(sky)));
-    cluster.run_until(now + 10 * MS);
+    while !cluster.nodes().all(|node| {
+        writes_among(&cluster.oracle.acknowledged, shape, node) > writes_among(&before, shape, node)
+    }) {
+        assert!(cluster.now < now + 5 * SECOND, "some node cannot write");
+        cluster.run_until(cluster.now + 5 * MS);
+    }
     cluster.schedule(cluster.now, Event::Weather(Box::new(Weather::fair())));
     let settled = cluster.run_dry(10 * SECOND);
     assert!(settled, "the cluster is still busy long after the last fault");
     cluster.check_settled();
     cluster
+}
+
+fn writes_among(slots: &BTreeSet<Slot>, shape: Shape, owner: Node) -> usize {
+    slots.iter().filter(|slot| **slot % shape.0 as Slot == Slot::from(owner)).count()
 }
 
 fn run_seeds(name: &str, shape: Shape, seeds: u64) {
