@@ -35,6 +35,10 @@ const RECEIVE_FULL: usize = 64;
 /// Tries at a node that answers other operations, and at one that is silent.
 const TRIES_HERE_MAX: u32 = 3;
 const TRIES_SILENT_MAX: u32 = 2;
+/// How often a request to a node that answers others is waited for before it is sent again.
+const WAITS_MAX: u32 = 3;
+/// Time to allow for each byte of the values under way: 100 MB/s.
+const VALUE_NS_PER_BYTE: u64 = 10;
 /// Pause after a node that cannot: doubled each time up to the most.
 const PAUSE_NS_MIN: u64 = 2 * MS;
 const PAUSE_NS_MAX: u64 = 100 * MS;
@@ -73,6 +77,8 @@ pub struct ClientCore<L: Link> {
     tickets: u64,
     /// No operation is due before.
     check_ns: u64,
+    /// Bytes of values in requests under way, either direction.
+    value_bytes: u64,
     counts: Counts,
 }
 
@@ -101,6 +107,7 @@ impl<L: Link> ClientCore<L> {
             head: Vec::new(),
             tickets: 0,
             check_ns: u64::MAX,
+            value_bytes: 0,
             counts: Counts::default(),
             config,
         }
@@ -220,6 +227,7 @@ impl<L: Link> ClientCore<L> {
             sends_here: 0,
             sends: 0,
             pauses: 0,
+            waits: 0,
             begun_ns: now_ns,
             sent_ns: 0,
             due_ns: deadline_ns,
@@ -228,6 +236,7 @@ impl<L: Link> ClientCore<L> {
             last: None,
         };
         let is_write = pending.stamp().is_some();
+        self.value_bytes += pending.value_bytes();
         match self.table.insert(pending) {
             Err(pending) => {
                 let text = format!("{OUTSTANDING_MAX} operations are under way: wait for some");
@@ -299,8 +308,10 @@ impl<L: Link> ClientCore<L> {
         match self.transport.send(to, kind::REQUEST, &self.head, body, now_ns) {
             Ok(()) => {
                 let wait_ns = self.endpoints.resend_after_ns(pending.endpoint, pending.class);
+                let wait_ns = wait_ns + self.value_bytes * VALUE_NS_PER_BYTE;
                 let wait_ns = (wait_ns << pending.sends_here.min(6)).min(self.config.resend_ns_max);
                 pending.phase = Phase::Asked;
+                pending.waits = 0;
                 pending.sends += 1;
                 pending.sends_here += 1;
                 pending.sent_ns = now_ns;
@@ -524,10 +535,12 @@ impl<L: Link> ClientCore<L> {
 
     /// Gives a write that no key shows a new number.
     fn renumber(&mut self, place: usize, now_ns: u64) {
-        let stamp = *self.table[place].stamp().expect("only writes have numbers");
-        self.release_stamp(&stamp);
-        self.table[place].phase = Phase::Queued;
-        self.table[place].sends_here = 0;
+        let mut pending = self.table.remove(place);
+        self.release(&pending);
+        pending.phase = Phase::Queued;
+        pending.sends_here = 0;
+        // Under another request number too: answers to what was sent before are of no use.
+        let place = self.table.insert(pending).expect("a place was freed just now");
         self.queue.push_back(place);
         self.pump(now_ns);
     }
@@ -560,6 +573,16 @@ impl<L: Link> ClientCore<L> {
         if is_silent {
             self.endpoints.silent(at, pending.sent_ns, now_ns);
         }
+        let wait_ns = self.endpoints.resend_after_ns(at, pending.class);
+        let wait_ns = wait_ns + self.value_bytes * VALUE_NS_PER_BYTE;
+        let wait_ns = wait_ns.min(self.config.resend_ns_max);
+        if !is_silent && pending.waits < WAITS_MAX {
+            // The node works; more likely the request is in a queue than lost, and to send a value
+            // again costs disk at every node if the first one arrives too.
+            pending.waits += 1;
+            pending.due_ns = now_ns + wait_ns;
+            return;
+        }
         let tries_max = if is_silent { TRIES_SILENT_MAX } else { TRIES_HERE_MAX };
         let is_large = pending.class == Class::Large;
         if pending.sends_here >= tries_max {
@@ -568,7 +591,6 @@ impl<L: Link> ClientCore<L> {
             self.counts.failovers += 1;
         } else if is_large && self.transport.pending_bytes(self.endpoints.address(at)) > 0 {
             // The transport is still at it; asking again would only add to what it has to send.
-            let wait_ns = self.endpoints.resend_after_ns(at, pending.class);
             pending.sends_here += 1;
             pending.due_ns = now_ns + wait_ns;
             return;
@@ -600,7 +622,9 @@ impl<L: Link> ClientCore<L> {
         self.end(pending, Err(error), now_ns);
     }
 
+    /// Undoes what [`ClientCore::start`] counted.
     fn release(&mut self, pending: &Pending) {
+        self.value_bytes -= pending.value_bytes();
         if let Some(stamp) = pending.stamp() {
             self.release_stamp(&stamp.clone());
         }
