@@ -536,7 +536,8 @@ impl<L: Link> ClientCore<L> {
     /// Gives a write that no key shows a new number.
     fn renumber(&mut self, place: usize, now_ns: u64) {
         let mut pending = self.table.remove(place);
-        self.release(&pending);
+        let stamp = *pending.stamp().expect("only writes have numbers");
+        self.release_stamp(&stamp);
         pending.phase = Phase::Queued;
         pending.sends_here = 0;
         // Under another request number too: answers to what was sent before are of no use.

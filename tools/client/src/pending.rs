@@ -53,6 +53,8 @@ pub struct Pending {
     pub sends_here: u32,
     pub sends: u32,
     pub pauses: u32,
+    /// How often it was waited for once more since it was sent last.
+    pub waits: u32,
     pub begun_ns: u64,
     pub sent_ns: u64,
     pub due_ns: u64,
@@ -87,6 +89,14 @@ impl Pending {
     /// Whether the operation, though unanswered, may have been applied and seen.
     pub fn may_have_happened(&self) -> bool {
         self.sends > 0 && self.stamp().is_some() && !matches!(self.request, Request::Part { .. })
+    }
+
+    /// Bytes of the value that it carries or asks for.
+    pub fn value_bytes(&self) -> u64 {
+        match &self.request {
+            Request::GetStripe { value } => u64::from(value.len),
+            _ => self.body.len() as u64,
+        }
     }
 
     /// Takes the key out, to give it back to the user.

@@ -9,10 +9,12 @@ mod cluster;
 mod config;
 mod connect;
 mod data;
+mod demo;
 mod exit;
 mod keys;
 mod node;
 mod output;
+mod scratch;
 mod status;
 mod up;
 
@@ -29,6 +31,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::DemoArgs),
     Up(up::UpArgs),
     Node(node::NodeArgs),
     Put(data::PutArgs),
@@ -40,6 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Node(args) => node::run(&args),
         Command::Put(args) => data::put(args),
