@@ -16,7 +16,6 @@ impl Core {
             self.in_use_named(now, fx);
             self.skip_own(fx);
             self.null_unknown(now, fx);
-            self.reserve(fx);
         }
         if self.slots.front().is_some_and(|head| head.decided().is_some()) {
             // Decided, but its metas are missing: the timer of the slot asks for them.

@@ -5,7 +5,7 @@ mod cluster;
 
 use cluster::lab::{Lab, is_spread};
 use cluster::{Cluster, Event, MS, Mail, Packet, SECOND, Weather, config};
-use racos_protocol::{Input, Message, Node, Slot, Value};
+use racos_protocol::{Effect, Effects, Input, Message, Node, Record, Recovery, Slot, Value};
 
 /// PROTOCOL 6.5-i. A dead node is suspected; after that its slots cost no timeout.
 #[test]
@@ -368,16 +368,52 @@ fn null_of_the_owner_is_followed_at_once() {
     }
 }
 
-/// PROTOCOL 9.1-d. The answers to a restarted node say which slots are in use.
+/// PROTOCOL 9.1-d, 12.3-d. SEEN says which slots are in use; beyond the window, that all of it is.
 #[test]
-fn a_restarted_node_learns_what_is_in_use() {
+fn seen_puts_slots_in_use() {
     let mut lab = Lab::new((3, 1, 1));
-    lab.crash(2);
-    let open = lab.open(1);
-    lab.lose(|_| true);
-    lab.restart(2);
-    lab.lose(|mail| !matches!(mail.packet, Packet::Message(Message::Pull { wanted: 0, .. })));
-    lab.deliver(|_| true);
-    lab.deliver(|mail| matches!(mail.packet, Packet::Message(Message::Seen { .. })));
-    assert!(lab.core(2).seen() > open);
+    lab.message(0, 2, Message::Seen { exec: 0, seen: 5 });
+    assert_eq!(lab.core(2).seen(), 5);
+    lab.message(0, 2, Message::Seen { exec: 0, seen: 4 });
+    assert_eq!(lab.core(2).seen(), 5);
+    let alpha = lab.core(2).config().alpha;
+    lab.message(0, 2, Message::Seen { exec: 0, seen: alpha + 9 });
+    assert_eq!(lab.core(2).seen(), alpha);
+}
+
+/// PROTOCOL 6.1-g. A SKIP that reaches beyond the window is applied below its end.
+#[test]
+fn a_skip_is_cut_at_the_window() {
+    let mut lab = Lab::new((3, 1, 1));
+    let alpha = lab.core(2).config().alpha;
+    for (from, first) in [(0, 0), (1, 1)] {
+        lab.message(from, 2, Message::Skip { from: first, to: alpha + 30 });
+    }
+    // Its own slots it skips itself, since all of the window is in use now.
+    assert!(lab.exec(2) >= alpha, "{}", lab.exec(2));
+    assert!(lab.core(2).seen() <= lab.exec(2) + alpha);
+}
+
+/// PROTOCOL 4.3-j. A restarted node whose R0 lies beyond its window nulls what is in the window, and
+/// goes on as exec moves.
+#[test]
+fn unknown_own_slots_beyond_the_window_are_nulled_later() {
+    let config = config((3, 1, 1), 0, 1);
+    let (alpha, reserved) = (config.alpha, config.alpha + 30);
+    let mut recovery = Recovery::new(config).unwrap();
+    recovery.record(Record::Reserve { to: reserved }, None).unwrap();
+    let (mut core, mut fx) = (recovery.finish(0), Effects::default());
+    core.start(0, &mut fx);
+    let nulled = |fx: &Effects| {
+        let range = |effect: &Effect| match effect {
+            Effect::Persist { record: Record::NoHold { from, to }, .. } => Some((*from, *to)),
+            _ => None,
+        };
+        fx.list.iter().find_map(range)
+    };
+    assert_eq!(nulled(&fx), Some((0, alpha - 2)));
+    fx.list.clear();
+    let message = Message::Decide { slot: 0, value: Value::Null };
+    core.step(Input::Message { from: 1, message }, MS, &mut fx);
+    assert_eq!((core.exec(), nulled(&fx)), (1, Some((alpha, alpha + 1))));
 }

@@ -244,6 +244,22 @@ fn open_votes_carry_the_candidate() {
     let takes =
         |effect: &Effect| matches!(effect, Effect::Persist { record, .. } if *record == state);
     assert!(done.iter().any(takes), "{done:?}");
+    // It says so; hearing another state than its own, it votes `?` and names the candidate.
+    fx.list.clear();
+    core.step(
+        Input::Durable(Release::State { slot, phase: 2, value: Value::Batch(99) }),
+        MS,
+        &mut fx,
+    );
+    core.step(
+        Input::Message { from: 0, message: Message::State { slot, phase: 2, value } },
+        MS,
+        &mut fx,
+    );
+    let record = Record::Vote { slot, phase: 2, ballot };
+    let votes =
+        |effect: &Effect| matches!(effect, Effect::Persist { record: r, .. } if *r == record);
+    assert!(fx.list.iter().any(votes), "{:?}", fx.list);
 }
 
 /// PROTOCOL 8.1-k. One decision for all keys of a read: a key deleted at the newest node is absent,
