@@ -20,6 +20,10 @@ use std::rc::Rc;
 
 /// A batch whose slot was decided null so often is given up: the cluster cannot store it.
 const VOIDS_MAX: u32 = 16;
+/// Bytes of batches that may wait for a node that was heard lately, and for one that was not.
+const BACKLOG_BYTES_MAX: usize = 24 << 20;
+const BACKLOG_SILENT_BYTES_MAX: usize = 2 << 20;
+const SILENT_NS: u64 = 100_000_000;
 /// Decisions noted beyond this are written even if nothing else is.
 const DECIDED_RUN_MAX: u32 = 4096;
 
@@ -169,10 +173,19 @@ impl<L: Link, D: Device> Node<L, D> {
         self.window.insert(slot, known);
         self.open.insert(slot, parcel);
         for node in 0..self.n as u8 {
-            if node != self.me {
+            if node != self.me && !self.is_backlogged(node) {
                 self.spread_to(slot, node);
             }
         }
+    }
+
+    /// Whether so much waits for a node that another batch would only pin memory: it is down, or far
+    /// behind, and asks for what it lacks when it is back.
+    fn is_backlogged(&self, node: u8) -> bool {
+        let index = usize::from(node);
+        let silent = self.heard_at[index].is_none_or(|at| self.now > at + SILENT_NS);
+        let most = if silent { BACKLOG_SILENT_BYTES_MAX } else { BACKLOG_BYTES_MAX };
+        self.net.pending_bytes(self.config.members[index]) > most
     }
 
     /// Sends SPREAD of an own open slot, for the first time or again.
