@@ -153,6 +153,18 @@ mod tests {
     }
 
     #[test]
+    fn the_fragments_asked_for_are_part_of_the_pattern() {
+        let generator = Generator::new(3, 2);
+        let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
+        let mut table = |wanted: &[usize]| {
+            let pattern = pattern(&[2, 3, 4], wanted);
+            cache.table(&pattern, 3 * wanted.len(), &generator, Kernel::Scalar).to_vec()
+        };
+        let (both, second, first) = (table(&[0, 1]), table(&[1]), table(&[0]));
+        assert_eq!([first, second].concat(), both);
+    }
+
+    #[test]
     fn a_replaced_pattern_is_derived_again_and_right() {
         let (k, m) = (8, 5);
         let generator = Generator::new(k, m);

@@ -26,6 +26,8 @@ pub struct Case {
     /// Bytes of all values visited in turn; the values lie out of cache if it is large enough. One
     /// value is used again and again if it is smaller than `size`.
     pub working_set: usize,
+    /// Write what is encoded and rebuilt past the caches, whatever its size.
+    pub streaming: bool,
 }
 
 /// Figures in GB/s (10^9 bytes) of value bytes, on one core.
@@ -46,6 +48,7 @@ pub struct Row {
 /// If an answer differs from the scalar kernel's: the codec is wrong.
 pub fn measure(case: Case, kernel: Kernel, budget: Duration) -> Result<Row, CodecError> {
     let codec = Codec::with_kernel(case.k, case.m, kernel)?;
+    let codec = if case.streaming { codec.streaming_from(0) } else { codec };
     let count = (case.working_set / case.size.max(1)).max(1);
     let layout = Layout::new(case);
     let mut memory = vec![0; count * layout.bytes + PAGE];
@@ -197,7 +200,7 @@ mod tests {
     fn every_kernel_is_measured_and_checked_at_odd_shapes_and_sizes() {
         for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_supported()) {
             for (k, m, size) in [(1, 0, 100), (1, 2, 1), (3, 2, 1300), (2, 3, 777), (3, 2, 0)] {
-                let case = Case { k, m, size, working_set: 3 * size };
+                let case = Case { k, m, size, working_set: 3 * size, streaming: size % 2 == 0 };
                 let row = measure(case, kernel, Duration::from_micros(100)).expect("a valid case");
                 let figures = [row.encode_gbs, row.rebuild_gbs, row.memcpy_gbs];
                 assert!(figures.iter().all(|figure| figure.is_finite()), "{row:?}");

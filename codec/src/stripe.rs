@@ -238,31 +238,44 @@ impl Codec {
         if let Some(index) = present_set.common(&wanted_set) {
             return Err(CodecError::Present { index });
         }
-        let mut room = Slices::new();
-        let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
-        if !present_sorted {
-            for &(index, bytes) in present {
-                sources[present_set.rank(index)] = bytes;
-            }
-        }
         let pattern = Pattern { present: present_set, wanted: wanted_set };
         let even = if wanted.is_empty() {
-            let even = sources.iter().all(|source| source.len() == sources[0].len());
+            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
             if even { Ok(()) } else { Err(Uneven) }
-        } else if wanted_sorted {
+        } else if present_sorted && wanted_sorted {
+            let mut room = Slices::new();
+            let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
             self.rebuild_in_order(&pattern, sources, out)
         } else {
-            let mut room = Slices::<&mut [u8]>::new();
-            let ordered = room.fill(wanted.iter().map(|_| &mut [][..]));
-            for (index, out) in wanted.iter().zip(out.iter_mut()) {
-                ordered[wanted_set.rank(*index)] = out;
-            }
-            self.rebuild_in_order(&pattern, sources, ordered)
+            self.rebuild_reordered(&pattern, present, wanted, out)
         };
         even.map_err(|Uneven| {
             let present = present.iter().map(|(_, bytes)| bytes.len());
             name_uneven("present fragment", present, "output", out)
         })
+    }
+
+    /// As `rebuild`, the arguments being checked: puts them in the order of the decode matrix. Apart,
+    /// because room for both orders is more stack than the usual call should touch.
+    #[inline(never)]
+    fn rebuild_reordered(
+        &self,
+        pattern: &Pattern,
+        present: &[(usize, &[u8])],
+        wanted: &[usize],
+        out: &mut [&mut [u8]],
+    ) -> Result<(), Uneven> {
+        let mut room = Slices::new();
+        let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
+        for &(index, bytes) in present {
+            sources[pattern.present.rank(index)] = bytes;
+        }
+        let mut room = Slices::<&mut [u8]>::new();
+        let ordered = room.fill(wanted.iter().map(|_| &mut [][..]));
+        for (index, out) in wanted.iter().zip(out.iter_mut()) {
+            ordered[pattern.wanted.rank(*index)] = out;
+        }
+        self.rebuild_in_order(pattern, sources, ordered)
     }
 
     /// As `rebuild`, sources and outputs being in the order of the decode matrix.

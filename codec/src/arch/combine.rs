@@ -298,16 +298,25 @@ unsafe fn check_and_point<V: Vector, const K: usize, const R: usize>(
         *start = output.as_mut_ptr();
     }
     let mut whole = job.length;
-    let mut longest = job.length;
     for j in 0..operands.source_count() {
         // SAFETY: the job has K sources, or any number if K = 0.
         let source = unsafe { job.sources.get_unchecked(j) };
-        whole = whole.min(source.len());
-        longest = longest.max(source.len());
+        different |= source.len() ^ job.length;
         if K > 0 {
             operands.source_starts[j] = source.as_ptr();
         }
     }
-    let uneven = longest != job.length || whole != job.length && !job.ragged;
-    (different == 0 && !uneven).then_some(whole.min(job.end))
+    if different != 0 {
+        whole = shortest_if_ragged(job)?;
+    }
+    Some(whole.min(job.end))
+}
+
+/// The length of the shortest source, if sources alone differ and may.
+#[cold]
+fn shortest_if_ragged(job: &Job<'_, '_>) -> Option<usize> {
+    let lengths = || job.sources.iter().map(|source| source.len());
+    let even = job.outputs.iter().all(|output| output.len() == job.length);
+    let fit = even && job.ragged && lengths().all(|length| length <= job.length);
+    lengths().min().filter(|_| fit)
 }

@@ -201,7 +201,7 @@ impl Combiner {
     /// Overwrites every output. `factors` is row by row. If `ragged`, a source shorter than the
     /// outputs counts as followed by zeros. Outputs of `stream_from` bytes in all or more are
     /// written past the caches. An error, and nothing written, if lengths differ.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn combine(
         &self,
         factors: &[u64],
@@ -233,6 +233,7 @@ impl Combiner {
     }
 
     /// More rows than registers: group after group of rows over columns that stay in cache.
+    #[inline(never)]
     fn combine_in_tiles(
         &self,
         factors: &[u64],
@@ -271,6 +272,7 @@ impl Combiner {
 }
 
 /// Whether all outputs can be written past the caches.
+#[inline(never)]
 fn aligned(outputs: &[&mut [u8]]) -> bool {
     outputs.iter().all(|output| output.as_ptr().addr().is_multiple_of(STREAM_ALIGNMENT))
 }
