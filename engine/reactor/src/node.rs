@@ -156,6 +156,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) scratch: Vec<u8>,
     released: Vec<racos_machine::OpId>,
     last_work: Nanos,
+    beacon_at: Nanos,
     confirmed: bool,
     failed: Option<String>,
     pub(crate) observer: Option<Box<dyn Observer>>,
@@ -188,6 +189,9 @@ pub(crate) struct Parts<L: Link, D: Device> {
 
 /// Messages for the others are sent at the latest when so many bytes are waiting.
 const OUT_BYTES_MAX: usize = 16 << 10;
+/// How often a node tells the others where it is, so that one that missed the last message of a
+/// burst learns of it without traffic.
+const BEACON_NS: Nanos = 500_000_000;
 /// A log without work for this long confirms its last group.
 const IDLE_CONFIRM_NS: Nanos = 200_000_000;
 /// Turns of receiving before the disk gets its turn.
@@ -254,6 +258,7 @@ impl<L: Link, D: Device> Node<L, D> {
             scratch: Vec::new(),
             released: Vec::new(),
             last_work: now,
+            beacon_at: now + BEACON_NS,
             confirmed: false,
             failed: None,
             observer: parts.observer,
@@ -316,6 +321,11 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.wake_reads();
         self.open_batches();
+        if now >= self.beacon_at {
+            self.beacon_at = now + BEACON_NS;
+            let (exec, seen) = (self.core.exec(), self.core.seen());
+            self.queue_message(Target::Others, &Message::Seen { exec, seen });
+        }
         self.send_all();
         let busy = received || completed;
         if busy || self.log.is_busy() {
@@ -335,10 +345,18 @@ impl<L: Link, D: Device> Node<L, D> {
         let waiting = !self.unappended.is_empty()
             || (!self.sealed.is_empty() && self.core.can_open().is_some());
         let retry = waiting.then_some(self.now + 1_000_000);
-        [self.core.deadline(), self.net.next_deadline_ns(), self.reads.deadline(), idle, retry]
-            .into_iter()
-            .flatten()
-            .min()
+        let beacon = (self.n > 1).then_some(self.beacon_at);
+        [
+            beacon,
+            self.core.deadline(),
+            self.net.next_deadline_ns(),
+            self.reads.deadline(),
+            idle,
+            retry,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn receive(&mut self) -> (bool, bool) {
