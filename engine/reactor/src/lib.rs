@@ -10,13 +10,14 @@
 //! | `node` | the turn of the loop; effects |
 //! | `spread` | batches arriving, being stored, being executed |
 //! | `batch`, `layout` | operations gathered and encoded into fragments |
-//! | `reads` | quorum reads and collecting fragments |
+//! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `facts` | telling lagging nodes what was decided, and being told |
 //! | `replay` | restart from disk |
 //! | `runtime` | the loop in a real process |
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod batch;
 pub mod config;
 mod facts;

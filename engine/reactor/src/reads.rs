@@ -5,9 +5,9 @@
 //! Invariant: a reply is the state after a decided prefix that holds every write completed before
 //! the read began; bytes are sent only if they have the digest that was decided.
 
+use crate::assemble::Unfit;
 use crate::batch::{Waiter, key_hash, touches};
 use crate::fragments::Fetch;
-use crate::layout;
 use crate::node::{DiskRead, Node};
 use crate::wire::client::{ErrorCode, Reply, RequestError, put_stripes};
 use crate::wire::node::{
@@ -58,12 +58,20 @@ enum Stage {
     Fetch { revision: u64, value: Value },
 }
 
+/// What came of asking for a fragment.
+enum Came {
+    Here(Slice),
+    Missing,
+    /// The value is not in use any more, as of this exec.
+    Gone(Slot),
+}
+
 /// A fragment in hand.
 #[derive(Debug)]
-struct Held {
-    op: OpId,
-    index: u8,
-    bytes: Slice,
+pub(crate) struct Held {
+    pub op: OpId,
+    pub index: u8,
+    pub bytes: Slice,
 }
 
 struct Read {
@@ -78,12 +86,18 @@ struct Read {
     /// Nodes that were sent the question, and that were asked for a fragment and have not answered.
     asked: NodeSet,
     pending: NodeSet,
-    /// Nodes that do not have the fragment.
+    /// Nodes that do not have the fragment, and the highest exec of those that say that the value is
+    /// not in use any more.
     denied: NodeSet,
+    gone_exec: Slot,
+    /// The result is the state after all slots below this.
+    as_of: Slot,
     started: Nanos,
     retry_at: Nanos,
     retry_wait: Nanos,
     rounds: u32,
+    /// Of one stripe, without a quorum.
+    is_stripe: bool,
     /// A digest did not fit: some fragment is bad though its checksum is good.
     suspicious: bool,
 }
@@ -155,6 +169,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let stage = Stage::Fetch { revision: 0, value };
         let query = Query::Key(Vec::new());
         let id = self.insert_read(waiter, query, quorum, stage, Found::Absent, Found::Absent);
+        self.reads.table.get_mut(&id).expect("just inserted").is_stripe = true;
         self.take_own(id, value.op);
         self.progress(id);
     }
@@ -184,10 +199,13 @@ impl<L: Link, D: Device> Node<L, D> {
             asked: NodeSet::EMPTY,
             pending: NodeSet::EMPTY,
             denied: NodeSet::EMPTY,
+            gone_exec: 0,
+            as_of: self.core.exec(),
             started: self.now,
             retry_at: self.now + RETRY_MIN,
             retry_wait: RETRY_MIN,
             rounds: 0,
+            is_stripe: false,
             suspicious: false,
         };
         self.reads.table.insert(id, read);
@@ -406,7 +424,9 @@ impl<L: Link, D: Device> Node<L, D> {
     fn send_segment(&mut self, to: u8, read: u64, op: u128, bytes: Option<Slice>) {
         let answer = match bytes {
             Some(_) => SegmentAnswer::Here,
-            None => SegmentAnswer::Missing,
+            None if self.machine.value(OpId(op)).is_some() => SegmentAnswer::Missing,
+            // PROTOCOL 8.1: the reader executes up to here and looks again.
+            None => SegmentAnswer::Gone { exec: self.core.exec() },
         };
         let mut head = Vec::with_capacity(32);
         put_segment(&mut head, read, op, Some(answer));
@@ -415,7 +435,8 @@ impl<L: Link, D: Device> Node<L, D> {
 
     pub(crate) fn own_fragment_read(&mut self, id: u64, op: u128, bytes: Option<Slice>) {
         self.cache_read(op, &bytes);
-        self.fragment_came(id, self.me, OpId(op), bytes);
+        let came = bytes.map_or(Came::Missing, Came::Here);
+        self.fragment_came(id, self.me, OpId(op), came);
     }
 
     /// READR.
@@ -445,6 +466,7 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         if newer && let Some(found) = found {
             read.best = found;
+            read.as_of = answer.exec;
         }
         match fragment_of {
             Some(op) if !frame.body.is_empty() => {
@@ -461,20 +483,26 @@ impl<L: Link, D: Device> Node<L, D> {
     /// SEG.
     pub(crate) fn on_segment_answer(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op, answer)) = get_segment_answer(&frame.head) else { return };
-        let bytes = (answer == SegmentAnswer::Here).then(|| frame.body.clone());
-        self.fragment_came(read, from, OpId(op), bytes);
+        let came = match answer {
+            SegmentAnswer::Here => Came::Here(frame.body.clone()),
+            SegmentAnswer::Missing => Came::Missing,
+            SegmentAnswer::Gone { exec } => Came::Gone(exec),
+        };
+        self.fragment_came(read, from, OpId(op), came);
     }
 
-    fn fragment_came(&mut self, id: u64, index: u8, op: OpId, bytes: Option<Slice>) {
+    fn fragment_came(&mut self, id: u64, index: u8, op: OpId, came: Came) {
         let Some(read) = self.reads.table.get_mut(&id) else { return };
         read.pending.remove(index);
-        match bytes {
-            Some(bytes) => read.hold(Held { op, index, bytes }),
-            None => {
-                if matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op) {
-                    read.denied.insert(index);
-                }
+        let wanted = matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op);
+        match came {
+            Came::Here(bytes) => read.hold(Held { op, index, bytes }),
+            Came::Missing if wanted => read.denied.insert(index),
+            Came::Gone(exec) if wanted => {
+                read.denied.insert(index);
+                read.gone_exec = read.gone_exec.max(exec);
             }
+            _ => {}
         }
         self.progress(id);
     }
@@ -492,14 +520,17 @@ impl<L: Link, D: Device> Node<L, D> {
                     self.resolved(id, best);
                 }
                 // PROTOCOL 8.1: the marked slot is in use here; wait until it is executed.
-                ReadStep::WaitExecuted(slot) => {
-                    read.stage = Stage::Executed(slot);
-                    read.rounds += 1;
-                    self.reads.waits.entry(slot).or_default().push(id);
-                    self.step(Input::InUse { slot });
-                }
+                ReadStep::WaitExecuted(slot) => self.wait_executed(id, slot),
             },
         }
+    }
+
+    fn wait_executed(&mut self, id: u64, slot: Slot) {
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        read.stage = Stage::Executed(slot);
+        read.rounds += 1;
+        self.reads.waits.entry(slot).or_default().push(id);
+        self.step(Input::InUse { slot });
     }
 
     /// Notes the reads whose slot is executed now; they go on in `wake_reads`, at the end of the
@@ -515,17 +546,11 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Continues reads whose slot was executed, and asks again for what did not come.
     pub(crate) fn wake_reads(&mut self) {
         self.wake_executed();
-        let mut woken = std::mem::take(&mut self.reads.woken);
-        for id in woken.drain(..) {
-            let Some(read) = self.reads.table.get(&id) else { continue };
-            // PROTOCOL 8.1: the result is the own index, all keys at one instant.
-            let found = match &read.query {
-                Query::Key(key) => self.local_version(key),
-                Query::Range { from, to, limit } => self.local_keys(from, to.as_deref(), *limit),
-            };
-            self.resolved(id, found);
+        while let Some(id) = self.reads.woken.pop() {
+            if self.reads.table.contains_key(&id) {
+                self.resolve_here(id);
+            }
         }
-        self.reads.woken = woken;
         if self.reads.table.is_empty() || self.now < self.reads.scan_at {
             return;
         }
@@ -540,6 +565,18 @@ impl<L: Link, D: Device> Node<L, D> {
             .collect();
         due.sort_unstable();
         due.into_iter().for_each(|id| self.retry(id));
+    }
+
+    /// PROTOCOL 8.1: the result is the own index, all keys at one instant.
+    fn resolve_here(&mut self, id: u64) {
+        let read = &self.reads.table[&id];
+        let found = match &read.query {
+            Query::Key(key) => self.local_version(key),
+            Query::Range { from, to, limit } => self.local_keys(from, to.as_deref(), *limit),
+        };
+        let read = self.reads.table.get_mut(&id).expect("looked up above");
+        read.as_of = self.core.exec();
+        self.resolved(id, found);
     }
 
     /// The answer is known; what is left is to get the bytes.
@@ -599,7 +636,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let k = usize::from(value.k);
         let held = read.held.iter().filter(|held| held.op == value.op).count();
         if held >= k {
-            match self.assemble_value(id, &value) {
+            match self.put_together(&read.held, &value, read.suspicious) {
                 Ok(pieces) => return self.finish(id, &Reply::Found { revision }, &pieces),
                 Err(Unfit::NoBuffers) => return,
                 Err(Unfit::Digest) => {
@@ -620,14 +657,35 @@ impl<L: Link, D: Device> Node<L, D> {
         if on_the_way < missing {
             self.ask_fragments(id, missing - on_the_way);
         }
-        let read = &self.reads.table[&id];
-        if self.n - read.denied.len() < k {
+        if self.n - self.reads.table[&id].denied.len() < k {
+            self.too_few_fragments(id, &value);
+        }
+    }
+
+    /// So many nodes lack their fragment that the value cannot be put together: it was replaced since,
+    /// or too many fragments are lost.
+    fn too_few_fragments(&mut self, id: u64, value: &Value) {
+        let exec = self.core.exec();
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        let live = self.machine.value(value.op).is_some();
+        let ahead = read.as_of.max(read.gone_exec);
+        if read.is_stripe && (!live || ahead > exec) {
+            return self.finish(id, &Reply::NotFound, &[]);
+        }
+        if live && ahead <= exec {
+            let (lacking, k) = (read.denied.len(), value.k);
             let text = format!(
-                "{} of {} nodes answered that they lack their fragment; {k} are needed",
-                read.denied.len(),
+                "{lacking} of {} nodes answered that they lack their fragment; {k} are needed",
                 self.n
             );
-            self.fail_read(id, ErrorCode::DataLoss, &text);
+            return self.fail_read(id, ErrorCode::DataLoss, &text);
+        }
+        // PROTOCOL 8.1 GONE: execute what the others have, and look again.
+        read.guess = Found::Absent;
+        read.gone_exec = 0;
+        match ahead > exec {
+            true => self.wait_executed(id, ahead - 1),
+            false => self.resolve_here(id),
         }
     }
 
@@ -692,107 +750,4 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
     }
-
-    /// The bytes of a value from k fragments, checked against its digest.
-    fn assemble_value(&self, id: u64, value: &Value) -> Result<Vec<Slice>, Unfit> {
-        let read = &self.reads.table[&id];
-        let len = layout::fragment_len(value.len as usize, usize::from(value.k));
-        let fits = |held: &&Held| held.op == value.op && held.bytes.len() == len;
-        let mut held: Vec<&Held> = read.held.iter().filter(fits).collect();
-        held.sort_unstable_by_key(|held| held.index);
-        let k = usize::from(value.k);
-        if held.len() < k {
-            return Err(Unfit::Digest);
-        }
-        let result = self.join(&held[..k], value, len);
-        if !read.suspicious || result.is_ok() {
-            return result;
-        }
-        // PROTOCOL 9.5: find the subset that fits.
-        for skip in 0..held.len() {
-            let some: Vec<&Held> =
-                held.iter().enumerate().filter(|(i, _)| *i != skip).map(|(_, h)| *h).collect();
-            if some.len() >= k
-                && let Ok(pieces) = self.join(&some[some.len() - k..], value, len)
-            {
-                return Ok(pieces);
-            }
-        }
-        result
-    }
-
-    fn join(&self, held: &[&Held], value: &Value, len: usize) -> Result<Vec<Slice>, Unfit> {
-        let total = value.len as usize;
-        let pieces = if value.k == 1 {
-            vec![held[0].bytes.slice(0..total)]
-        } else if total < layout::LARGE_BYTES_MIN {
-            vec![self.join_small(held, total, len)?]
-        } else {
-            self.join_large(held, total, len)?
-        };
-        let digest = self.secrets.value_digest(pieces.iter().map(|piece| &**piece));
-        if digest == value.digest { Ok(pieces) } else { Err(Unfit::Digest) }
-    }
-
-    /// Copies the fragments of a small value into one buffer and rebuilds missing ones in place.
-    fn join_small(&self, held: &[&Held], total: usize, len: usize) -> Result<Slice, Unfit> {
-        let k = self.codec.k();
-        let mut buf = self.pool.get(k * len).ok_or(Unfit::NoBuffers)?;
-        for fragment in held.iter().filter(|held| usize::from(held.index) < k) {
-            let at = usize::from(fragment.index) * len;
-            buf[at..at + len].copy_from_slice(&fragment.bytes);
-        }
-        let has = |index: usize| held.iter().any(|held| usize::from(held.index) == index);
-        if (0..k).any(|index| !has(index)) {
-            let wanted: Vec<usize> = (0..k).filter(|index| !has(*index)).collect();
-            let mut outs: Vec<&mut [u8]> = buf
-                .chunks_exact_mut(len)
-                .enumerate()
-                .filter(|(index, _)| wanted.contains(index))
-                .map(|(_, chunk)| chunk)
-                .collect();
-            self.rebuild(held, &wanted, &mut outs);
-        }
-        Ok(buf.freeze().slice(0..total))
-    }
-
-    /// Gathers the data fragments of a large value without a copy; missing ones are rebuilt.
-    fn join_large(&self, held: &[&Held], total: usize, len: usize) -> Result<Vec<Slice>, Unfit> {
-        let k = self.codec.k();
-        let find = |index: usize| held.iter().find(|held| usize::from(held.index) == index);
-        let wanted: Vec<usize> = (0..k).filter(|index| find(*index).is_none()).collect();
-        let mut rebuilt = Slice::empty();
-        if !wanted.is_empty() {
-            let mut buf = self.pool.get(wanted.len() * len).ok_or(Unfit::NoBuffers)?;
-            let mut outs: Vec<&mut [u8]> = buf.chunks_exact_mut(len).collect();
-            self.rebuild(held, &wanted, &mut outs);
-            rebuilt = buf.freeze();
-        }
-        let pieces = (0..k).filter_map(|index| {
-            let used = total.saturating_sub(index * len).min(len);
-            let whole = match find(index) {
-                Some(held) => held.bytes.clone(),
-                None => {
-                    let at = wanted.iter().position(|missing| *missing == index)? * len;
-                    rebuilt.slice(at..at + len)
-                }
-            };
-            (used > 0).then(|| whole.slice(0..used))
-        });
-        Ok(pieces.collect())
-    }
-
-    fn rebuild(&self, held: &[&Held], wanted: &[usize], outs: &mut [&mut [u8]]) {
-        let present: Vec<(usize, &[u8])> =
-            held.iter().map(|held| (usize::from(held.index), &*held.bytes)).collect();
-        let done = self.codec.rebuild(&present, wanted, outs);
-        done.expect("k distinct fragments of one length");
-    }
-}
-
-/// Why a value could not be put together now.
-enum Unfit {
-    NoBuffers,
-    /// The bytes are not those that were written.
-    Digest,
 }

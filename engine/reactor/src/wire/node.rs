@@ -403,14 +403,23 @@ pub enum SegmentAnswer {
     Here,
     /// This node should have it and does not, or its copy is damaged.
     Missing,
+    /// No version that this node knows uses the value: it was replaced, deleted or given up in a slot
+    /// below this node's exec, or is not executed here yet.
+    Gone { exec: Slot },
 }
 
 /// Head of a GETSEG (and, with an answer, of a SEG).
 pub fn put_segment(out: &mut Vec<u8>, read: u64, op: u128, answer: Option<SegmentAnswer>) {
     out.put_u64(read);
     out.put_u128(op);
-    if let Some(answer) = answer {
-        out.put_u8(u8::from(answer == SegmentAnswer::Missing));
+    match answer {
+        None => {}
+        Some(SegmentAnswer::Here) => out.put_u8(0),
+        Some(SegmentAnswer::Missing) => out.put_u8(1),
+        Some(SegmentAnswer::Gone { exec }) => {
+            out.put_u8(2);
+            out.put_u64(exec);
+        }
     }
 }
 
@@ -427,6 +436,7 @@ pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), Wi
     let answer = match from.u8("answer")? {
         0 => SegmentAnswer::Here,
         1 => SegmentAnswer::Missing,
+        2 => SegmentAnswer::Gone { exec: from.u64("exec")? },
         _ => return Err(WireError { field: "answer" }),
     };
     from.end("segment answer")?;
