@@ -101,11 +101,6 @@ impl Cluster {
         self.children.len()
     }
 
-    /// Where a node keeps its log.
-    pub fn data_dir(&self, node: usize) -> PathBuf {
-        self.dir.join(format!("node{node}"))
-    }
-
     fn log_path(&self, node: usize) -> PathBuf {
         self.dir.join(format!("node{node}.log"))
     }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cluster;
 mod config;
 mod connect;
@@ -39,6 +40,7 @@ enum Command {
     Del(data::DelArgs),
     Ls(data::LsArgs),
     Status(status::StatusArgs),
+    Bench(Box<bench::BenchArgs>),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Get(args) => data::get(&args),
         Command::Del(args) => data::del(&args),
         Command::Ls(args) => data::ls(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
     };
     match outcome {

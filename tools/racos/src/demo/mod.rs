@@ -7,6 +7,8 @@ mod files;
 mod load;
 mod steps;
 
+pub use load::pattern;
+
 use crate::exit::{Outcome, failed};
 use crate::node::stop_flag;
 use crate::output;

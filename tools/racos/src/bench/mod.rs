@@ -1,0 +1,297 @@
+//! `racos bench`: how fast a cluster is, and what that costs.
+//!
+//! Closed loop: each client has one operation under way and begins the next when it ends. All clients
+//! share one thread (or `--threads`) and one socket, so that the load takes little of the machine
+//! that the nodes run on too.
+//!
+//! Invariant: what is measured is checked: each value read must be one that was written under that
+//! key; operations that fail are counted and are no throughput.
+
+mod codec;
+mod report;
+mod worker;
+
+use crate::cluster::{Cluster, Plan};
+use crate::config::{parse_flush, parse_poll};
+use crate::connect::{Connect, Target};
+use crate::exit::{Failure, Outcome, failed, usage};
+use crate::node::stop_flag;
+use crate::output;
+use crate::scratch::Scratch;
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::ProgressBar;
+use report::{Report, Snapshot};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use worker::{Phase, Shared, Workload};
+
+/// Measure a cluster: its own, on this machine, unless endpoints are given.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "Examples:\n  racos bench --op put --value-size 1300 --clients 64\n  \
+    racos bench --op get --value-size 133kb --clients 16 --seconds 10 --json\n  \
+    racos bench --op mix --endpoint 10.0.0.1:7400 --cluster 1f2e3d4c5b6a7988\n  \
+    racos bench codec\n\n\
+    Writes are acknowledged once they are flushed at a quorum. CPU is that of all nodes and of \
+    this process. Exit status 1 if an operation failed or a value was wrong.")]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// What to do.
+    #[arg(long, value_enum, default_value_t = Kind::Put)]
+    op: Kind,
+    /// Bytes of a value (1300, 16k, 133kb, 1.3mb, ...).
+    #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes, default_value = "1300")]
+    value_size: u64,
+    /// Operations under way at once.
+    #[arg(long, short, value_name = "COUNT", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: u32,
+    /// How long to measure.
+    #[arg(long, short, default_value_t = 5.0)]
+    seconds: f64,
+    /// How long to run before.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    warm: f64,
+    /// Different keys.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+    /// Of a mix, how many operations of 100 are reads.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
+    read_percent: u32,
+    /// Threads that share the clients.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Send everything to this endpoint (from 0) instead of spreading the clients over all.
+    #[arg(long, value_name = "NUMBER")]
+    pin: Option<usize>,
+    /// One JSON object instead of lines for people.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    own: OwnArgs,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// The cluster to start if no endpoint is given.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Own cluster")]
+struct OwnArgs {
+    /// Nodes.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    nodes: usize,
+    /// Nodes that may be down at the same time.
+    #[arg(long, default_value_t = 1)]
+    f: usize,
+    /// Data fragments of a value; N >= 2F + K.
+    #[arg(long, default_value_t = 3)]
+    k: usize,
+    /// Log files of each node written with zeros before measuring [default: what the load will
+    /// need, at most 4g].
+    #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes)]
+    prepare: Option<u64>,
+    /// Memory for fragments kept after use, each node.
+    #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes, default_value = "128m")]
+    cache: u64,
+    /// How the nodes wait: blocking, adaptive or busy.
+    #[arg(long, default_value = "blocking")]
+    poll: String,
+    /// How the nodes flush: linked, dsync or sync.
+    #[arg(long, default_value = "linked")]
+    flush: String,
+    /// Own slots in flight, each node.
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    own_slots: u32,
+    /// Keep data in this new directory instead of a temporary one.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Part {
+    Codec(codec::CodecArgs),
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Put,
+    Get,
+    Mix,
+}
+
+/// Bytes of a log segment of an own cluster.
+const SEGMENT_MIB: u64 = 64;
+const PREPARE_MAX: u64 = 4 << 30;
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+pub fn run(args: &BenchArgs) -> Outcome {
+    if let Some(Part::Codec(codec)) = &args.part {
+        return codec::run(codec);
+    }
+    for (name, value) in [("--seconds", args.seconds), ("--warm", args.warm)] {
+        if !(0.0..=1e6).contains(&value) || (name == "--seconds" && value < 0.01) {
+            return Err(usage(format!("{name} {value}: give a number of seconds")));
+        }
+    }
+    if args.value_size > 128 << 20 {
+        return Err(usage("--value-size: at most 128 MiB"));
+    }
+    let stop = stop_flag()?;
+    let bar = output::step_bar(0);
+    let result = if args.connect.endpoint.is_empty() {
+        with_own_cluster(args, &stop, &bar)
+    } else {
+        measure(args, &args.connect.target()?, &stop, &bar)
+    };
+    bar.finish_and_clear();
+    let report = result?;
+    if args.json {
+        output::line(&report.to_json());
+    } else {
+        output::line(report.to_text().trim_end());
+    }
+    match report.errors() {
+        0 => Ok(()),
+        errors => Err(failed(format!("{errors} operations failed: {}", report.first_error()))),
+    }
+}
+
+fn with_own_cluster(
+    args: &BenchArgs,
+    stop: &Arc<AtomicBool>,
+    bar: &ProgressBar,
+) -> Result<Report, Failure> {
+    let own = &args.own;
+    parse_poll(&own.poll, 1).ok_or_else(|| usage("--poll: blocking, adaptive or busy"))?;
+    parse_flush(&own.flush).ok_or_else(|| usage("--flush: linked, dsync or sync"))?;
+    let scratch = Scratch::new("bench", own.keep.as_deref())?;
+    let mut plan = Plan::new(own.nodes, own.f, own.k);
+    let prepare = own.prepare.unwrap_or_else(|| volume(args));
+    plan.segment_mib = SEGMENT_MIB as u32;
+    plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
+    plan.limits = format!("cache_mib = {}\n", own.cache >> 20);
+    plan.tuning = format!(
+        "poll = \"{}\"\nflush = \"{}\"\nown_slots_in_flight = {}\n",
+        own.poll, own.flush, own.own_slots
+    );
+    let mut cluster = Cluster::create(scratch.path(), &plan)?;
+    bar.set_message("log files prepared");
+    cluster.start(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    let report = measure(args, &cluster.target, stop, bar);
+    if let (Err(_), Some(node)) = (&report, cluster.first_ended()) {
+        return Err(failed(format!("node {node} has ended: {}", cluster.last_words(node))));
+    }
+    cluster.stop();
+    report
+}
+
+/// Log bytes that a node will write, from a generous guess of the rate.
+fn volume(args: &BenchArgs) -> u64 {
+    let per_put = args.value_size as f64 / args.own.k as f64 * 1.1 + 600.0;
+    let (puts_per_s, bytes_per_s_max) = (90_000.0, 320e6);
+    let seconds = match args.op {
+        Kind::Get => 0.0,
+        Kind::Put | Kind::Mix => args.seconds + args.warm,
+    };
+    let preload = if args.op == Kind::Put { 0.0 } else { f64::from(args.keys) * per_put };
+    let bytes = (puts_per_s * per_put).min(bytes_per_s_max) * seconds * 1.1 + preload;
+    (bytes as u64 + (SEGMENT_MIB << 21)).min(PREPARE_MAX)
+}
+
+fn measure(
+    args: &BenchArgs,
+    target: &Target,
+    stop: &Arc<AtomicBool>,
+    bar: &ProgressBar,
+) -> Result<Report, Failure> {
+    if args.pin.is_some_and(|node| node >= target.endpoints.len()) {
+        return Err(usage(format!("--pin: there are {} endpoints", target.endpoints.len())));
+    }
+    let workload = Workload {
+        kind: args.op,
+        value_bytes: args.value_size as usize,
+        keys: args.keys,
+        read_percent: args.read_percent,
+        pin: args.pin,
+        patience_ns: (args.connect.timeout.clamp(0.001, 1e6) * 1e9) as u64,
+    };
+    if args.op != Kind::Put {
+        worker::preload(target, &workload, &mut |done| {
+            bar.set_length(u64::from(args.keys));
+            bar.set_position(done);
+            bar.set_message("keys stored to be read");
+        })?;
+    }
+    let shared = Arc::new(Shared::default());
+    let threads = args.threads.min(args.clients);
+    let workers: Vec<_> = (0..threads)
+        .map(|thread| {
+            let clients = args.clients / threads + u32::from(thread < args.clients % threads);
+            let (target, shared, workload) = (target.clone(), shared.clone(), workload.clone());
+            std::thread::spawn(move || worker::run(&target, &workload, thread, clients, &shared))
+        })
+        .collect();
+    let result = watch(args, target, &shared, stop, bar);
+    shared.set_phase(Phase::Over);
+    let mut report = Report::new(args.op, args.value_size, args.clients);
+    let mut problem = None;
+    for worker in workers {
+        match worker.join() {
+            Ok(Ok(tally)) => report.add(&tally),
+            Ok(Err(failure)) => problem = Some(failure),
+            Err(_) => problem = Some(failed("a client thread panicked")),
+        }
+    }
+    if let Some(failure) = problem {
+        return Err(failure);
+    }
+    let (before, after, seconds) = result?;
+    report.finish(&before, &after, seconds);
+    Ok(report)
+}
+
+/// Lets the workers run: warm up, then measure. Returns what the nodes told before and after.
+fn watch(
+    args: &BenchArgs,
+    target: &Target,
+    shared: &Shared,
+    stop: &AtomicBool,
+    bar: &ProgressBar,
+) -> Result<(Snapshot, Snapshot, f64), Failure> {
+    let mut client = target.client(|config| config.patience_ns = 5_000_000_000)?;
+    let wait = |seconds: f64, what: &str| -> Outcome {
+        let since = Instant::now();
+        let (mut done_before, mut shown) = (shared.done(), Instant::now());
+        bar.set_length((seconds * 10.0) as u64);
+        while since.elapsed().as_secs_f64() < seconds {
+            let left = seconds - since.elapsed().as_secs_f64();
+            std::thread::sleep(PROGRESS_EVERY.min(Duration::from_secs_f64(left.max(0.0))));
+            if stop.load(Ordering::Relaxed) {
+                return Err(failed("stopped"));
+            }
+            let rate = (shared.done() - done_before) as f64 / shown.elapsed().as_secs_f64();
+            (done_before, shown) = (shared.done(), Instant::now());
+            bar.set_position((since.elapsed().as_secs_f64() * 10.0) as u64);
+            bar.set_message(format!("{what}: {rate:.0} ops/s"));
+        }
+        Ok(())
+    };
+    wait(args.warm, "warming up")?;
+    let before = Snapshot::take(&mut client)?;
+    shared.set_phase(Phase::Measured);
+    let since = Instant::now();
+    wait(args.seconds, "measuring")?;
+    shared.set_phase(Phase::Cooling);
+    let seconds = since.elapsed().as_secs_f64();
+    let after = Snapshot::take(&mut client)?;
+    Ok((before, after, seconds))
+}
