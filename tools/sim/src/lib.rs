@@ -14,7 +14,7 @@
 //! | [`host`], [`net`] | machines; packets |
 //! | [`client`], [`content`] | what clients ask and are told; keys and values |
 //! | [`oracle`] | agreement, equal states, exactly once |
-//! | [`run`] | faults, calm, account |
+//! | [`run`](mod@run), [`swarm`] | faults, calm, account; many of them |
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
+pub mod swarm;
 pub mod trace;
 pub mod world;
 

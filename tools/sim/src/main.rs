@@ -1,13 +1,113 @@
+//! `racos-sim`: many seeds, or one of them again with everything that happens.
+
+use clap::Parser;
+use racos_sim::plan::CODES;
+use racos_sim::swarm::{Totals, run_many};
 use racos_sim::{Fixed, run};
-fn main() {
-    let args: Vec<u64> = std::env::args().skip(1).map(|a| a.parse().unwrap()).collect();
-    let calm = std::env::var("CALM").is_ok();
-    for seed in args[0]..args[0] + args.get(1).copied().unwrap_or(1) {
-        let started = std::time::Instant::now();
-        let result = run(seed, &Fixed { calm, code: None }, std::env::var("TRACE").is_ok());
-        match result {
-            Ok(report) => println!("{seed} {:?} {report:?}", started.elapsed()),
-            Err(what) => println!("{seed} FAILED {what}"),
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Runs whole racos clusters over simulated packets, disks and clocks, with faults drawn from a seed.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// How many seeds to run, from --seed on if it is given, else from a random one.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed; without --seeds the only one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads, each of which runs whole clusters.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Nodes of every cluster; drawn if not given. Goes with --f and --k.
+    #[arg(long, requires = "f", requires = "k")]
+    nodes: Option<usize>,
+    /// Nodes that may be lost.
+    #[arg(long, requires = "nodes")]
+    f: Option<usize>,
+    /// Fragments that make a value.
+    #[arg(long, requires = "nodes")]
+    k: Option<usize>,
+    /// No faults.
+    #[arg(long)]
+    calm: bool,
+    /// Print everything that happens; needs a single --seed.
+    #[arg(long)]
+    trace: bool,
+}
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let code = options.nodes.zip(options.f).zip(options.k).map(|((n, f), k)| (n, f, k));
+    if let Some((n, f, k)) = code
+        && (k == 0 || n < 2 * f + k || n > 9)
+    {
+        eprintln!(
+            "racos-sim: ({n},{f},{k}) cannot be simulated: n must be at least 2f+k, and at most 9, \
+             and k at least 1; for example {CODES:?}"
+        );
+        return ExitCode::from(2);
+    }
+    let fixed = Fixed { code, calm: options.calm };
+    match (options.seed, options.seeds) {
+        (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
+        (_, _) if options.trace => {
+            eprintln!("racos-sim: --trace needs one --seed");
+            ExitCode::from(2)
+        }
+        (first, count) => {
+            let first = first.unwrap_or_else(|| racos_engine::runtime::random_u128() as u64 >> 16);
+            many(first, count.unwrap_or(100), &options, &fixed)
         }
     }
+}
+
+fn one(seed: u64, fixed: &Fixed, trace: bool) -> ExitCode {
+    let mut totals = Totals::default();
+    totals.add(seed, run(seed, fixed, trace));
+    finish(&totals, fixed)
+}
+
+fn many(first: u64, count: u64, options: &Options, fixed: &Fixed) -> ExitCode {
+    println!("seeds {first} to {}", first.wrapping_add(count - 1));
+    let started = Instant::now();
+    let (mut told, mut failed) = (started, 0);
+    let totals = run_many(first, count, options.jobs, fixed, |totals| {
+        for failure in &totals.failures[failed..] {
+            eprintln!("seed {}: {}", failure.seed, failure.what);
+        }
+        failed = totals.failures.len();
+        if told.elapsed() >= PROGRESS {
+            told = Instant::now();
+            eprintln!("{}", totals.progress());
+        }
+        true
+    });
+    let real = started.elapsed();
+    let ratio = totals.virtual_ns() as f64 / real.as_nanos() as f64;
+    println!(
+        "real time           {:.1} s, {ratio:.0} simulated seconds a second",
+        real.as_secs_f64()
+    );
+    finish(&totals, fixed)
+}
+
+/// The account, and how to run again what failed.
+fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
+    println!("{totals}");
+    let code = fixed.code.map(|(n, f, k)| format!(" --nodes {n} --f {f} --k {k}"));
+    let code = code.unwrap_or_default() + if fixed.calm { " --calm" } else { "" };
+    for failure in &totals.failures {
+        println!("seed {}: {}", failure.seed, failure.what);
+        println!(
+            "  again: cargo run --release --bin racos-sim -- --seed {}{code} --trace",
+            failure.seed
+        );
+    }
+    println!("seeds: {} passed, {} failed", totals.passed, totals.failures.len());
+    if totals.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -165,3 +165,94 @@ impl Observer for Witness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Fixed, Plan};
+    use racos_machine::{Limits, OpId, Stamp};
+
+    struct Watch {
+        oracle: Rc<RefCell<Oracle>>,
+        contents: Rc<RefCell<Contents>>,
+        machine: Machine,
+    }
+
+    impl Watch {
+        fn new() -> Watch {
+            let plan = Plan::draw(1, &Fixed::default());
+            let contents = Rc::new(RefCell::new(Contents::new(&plan.work)));
+            let oracle = Rc::default();
+            Watch { oracle, contents, machine: Machine::new(Limits::default()) }
+        }
+
+        fn witness(&self, node: usize) -> Witness {
+            Witness::new(node, self.oracle.clone(), self.contents.clone())
+        }
+
+        fn put(&self, counter: u64, stamp: Option<Stamp>) -> Op {
+            let (_, bytes) = self.contents.borrow_mut().new_put(0, 20);
+            let id = OpId::new(0, 1, 1, counter);
+            let head = bytes[..8].try_into().unwrap();
+            let value = Stored { op: id, len: 20, digest: [0; 16], crc: 0, head, k: 1, n: 1 };
+            let key = self.contents.borrow().key(0).into();
+            Op { id, stamp, action: Action::Put { key, content: Content::Whole(value) } }
+        }
+
+        fn execute(&mut self, witness: &mut Witness, slot: Slot, op: &Op) {
+            let outcome = self.machine.apply(slot, 0, op);
+            witness.applied(slot, 0, op, &outcome);
+            witness.executed(slot, Value::Batch(u128::from(slot) + 1), &self.machine);
+        }
+
+        fn problem(&self) -> String {
+            self.oracle.borrow().problem().unwrap_or("none").to_owned()
+        }
+    }
+
+    #[test]
+    fn equal_executions_are_in_order_and_found_again_by_revision() {
+        let (mut watch, mut other) = (Watch::new(), Machine::new(Limits::default()));
+        let (mut first, mut second) = (watch.witness(0), watch.witness(1));
+        let op = watch.put(1, None);
+        watch.execute(&mut first, 0, &op);
+        let outcome = other.apply(0, 0, &op);
+        second.applied(0, 0, &op, &outcome);
+        second.executed(0, Value::Batch(1), &other);
+        assert_eq!(watch.problem(), "none");
+        let change = Change { key: 0, put: Some(1) };
+        assert_eq!(watch.oracle.borrow().change(outcome.revision()), Some(change));
+    }
+
+    #[test]
+    fn two_values_in_a_slot_are_a_problem() {
+        let watch = Watch::new();
+        watch.witness(0).executed(0, Value::Null, &watch.machine);
+        watch.witness(1).executed(0, Value::Batch(1), &watch.machine);
+        assert!(watch.problem().starts_with("agreement"), "{}", watch.problem());
+    }
+
+    #[test]
+    fn another_state_after_the_same_slot_is_a_problem() {
+        let mut watch = Watch::new();
+        let op = watch.put(1, None);
+        watch.execute(&mut watch.witness(0), 0, &op);
+        watch.witness(1).executed(0, Value::Batch(1), &Machine::new(Limits::default()));
+        assert!(watch.problem().starts_with("equal states"), "{}", watch.problem());
+    }
+
+    #[test]
+    fn a_put_applied_twice_is_a_problem() {
+        let mut watch = Watch::new();
+        let mut witness = watch.witness(0);
+        let op = watch.put(1, None);
+        let again = Op { id: OpId::new(0, 1, 1, 2), ..op.clone() };
+        let mut again = again;
+        if let Action::Put { content: Content::Whole(value), .. } = &mut again.action {
+            value.op = again.id;
+        }
+        watch.execute(&mut witness, 0, &op);
+        watch.execute(&mut witness, 1, &again);
+        assert!(watch.problem().contains("applied in slots 0 and 1"), "{}", watch.problem());
+    }
+}

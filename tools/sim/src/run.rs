@@ -11,8 +11,10 @@ use crate::plan::{Fixed, KINDS, MS, Plan};
 use crate::world::World;
 use racos_client::Route;
 use racos_linear::Reason;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 /// How long after the faults clients go on.
 const WORK_ON_NS: u64 = 400 * MS;
@@ -57,27 +59,81 @@ pub struct Report {
     pub undecided: u64,
 }
 
+impl Report {
+    /// Adds another run's counts; seed and hash stay.
+    pub fn add(&mut self, other: &Report) {
+        let pairs = [
+            (&mut self.events, other.events),
+            (&mut self.virtual_ns, other.virtual_ns),
+            (&mut self.slots, other.slots),
+            (&mut self.batches, other.batches),
+            (&mut self.fast, other.fast),
+            (&mut self.slow, other.slow),
+            (&mut self.told, other.told),
+            (&mut self.null, other.null),
+            (&mut self.skipped, other.skipped),
+            (&mut self.puts, other.puts),
+            (&mut self.gets, other.gets),
+            (&mut self.deletes, other.deletes),
+            (&mut self.lists, other.lists),
+            (&mut self.failed, other.failed),
+            (&mut self.boots, other.boots),
+            (&mut self.net.sent, other.net.sent),
+            (&mut self.net.delivered, other.net.delivered),
+            (&mut self.net.lost, other.net.lost),
+            (&mut self.net.duplicated, other.net.duplicated),
+            (&mut self.net.damaged, other.net.damaged),
+            (&mut self.net.cut, other.net.cut),
+            (&mut self.net.unheard, other.net.unheard),
+            (&mut self.undecided, other.undecided),
+        ];
+        pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        for (sum, more) in self.faults.iter_mut().zip(other.faults) {
+            *sum += more;
+        }
+    }
+}
+
+thread_local! {
+    /// What the panic of the run on this thread said; `None` while there is no run.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the words of panics of runs instead of printing them.
+fn catch_words() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let is_run = PANIC.with_borrow_mut(|words| match words {
+                Some(words) => {
+                    *words = info.to_string().replace('\n', " ");
+                    true
+                }
+                None => false,
+            });
+            if !is_run {
+                usual(info);
+            }
+        }));
+    });
+}
+
 /// Runs one seed. `print`: a line for everything that happens.
 ///
 /// # Errors
 /// What went wrong, in words.
 pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
     let fixed = *fixed;
+    catch_words();
+    PANIC.set(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(move || {
         let mut world = World::new(Plan::draw(seed, &fixed), print);
         let undecided = whole_run(&mut world)?;
         Ok(report(&world, undecided))
     }));
-    match outcome {
-        Ok(result) => result,
-        Err(panic) => Err(format!("panic: {}", words(&*panic))),
-    }
-}
-
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "without a message".into())
+    let words = PANIC.take().unwrap_or_default();
+    outcome.unwrap_or_else(|_| Err(words))
 }
 
 fn whole_run(world: &mut World) -> Result<u64, String> {
@@ -87,6 +143,8 @@ fn whole_run(world: &mut World) -> Result<u64, String> {
     world.trace.say(world.now_ns, || "faults stop".into());
     world.calm();
     finish_work(world)?;
+    // Without any traffic but what nodes say of themselves, and again after a write through each.
+    converge(world)?;
     close(world)?;
     converge(world)?;
     audit(world)?;
@@ -115,7 +173,7 @@ fn finish_work(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// One write through every node, so that every node learns how far the log goes.
+/// One write through every node.
 fn close(world: &mut World) -> Result<(), String> {
     let auditor = world.new_client(AUDIT_PATIENCE_NS);
     let nodes: Vec<usize> = world.up().collect();

@@ -1,0 +1,78 @@
+//! Whole clusters from seeds: fresh ones, those that once failed, and each the same when run again.
+
+use racos_sim::swarm::{Totals, run_many};
+use racos_sim::{Fixed, run};
+
+/// Fresh seeds of one test run; `RACOS_SIM_SEEDS` asks for another number.
+const FRESH: u64 = 300;
+const JOBS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+fn assert_passed(totals: &Totals) {
+    println!("{totals}");
+    for failure in &totals.failures {
+        println!("seed {}: {}", failure.seed, failure.what);
+        println!("  again: cargo run --release --bin racos-sim -- --seed {} --trace", failure.seed);
+    }
+    assert!(totals.failures.is_empty(), "{} seeds failed, see above", totals.failures.len());
+}
+
+#[test]
+fn fresh_seeds_keep_every_promise() {
+    let random = racos_engine::runtime::random_u128() as u64 >> 16;
+    let first = number("RACOS_SIM_SEED").unwrap_or(random);
+    let count = number("RACOS_SIM_SEEDS").unwrap_or(FRESH);
+    println!("seeds {first} to {}; RACOS_SIM_SEED={first} runs them again", first + count - 1);
+    let totals = run_many(first, count, JOBS, &Fixed::default(), |_| true);
+    assert_passed(&totals);
+    assert_eq!(totals.passed, count);
+}
+
+/// A line of the list: a seed, and sometimes the code of its cluster.
+fn kept(line: &str) -> Option<(u64, Fixed)> {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    let mut words = line.split_whitespace();
+    let seed = words.next()?.parse().expect("a line begins with a seed");
+    let code = words.next().map(|code| {
+        let numbers: Vec<usize> =
+            code.split(',').map(|part| part.parse().expect("a code is n,f,k")).collect();
+        let [n, f, k] = numbers[..] else { panic!("a code is n,f,k, not {code}") };
+        (n, f, k)
+    });
+    Some((seed, Fixed { code, ..Fixed::default() }))
+}
+
+#[test]
+fn seeds_that_once_failed_pass() {
+    let mut totals = Totals::default();
+    for (seed, fixed) in include_str!("seeds.txt").lines().filter_map(kept) {
+        totals.add(seed, run(seed, &fixed, false));
+    }
+    assert_passed(&totals);
+    assert!(totals.passed > 0);
+}
+
+#[test]
+fn a_seed_gives_the_same_run_bit_for_bit() {
+    // One run beside another, and on another thread, changes nothing.
+    let runs = || -> Vec<_> { (40..48).map(|seed| run(seed, &Fixed::default(), false)).collect() };
+    let other = std::thread::spawn(runs);
+    let (first, second) = (runs(), other.join().expect("no run panics"));
+    assert_eq!(first, second);
+    let hashes: Vec<u64> = first.iter().flatten().map(|report| report.trace_hash).collect();
+    assert!(hashes.windows(2).all(|pair| pair[0] != pair[1]), "seeds differ: {hashes:?}");
+}
+
+#[test]
+fn a_calm_cluster_answers_everything() {
+    for code in racos_sim::plan::CODES {
+        let fixed = Fixed { code: Some(code), calm: true };
+        let report = run(7, &fixed, false).expect("nothing is in the way");
+        assert_eq!(report.failed, 0, "{code:?}");
+        assert_eq!(report.faults.iter().sum::<u64>(), 0);
+    }
+}
