@@ -10,7 +10,7 @@ use crate::Slot;
 pub struct CoinKey(pub u64, pub u64);
 
 impl CoinKey {
-    /// PROTOCOL 5.6: lowest bit of a keyed hash of (epoch, lane, slot, phase).
+    /// PROTOCOL 5.6-a: lowest bit of a keyed hash of (epoch, lane, slot, phase).
     pub fn flip(self, epoch: u32, lane: u16, slot: Slot, phase: u32) -> bool {
         let words = [u64::from(epoch) << 16 | u64::from(lane), slot, u64::from(phase)];
         siphash_2_4(self, &words) & 1 == 1

@@ -111,6 +111,7 @@ impl Config {
         if usize::from(self.me) >= self.n {
             return Err(ConfigError::NotAMember { me: self.me, n: self.n });
         }
+        // PROTOCOL 6.1-c: alpha is at least n*W.
         if self.alpha < least {
             return Err(ConfigError::WindowTooSmall { alpha: self.alpha, least });
         }
@@ -119,6 +120,7 @@ impl Config {
 
     /// The node that may open a slot.
     pub fn owner(&self, slot: Slot) -> Node {
+        // PROTOCOL 1.2-a: one lane and one configuration: owner(s) = s mod n.
         (slot % self.n as Slot) as Node
     }
 }
@@ -146,7 +148,7 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// PROTOCOL 1: n >= 2f+k, k >= 1.
+    /// PROTOCOL 1-a: n >= 2f+k, k >= 1.
     pub fn new(n: usize, f: usize, k: usize) -> Result<Thresholds, ConfigError> {
         if k == 0 {
             return Err(ConfigError::NoDataFragment);
@@ -159,6 +161,7 @@ impl Thresholds {
         }
         let majority = n / 2 + 1;
         let durable = k + f;
+        // PROTOCOL 6.2-f: sup = max(m, k+f), fast = sup+f.
         let support = majority.max(durable);
         Ok(Thresholds {
             n,

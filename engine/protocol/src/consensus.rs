@@ -3,8 +3,9 @@
 //! Purpose: count messages, say when to vote, what to vote, and when the slot is decided.
 //! Invariant: agreement, for every set of proposals and every order, loss and delay of messages, as
 //! long as each sender says one thing per (phase, kind) and nothing it has not made durable.
-//! What would break it: counting the own message before its flush (PROTOCOL 4.1), a threshold off by
-//! one, or a coin other than 0 in phase 0.
+//! PROTOCOL 1-d, 5.5-g: the time and who is suspected choose when to vote, never what is counted.
+//! What would break it: counting the own message before its flush (PROTOCOL 4.1), a threshold off
+//! by one, or a coin other than 0 in phase 0.
 
 use crate::{Ballot, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
 
@@ -140,6 +141,7 @@ impl Consensus {
     }
     /// PROTOCOL 13-c: everybody's proposal is known, and they contradict the decision.
     pub(crate) fn unsupported(&self, t: &Thresholds) -> bool {
+        // All n proposals, fewer than sup of them for the batch.
         let batch = self.decision.is_some_and(|decision| decision.value != Value::Null);
         batch && self.heard().len() == t.n && self.proposed_batch.len() < t.support
     }
@@ -166,6 +168,7 @@ impl Consensus {
         Ok(())
     }
 
+    /// PROTOCOL 3.2-c, 13-a: a second VOTE of one key that says something else is refused.
     pub fn vote(&mut self, from: Node, phase: u32, ballot: Ballot) -> Counted {
         if let Some(candidate) = ballot.candidate() {
             self.name(Value::Batch(candidate))?;
@@ -211,6 +214,7 @@ impl Consensus {
         self.decide(value, Path::Told)
     }
 
+    /// PROTOCOL 5.1-c: an owner slot has one candidate, whoever names it.
     /// The batch is known from a SPREAD or META, though nobody has proposed it to this node yet.
     pub fn name(&mut self, value: Value) -> Counted {
         let Value::Batch(digest) = value else { return Ok(()) };
@@ -233,6 +237,7 @@ impl Consensus {
         }
     }
 
+    /// PROTOCOL 3.2-d, 13-b: a slot is decided once.
     fn decide(&mut self, value: Value, path: Path) -> Result<bool, Contradiction> {
         match self.decision {
             Some(known) if known.value != value => {
@@ -256,9 +261,11 @@ impl Consensus {
         thresholds: &Thresholds,
         waiting: Waiting,
     ) -> Result<Action, Contradiction> {
+        // PROTOCOL 5.2-q: a decided slot needs no more rounds.
         if self.decision.is_some() {
             return Ok(Action::Nothing);
         }
+        // PROTOCOL 5.5-a: decisions come before any waiting.
         if let Some((value, path)) = self.reached(thresholds) {
             self.decide(value, path)?;
             return Ok(Action::Decided(Decision { value, path }));
@@ -271,15 +278,19 @@ impl Consensus {
     }
 
     /// PROTOCOL 5.2 "at any time": late messages always count.
+    /// PROTOCOL 5.4-e: all that is counted here is flushed at its sender, the own messages
+    /// included.
     fn reached(&self, t: &Thresholds) -> Option<(Value, Path)> {
         let batch = self.candidate.map(Value::Batch);
         // PROTOCOL 5.2-b: fast decisions by proposals.
         if self.proposed_batch.len() >= t.fast {
             return Some((batch?, Path::Fast));
         }
+        // PROTOCOL 5.2-c: the same for null.
         if self.proposed_null.len() >= t.fast_null {
             return Some((Value::Null, Path::Fast));
         }
+        // PROTOCOL 5.2-h: f+1 votes decide as they come.
         for round in std::iter::once(&self.first).chain(&self.later) {
             if round.votes_batch.len() >= t.decide {
                 return Some((batch?, Path::Votes));
@@ -292,8 +303,10 @@ impl Consensus {
     }
 
     /// PROTOCOL 5.2 phase 0 round 1, with the waiting rule of 5.5.
+    /// PROTOCOL 5.2-r: whether this node has proposed does not matter.
     fn first_vote(&mut self, t: &Thresholds, waiting: Waiting) -> Action {
         let heard = self.heard();
+        // PROTOCOL 5.2-d, 5.2-n: a quorum, the own message among it only once flushed.
         if heard.len() < t.quorum {
             return Action::Nothing;
         }
@@ -306,6 +319,7 @@ impl Consensus {
         } else {
             (null, t.majority, t.fast_null)
         };
+        // PROTOCOL 5.5-b, 5.5-c: wait only while it can help.
         let wait = if count >= support && count + awaited >= fast {
             waiting.vote_wait
         } else if count < support && count + awaited >= support {
@@ -313,14 +327,17 @@ impl Consensus {
         } else {
             0
         };
+        // PROTOCOL 5.5-d: every wait ends.
         if wait > 0 && waiting.now < quorum_at.saturating_add(wait) {
             return Action::WaitUntil(quorum_at.saturating_add(wait));
         }
+        // PROTOCOL 5.2-e, 5.2-f, 5.2-g: the batch, null, or `?`.
         let ballot = match self.candidate {
             Some(candidate) if batch >= t.support => Ballot::For(Value::Batch(candidate)),
             _ if null >= t.majority => Ballot::For(Value::Null),
             _ => Ballot::Open(None),
         };
+        // PROTOCOL 5.2-a: one vote in a phase.
         self.stage = Stage::Votes;
         Action::Vote { phase: 0, ballot }
     }
@@ -328,15 +345,18 @@ impl Consensus {
     /// PROTOCOL 5.2 phase p >= 1 round 1.
     fn later_vote(&mut self, phase: u32, t: &Thresholds) -> Action {
         let round = self.round(phase);
+        // PROTOCOL 5.2-n
         if round.states() < t.quorum {
             return Action::Nothing;
         }
+        // PROTOCOL 5.2-l: a majority of states.
         let ballot = if round.states_null.len() >= t.majority {
             Ballot::For(Value::Null)
         } else if round.states_batch.len() >= t.majority {
             Ballot::For(Value::Batch(self.candidate.expect("a STATE for a batch names it")))
         } else {
-            // L4: a quorum without a majority of nulls holds at least one STATE for the batch.
+            // PROTOCOL 5.2-m, L4: a quorum without a majority of nulls holds at least one STATE for
+            // the batch.
             Ballot::Open(self.candidate)
         };
         self.stage = Stage::Votes;
@@ -352,11 +372,13 @@ impl Consensus {
         t: &Thresholds,
     ) -> Result<Action, Contradiction> {
         let round = self.round(phase);
+        // PROTOCOL 5.2-n
         if round.votes() < t.quorum {
             return Ok(Action::Nothing);
         }
         let candidate = self.candidate.map(Value::Batch);
         let missing = || Contradiction("a batch was voted for that nobody named".into());
+        // PROTOCOL 5.2-i, 5.2-j, 5.2-o, 5.2-p: a value that was voted for, else what the coin says.
         let value = if !round.votes_batch.is_empty() {
             candidate.ok_or_else(missing)?
         } else if !round.votes_null.is_empty() || !coin(config, slot, phase) {
@@ -366,6 +388,7 @@ impl Consensus {
         };
         self.phase = phase + 1;
         self.stage = Stage::First;
+        // PROTOCOL 5.2-k: the next phase begins with the state.
         Ok(Action::State { phase: phase + 1, value })
     }
 
@@ -400,7 +423,8 @@ impl Consensus {
     }
 }
 
-/// PROTOCOL 5.6: 0 in phase 0; the cluster's coin, but every fourth phase the node's own.
+/// PROTOCOL 5.6-a, 5.6-b, 5.6-c: 0 in phase 0; the cluster's coin, but every fourth phase the
+/// node's own.
 fn coin(config: &Config, slot: Slot, phase: u32) -> bool {
     match phase {
         0 => false,

@@ -64,15 +64,16 @@ pub struct Core {
     pub(crate) t: Thresholds,
     pub(crate) exec: Slot,
     pub(crate) seen: Slot,
-    /// All slots below were named by somebody: PROTOCOL 9.4 notes the highest beyond the window.
+    /// All slots below were named by somebody: PROTOCOL 9.4-b notes the highest beyond the window.
     pub(crate) named: Slot,
     pub(crate) slots: VecDeque<SlotState>,
     /// First own slot not yet opened, skipped or found in use.
     pub(crate) own_next: Slot,
-    /// PROTOCOL 4.3: R as flushed, and as appended.
+    /// PROTOCOL 4.3-b, 4.3-c: R as flushed, and as appended.
     pub(crate) reserved: Slot,
     pub(crate) reserved_appended: Slot,
-    /// PROTOCOL 4.3: own slots in `[unknown_next, unknown_end)` may have been opened before a restart.
+    /// PROTOCOL 4.3: own slots in `[unknown_next, unknown_end)` may have been opened before a
+    /// restart.
     pub(crate) unknown_next: Slot,
     pub(crate) unknown_end: Slot,
     /// Own slots opened and not executed.
@@ -133,7 +134,8 @@ impl Core {
     pub fn start(&mut self, now: Nanos, effects: &mut Effects) {
         self.reserve(effects);
         if self.config.n > 1 {
-            // PROTOCOL 9.1: ask all nodes once for their highest slot in use.
+            // PROTOCOL 9.1-c, 9.1-d: nothing is said again unasked; ask all nodes once for their
+            // highest slot in use.
             effects
                 .send(Target::Others, Message::Pull { from: self.exec, wanted: 0, facts: false });
         }
@@ -142,7 +144,7 @@ impl Core {
         self.wake = now;
     }
 
-    /// PROTOCOL 5.6: the private coin, drawn anew at every start. To be called before any input.
+    /// PROTOCOL 5.6-b: the private coin, drawn anew at every start. To be called before any input.
     pub fn set_local_coin(&mut self, coin: crate::CoinKey) {
         self.config.local_coin = coin;
     }
@@ -182,8 +184,8 @@ impl Core {
         (self.wake != NEVER).then_some(self.wake)
     }
 
-    /// PROTOCOL 8.1: the largest slot >= exec that this node has named, or knows decided with a
-    /// batch, and that touches what `touches` says, or whose metas it lacks.
+    /// PROTOCOL 8.1-b, 8.1-c: the largest slot >= exec that this node has named, or knows decided
+    /// with a batch, and that touches what `touches` says, or whose metas it lacks.
     pub fn mark(&self, touches: impl Fn(&BatchInfo) -> bool) -> Option<Slot> {
         let open = self.slots.iter().enumerate().rev();
         open.filter(|(_, state)| state.named_here())
@@ -223,11 +225,12 @@ impl Core {
     }
 
     fn on_message(&mut self, from: Node, message: Message, now: Nanos, effects: &mut Effects) {
+        // PROTOCOL 1-b, 1.2-a, 12.1-h: only members of the one configuration count.
         if usize::from(from) >= self.t.n || from == self.config.me {
             return;
         }
-        // PROTOCOL 6.5: whoever takes part is heard, also when this node is past the slot. Asking and
-        // answering alone is what a node does that only catches up: it need not be waited for.
+        // PROTOCOL 6.5-i: whoever takes part is heard, also when this node is past the slot. Asking
+        // and answering alone is what a node does that only catches up: it need not be waited for.
         if let Message::Propose { .. }
         | Message::ProposeNull { .. }
         | Message::Vote { .. }
@@ -249,10 +252,12 @@ impl Core {
             }
             Message::Decide { slot, value } => self.on_decide(slot, value, now, effects),
             Message::Skip { from: first, to } => self.on_skip(from, first, to, now, effects),
+            // PROTOCOL 3.2-e: these may differ from one sending to the next; nothing is compared.
             Message::Pull { from: first, wanted, facts } => {
                 self.on_pull(from, first, wanted, facts, now, effects)
             }
             Message::Seen { exec, seen } => self.on_seen(from, exec, seen, now, effects),
+            // PROTOCOL 12.1-g: names a slot, and decides nothing.
             Message::GetMeta { slot } => {
                 self.in_use(slot, now, effects);
                 effects.push(Effect::SendMeta { slot, to: from });
@@ -270,7 +275,7 @@ impl Core {
         if !ok || !owner_null {
             return;
         }
-        // PROTOCOL 4.3: the owner itself does not know whether it opened the slot.
+        // PROTOCOL 4.3-k: the owner itself does not know whether it opened the slot.
         if let Some(state) = self.get_mut(slot) {
             state.owner_null = true;
             if state.proposal.is_none() && state.decided().is_none() {
@@ -281,7 +286,8 @@ impl Core {
 
     fn on_propose_null(&mut self, from: Node, first: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
         let n = self.t.n as Slot;
-        // A range reaches at most over the window: cut the rest, it is pulled again later.
+        // PROTOCOL 9.4-c: a range reaches at most over the window: cut the rest, it is pulled again
+        // later.
         let end = to.min(self.exec + self.config.alpha);
         let mut slot = first;
         if slot < self.exec {
@@ -309,6 +315,7 @@ impl Core {
         if slot < self.exec {
             return false;
         }
+        // PROTOCOL 3.3-a, 6.1-e: what lies beyond the window is evidence of lagging, nothing else.
         if !self.in_use(slot, now, effects) {
             self.lags_behind(from, slot, now, effects);
             return false;
@@ -334,6 +341,7 @@ impl Core {
         now: Nanos,
         fx: &mut Effects,
     ) {
+        // PROTOCOL 5.1-a: a batch comes from its owner only.
         if from != self.config.owner(slot) {
             return;
         }
@@ -371,7 +379,7 @@ impl Core {
     fn store(&mut self, slot: Slot, digest: u128, room: bool, now: Nanos, fx: &mut Effects) {
         let state = self.get_mut(slot).expect("the caller looked");
         match (room, state.proposal.is_some() || state.decided().is_some()) {
-            // PROTOCOL 6.2: PROPOSE(s, 1) means that the fragment is durable here.
+            // PROTOCOL 6.2-c, 6.2-e: PROPOSE(s, 1) means that all fragments are durable here.
             (true, false) => {
                 state.segment = Segment::Appended;
                 state.proposal = Some(Said { what: Value::Batch(digest), durable: false });
@@ -381,7 +389,7 @@ impl Core {
                     release: Release::Propose { slot, value: Value::Batch(digest) },
                 });
             }
-            // PROTOCOL 5.2: too late to propose; kept as a record of its own kind.
+            // PROTOCOL 5.2-t, 5.4-c: too late to propose; kept as a record of its own kind.
             (true, true) => {
                 state.segment = Segment::Appended;
                 fx.push(Effect::Persist {
@@ -389,16 +397,19 @@ impl Core {
                     release: Release::Nothing,
                 });
             }
+            // PROTOCOL 6.2-g: no room for the fragments.
             (false, false) => self.refuse(slot, slot + 1, fx),
             (false, true) => {}
         }
     }
 
-    /// NOHOLD and PROPOSE(s, 0) for one owner's slots in `[from, to)`, none of which has a proposal.
+    /// NOHOLD and PROPOSE(s, 0) for one owner's slots in `[from, to)`, none of which has a
+    /// proposal.
     pub(crate) fn refuse(&mut self, from: Slot, to: Slot, fx: &mut Effects) {
         let mut slot = from;
         while slot < to {
             let state = self.get_mut(slot).expect("a refused slot is in the window");
+            // PROTOCOL 4.1-e, 5.2-a: one PROPOSE of a slot, fixed when its record is appended.
             assert!(state.proposal.is_none(), "slot {slot} was proposed already");
             state.proposal = Some(Said { what: Value::Null, durable: false });
             slot += self.t.n as Slot;
@@ -411,13 +422,14 @@ impl Core {
 
     fn on_meta(&mut self, slot: Slot, batch: BatchInfo) {
         let Some(state) = self.get_mut(slot) else { return };
+        // PROTOCOL 3.1-f, 9.3-c
         // Only the batch that consensus names is of use; another one is a stale or hostile answer.
         if state.batch.is_none() && state.consensus.candidate() == Some(batch.digest) {
             state.batch = Some(batch);
         }
     }
 
-    /// PROTOCOL 4.1: what was appended is flushed; from now on it counts, here and elsewhere.
+    /// PROTOCOL 4.1-f: what was appended is flushed; from now on it counts, here and elsewhere.
     fn on_durable(&mut self, release: Release, now: Nanos, fx: &mut Effects) {
         let me = self.config.me;
         match release {
@@ -426,6 +438,7 @@ impl Core {
                 self.reserved = self.reserved.max(to);
                 self.skip_own(fx);
             }
+            // PROTOCOL 4.1-a, 6.2-d: to all, the owner's own too.
             Release::Propose { slot, value } => {
                 let Some(state) = self.get_mut(slot) else { return };
                 state.proposal = Some(Said { what: value, durable: true });
@@ -436,12 +449,14 @@ impl Core {
                 self.counted(me, slot, now, fx, |c| c.propose(me, value, now, quorum));
             }
             Release::ProposeNull { from, to } => self.null_durable(from, to, now, fx),
+            // PROTOCOL 4.1-b
             Release::Vote { slot, phase, ballot } => {
                 if self.step_durable(slot, Step::Vote(phase, ballot)) {
                     fx.send(Target::Others, Message::Vote { slot, phase, ballot });
                     self.counted(me, slot, now, fx, |c| c.vote(me, phase, ballot));
                 }
             }
+            // PROTOCOL 4.1-c
             Release::State { slot, phase, value } => {
                 if self.step_durable(slot, Step::State(phase, value)) {
                     fx.send(Target::Others, Message::State { slot, phase, value });
@@ -453,7 +468,7 @@ impl Core {
 
     fn null_durable(&mut self, from: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
         let (me, n, quorum) = (self.config.me, self.t.n as Slot, self.t.quorum);
-        // PROTOCOL 5.4: nothing but DECIDE is sent for slots below exec.
+        // PROTOCOL 5.4-d, 9.1-f: nothing but facts is sent of slots below exec.
         let first = if from < self.exec { from + (self.exec - from).div_ceil(n) * n } else { from };
         if first >= to {
             return;
@@ -517,6 +532,7 @@ impl Core {
         }
     }
 
+    /// PROTOCOL 9.3-a: a fact, whichever node of the cluster states it.
     fn on_decide(&mut self, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
         if slot < self.exec || !self.in_use(slot, now, fx) {
             return;
@@ -540,6 +556,7 @@ impl Core {
         self.index(slot).map(|index| &mut self.slots[index])
     }
 
+    /// PROTOCOL 3.2-c, 3.2-d, 13-a, 13-b: nobody may build on what this node does after this.
     pub(crate) fn fatal(
         &mut self,
         slot: Slot,

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a message whose record must be durable first exists only as a [`Release`] inside
 //! [`Effect::Persist`]; it becomes an [`Effect::Send`] when the engine hands the release back with
-//! [`Input::Durable`] after the flush. The order is in the types, not in a rule to remember.
+//! [`Input::Durable`] after the flush (PROTOCOL 4.1-a, 4.1-b, 4.1-c, 13-d). The order is in the
+//! types, not in a rule to remember.
 
 use crate::{Ballot, BatchInfo, Digest, Message, Node, Slot, Value};
 
@@ -14,7 +15,8 @@ pub enum Input {
     /// SPREAD of a batch with this node's fragments, complete and checked. `room` says whether the
     /// log can take them; if not, the node proposes 0.
     Spread { from: Node, slot: Slot, batch: BatchInfo, room: bool },
-    /// The metas of a slot's batch, learned from any node.
+    /// The metas of a slot's batch, learned from any node. Of use only once the slot's candidate is
+    /// known: feed the DECIDE that came with it first, else it is dropped.
     Meta { slot: Slot, batch: BatchInfo },
     /// A range of facts asked for with `facts` has been fed in; the peer's exec.
     FactsEnd { from: Node, exec: Slot },
@@ -32,6 +34,7 @@ pub enum Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// Own fragments of the batch of this slot, and PROPOSE(slot, 1).
+    // PROTOCOL 6.2-c: one record.
     Hold {
         slot: Slot,
         digest: Digest,

@@ -11,8 +11,9 @@ use crate::{Nanos, Node, Path, Slot, Value};
 impl Core {
     /// Applies what can be applied, and does what waited for exec to move.
     pub(crate) fn execute(&mut self, now: Nanos, fx: &mut Effects) {
+        // PROTOCOL 4.3-j, 6.1-j
         while !self.stopped && self.execute_run(fx) {
-            // PROTOCOL 6.1, 4.3: continue what stopped at exec + alpha. It may decide own slots.
+            // Continue what stopped at exec + alpha. It may decide own slots.
             self.in_use_named(now, fx);
             self.skip_own(fx);
             self.null_unknown(now, fx);
@@ -27,6 +28,7 @@ impl Core {
     /// Returns whether `exec` moved.
     fn execute_run(&mut self, fx: &mut Effects) -> bool {
         let start = self.exec;
+        // PROTOCOL 3.3-c, 7-a, 7-b: in slot order, without gaps, never without the metas.
         while let Some(head) = self.slots.front() {
             let Some(value) = head.decided() else { break };
             if value != Value::Null && head.batch.is_none() {
@@ -40,6 +42,7 @@ impl Core {
                 break;
             }
             let opened = head.opened;
+            // PROTOCOL 9.4-a: what was received of it goes with it.
             self.slots.pop_front();
             self.exec += 1;
             self.seen = self.seen.max(self.exec);
@@ -47,6 +50,7 @@ impl Core {
             if opened {
                 self.own_open -= 1;
                 if value == Value::Null {
+                    // PROTOCOL 6.2-h: only now may its operations be opened again.
                     fx.push(Effect::Void { slot });
                 }
             }

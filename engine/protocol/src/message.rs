@@ -13,6 +13,8 @@ pub type Node = u8;
 pub type Digest = u128;
 
 /// A set of nodes, one bit each.
+/// PROTOCOL 1-b, 12.1-b, 12.1-c: whoever is counted is a member of such a set, however often it
+/// says so.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct NodeSet(pub u64);
 
@@ -57,6 +59,7 @@ impl fmt::Debug for NodeSet {
 
 /// What a slot can hold: nothing, or the one batch that its owner opened (PROTOCOL 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+// PROTOCOL 5.1-b: whatever names a batch carries its digest; its class is E (1.2).
 pub enum Value {
     Null,
     Batch(Digest),

@@ -17,6 +17,7 @@ impl Core {
     pub fn can_open(&self) -> Option<Slot> {
         let slot = self.own_next;
         let behind = self.peers.iter().any(|peer| peer.exec > slot);
+        // PROTOCOL 4.3-b, 6.1-b, 6.1-d: below R and the window, at most W at a time.
         let usable = slot < self.reserved
             && slot < self.exec + self.config.alpha
             && self.own_open < self.config.own_slots_max
@@ -32,7 +33,7 @@ impl Core {
 
     pub(crate) fn open(&mut self, batch: BatchInfo, now: Nanos, fx: &mut Effects) {
         let slot = self.can_open().expect("the caller asked can_open");
-        // PROTOCOL 6.1: from here on the slot can never be skipped or opened again.
+        // PROTOCOL 6.1-a, 6.1-l: from here on the slot can never be skipped or opened again.
         self.own_next = slot + self.t.n as Slot;
         self.in_use(slot, now, fx);
         let digest = batch.digest;
@@ -54,13 +55,15 @@ impl Core {
         self.reserve(fx);
     }
 
-    /// PROTOCOL 6.1 "Skip": own slots below the highest slot in use will never be opened.
+    /// PROTOCOL 6.1-h, 6.5-c: own slots below the highest slot in use will never be opened.
     pub(crate) fn skip_own(&mut self, fx: &mut Effects) {
         let n = self.t.n as Slot;
+        // PROTOCOL 6.1-l, 9.3-i: nothing below exec is opened.
         if self.own_next < self.exec {
             // Decided without this node having spoken: nothing is left to skip there.
             self.own_next += (self.exec - self.own_next).div_ceil(n) * n;
         }
+        // PROTOCOL 4.3-c, 6.1-j: below R as flushed and the window; the rest later.
         let to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
         if self.own_next < to {
             let from = self.own_next;
@@ -69,6 +72,7 @@ impl Core {
                 if let Some(state) = self.get_mut(slot) {
                     assert!(!state.opened, "own open slot {slot} skipped");
                     state.skipped = true;
+                    // PROTOCOL 6.1-k
                     match state.consensus.told(Value::Null) {
                         Ok(true) => self.counters.skipped += 1,
                         Ok(false) => {}
@@ -78,14 +82,15 @@ impl Core {
                 slot += n;
             }
             self.own_next = slot;
-            // The range is fixed now: computed when sent, it could cover a slot opened in between.
+            // PROTOCOL 6.1-i, 6.1-m: the range is fixed now: computed when sent, it could cover a
+            // slot opened in between.
             fx.send(Target::Others, Message::Skip { from, to });
         }
         self.reserve(fx);
     }
 
-    /// PROTOCOL 4.3: R is extended ahead of need, and never beyond the first own slot at or above
-    /// exec + alpha.
+    /// PROTOCOL 4.3-a, 4.3-d, 4.3-e: R is extended ahead of need, and never beyond the first own
+    /// slot at or above exec + alpha.
     pub(crate) fn reserve(&mut self, fx: &mut Effects) {
         let n = self.t.n as Slot;
         let me = Slot::from(self.config.me);
@@ -102,8 +107,8 @@ impl Core {
         }
     }
 
-    /// PROTOCOL 4.3: own slots below the R found at restart, without a PROPOSE record, may have been
-    /// opened: they are proposed null like anybody else's.
+    /// PROTOCOL 4.3-j, 6.5-c: own slots below the R found at restart, without a PROPOSE record, may
+    /// have been opened: they are proposed null like anybody else's.
     pub(crate) fn null_unknown(&mut self, now: Nanos, fx: &mut Effects) {
         let n = self.t.n as Slot;
         let end = self.unknown_end.min(self.exec + self.config.alpha);
@@ -115,7 +120,8 @@ impl Core {
             let slot = self.unknown_next;
             self.in_use(slot, now, fx);
             let state = self.get_mut(slot).expect("a slot in use has a state");
-            // A range leaves out every slot with a PROPOSE record, and every decided one.
+            // PROTOCOL 5.2-u: a range leaves out every slot with a PROPOSE record, and every
+            // decided one.
             let refuse = state.proposal.is_none() && state.decided().is_none();
             match (refuse, run) {
                 (true, None) => run = Some(slot),
@@ -132,6 +138,7 @@ impl Core {
         }
     }
 
+    /// PROTOCOL 6.1-n, 12.1-f: exactly the owner's slots of the range, each by itself.
     /// SKIP from the owner: null without consensus, since only the owner could make a candidate.
     pub(crate) fn on_skip(
         &mut self,
@@ -142,10 +149,11 @@ impl Core {
         fx: &mut Effects,
     ) {
         let n = self.t.n as Slot;
+        // PROTOCOL 3.2-f: slots of one owner, the sender.
         if self.config.owner(first) != from || to <= first {
             return;
         }
-        // PROTOCOL 6.1: a SKIP that reaches beyond the window is applied below its end.
+        // PROTOCOL 6.1-g, 9.4-c: a SKIP that reaches beyond the window is applied below its end.
         let end = self.exec + self.config.alpha;
         if to > end {
             self.named = self.named.max(to);

@@ -12,7 +12,8 @@ use crate::{Message, Nanos, Node, NodeSet, Slot, Value};
 const FACTS_PATIENCE: Nanos = 300_000_000;
 
 impl Core {
-    /// Asks all others about every slot that is due: what is said here goes along.
+    /// PROTOCOL 12.2-a, 12.3-c, 6.5-e, 9.1-e: asks all others, the owner for its SPREAD, about
+    /// every slot that is due: what is said here goes along.
     pub(crate) fn pull_due(&mut self, now: Nanos, fx: &mut Effects) {
         let mut base: Option<(Slot, u64)> = None;
         for slot in self.exec..self.seen {
@@ -27,11 +28,13 @@ impl Core {
                 self.wake = self.wake.min(state.pull_at);
                 continue;
             }
+            // PROTOCOL 12.2-b, 12.2-j: doubling, with jitter that follows from slot and node.
             state.pull_wait = (state.pull_wait * 2).min(self.config.timing.pull_max);
             let jitter = (slot ^ Slot::from(me)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
             state.pull_at = now + state.pull_wait + jitter % (state.pull_wait / 4 + 1);
             self.wake = self.wake.min(state.pull_at);
             if !undecided {
+                // PROTOCOL 7-g, 12.2-h
                 fx.send(Target::Others, Message::GetMeta { slot });
                 continue;
             }
@@ -53,7 +56,8 @@ impl Core {
         }
     }
 
-    /// Sends what this node has recorded, durably, of an undecided slot.
+    /// PROTOCOL 4.1-g, 4.1-h, 12.2-c: sends what this node has recorded, durably, of an undecided
+    /// slot.
     fn say_again(&self, slot: Slot, to: Target, fx: &mut Effects) {
         let Some(state) = self.get(slot) else { return };
         if let Some(said) = state.proposal.filter(|said| said.durable) {
@@ -70,7 +74,8 @@ impl Core {
         }
     }
 
-    /// PROTOCOL 12: a PULL makes its slots in use here and is answered with all that is known.
+    /// PROTOCOL 12.2-d, 12.2-f: a PULL makes its slots in use here and is answered with all that is
+    /// known.
     pub(crate) fn on_pull(
         &mut self,
         from: Node,
@@ -89,6 +94,7 @@ impl Core {
         {
             self.lags_behind(from, highest, now, fx);
         }
+        // PROTOCOL 12.3-d
         fx.send(Target::One(from), Message::Seen { exec: self.exec, seen: self.seen });
         let wanted_facts =
             highest.map(|highest| highest.saturating_add(1).min(self.exec)).unwrap_or(0);
@@ -100,9 +106,11 @@ impl Core {
             let Some(slot) = first.checked_add(Slot::from(bit)) else { return };
             let Some(state) = self.get(slot) else { continue };
             match state.decided() {
+                // PROTOCOL 4.3-i, 5.4-a: DECIDE of what is decided, never a SKIP made up now.
                 Some(value) => fx.send(Target::One(from), Message::Decide { slot, value }),
                 None => {
                     self.say_again(slot, Target::One(from), fx);
+                    // PROTOCOL 12.2-g
                     if state.opened && !state.consensus.holders().contains(from) {
                         fx.push(Effect::SpreadAgain { slot, to: from });
                     }
@@ -129,7 +137,7 @@ impl Core {
         }
     }
 
-    /// PROTOCOL 6.1: a message beyond the window is evidence that this node lags.
+    /// PROTOCOL 6.1-f, 9.4-b: a message beyond the window is evidence that this node lags.
     pub(crate) fn lags_behind(&mut self, from: Node, slot: Slot, now: Nanos, fx: &mut Effects) {
         let peer = &mut self.peers[usize::from(from)];
         peer.exec = peer.exec.max(slot.saturating_add(1).saturating_sub(self.config.alpha));
@@ -138,6 +146,7 @@ impl Core {
         }
     }
 
+    /// PROTOCOL 12.3-a, 9.1-e: one peer at a time.
     fn ask_facts(&mut self, from: Node, now: Nanos, fx: &mut Effects) {
         let deadline = now + FACTS_PATIENCE;
         self.catchup = Some(Catchup { from, exec: self.exec, deadline });
@@ -151,8 +160,8 @@ impl Core {
         peer.exec = peer.exec.max(exec);
         // The facts fed in before this input are decided but not executed yet.
         self.execute(now, fx);
-        // An answer that brought nothing is a repeated one, or this peer cannot help: asking it again
-        // at once would double the requests in flight, or never end.
+        // An answer that brought nothing is a repeated one, or this peer cannot help: asking it
+        // again at once would double the requests in flight, or never end.
         if self.catchup.is_some_and(|catchup| catchup.from == from && catchup.exec < self.exec) {
             self.catchup = None;
             if self.exec < self.peers[usize::from(from)].exec {
@@ -161,7 +170,7 @@ impl Core {
         }
     }
 
-    /// The node asked for facts is silent: another one that is ahead, if any.
+    /// PROTOCOL 12.3-b: the node asked for facts is silent: another one that is ahead, if any.
     pub(crate) fn catchup_due(&mut self, now: Nanos, fx: &mut Effects) {
         let Some(catchup) = self.catchup else { return };
         if now < catchup.deadline {

@@ -33,9 +33,10 @@ impl ReadQuorum {
         ReadQuorum { quorum, answered: NodeSet::EMPTY, newest: None, mark: None }
     }
 
-    /// Counts the answer of one node, taken at one instant of its state. Returns whether this answer
-    /// is now the newest, so that the caller keeps what it carries.
+    /// Counts the answer of one node, taken at one instant of its state. Returns whether this
+    /// answer is now the newest, so that the caller keeps what it carries.
     pub fn answer(&mut self, from: Node, exec: Slot, mark: Option<Slot>) -> bool {
+        // PROTOCOL 1-b, 8.1-i: distinct nodes.
         if self.answered.contains(from) {
             return false;
         }
@@ -53,7 +54,8 @@ impl ReadQuorum {
         self.answered
     }
 
-    /// PROTOCOL 8.1: compares the newest exec with the highest mark.
+    /// PROTOCOL 8.1-i, 8.1-j, 8.1-k, 8.1-l: one comparison of the newest exec with the highest
+    /// mark, for all keys of the read.
     pub fn step(&self) -> ReadStep {
         if self.answered.len() < self.quorum {
             return ReadStep::Wait;

@@ -33,6 +33,7 @@ impl Recovery {
                 said(state, Value::Batch(digest));
             }
             Record::SegmentOnly { slot, digest } => {
+                // PROTOCOL 5.2-v: no proposal follows from it.
                 let Some(state) = self.slot(slot) else { return Ok(()) };
                 name(state, slot, Value::Batch(digest))?;
                 state.segment = Segment::Appended;
@@ -62,7 +63,7 @@ impl Recovery {
         }
     }
 
-    /// A decision that was recorded: a fact.
+    /// PROTOCOL 9.1-h: a decision that was recorded: a fact.
     pub fn decided(&mut self, slot: Slot, value: Value) -> Result<(), String> {
         let Some(state) = self.slot(slot) else { return Ok(()) };
         state.consensus.told(value).map(|_| ()).map_err(|c| format!("slot {slot}: {}", c.0))
@@ -91,7 +92,8 @@ impl Recovery {
         let core = &mut self.core;
         core.seen = core.exec;
         core.reserved_appended = core.reserved;
-        // PROTOCOL 4.3: own_next = R0; own slots below it without a record are unknown.
+        // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
+        // unknown.
         let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
         core.own_next = core.reserved.max(me);
         core.unknown_next = me;
@@ -135,6 +137,7 @@ impl Recovery {
         if let Some(digest) = candidate {
             name(state, slot, Value::Batch(digest))?;
         }
+        // PROTOCOL 5.2-w
         if !state.steps.iter().any(|said| same_key(said.what, step)) {
             state.steps.push(Said { what: step, durable: true });
         }
@@ -147,6 +150,7 @@ fn name(state: &mut SlotState, slot: Slot, value: Value) -> Result<(), String> {
 }
 
 fn said(state: &mut SlotState, value: Value) {
+    // PROTOCOL 5.2-w: the first record of a key wins.
     state.proposal.get_or_insert(Said { what: value, durable: true });
 }
 
@@ -157,7 +161,7 @@ fn same_key(a: Step, b: Step) -> bool {
     }
 }
 
-/// Counts the own recorded messages again: they were sent, or may have been.
+/// PROTOCOL 4.1-g: counts the own recorded messages again: they were sent, or may have been.
 fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize) {
     const OWN: &str = "own records do not contradict each other";
     if let Some(said) = state.proposal {

@@ -2,7 +2,7 @@
 
 use crate::{Ballot, BatchInfo, Consensus, Nanos, Value};
 
-/// Something this node says: first appended to the log, later durable and sent (PROTOCOL 4.1).
+/// Something this node says: first appended to the log, later durable and sent (PROTOCOL 4.1-e).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said<T> {
     pub what: T,
@@ -63,7 +63,8 @@ impl SlotState {
         self.consensus.decision().map(|decision| decision.value)
     }
 
-    /// PROTOCOL 8.1: whether this node has said, or knows as decided, that the slot holds a batch.
+    /// PROTOCOL 8.1-b: whether this node has said, or knows as decided, that the slot holds a
+    /// batch.
     pub fn named_here(&self) -> bool {
         let proposed = matches!(self.proposal, Some(Said { what: Value::Batch(_), .. }));
         let stepped = self.steps.iter().any(|said| match said.what {

@@ -19,6 +19,8 @@ const HOLD_MAX: Nanos = 1_000_000_000;
 
 impl Core {
     /// Marks a slot, and with it every lower one, as in use. False: it lies beyond the window.
+    /// PROTOCOL 3.3-a, 6.1-d, 6.1-p: the lower ones are in use from now on, and nothing else is
+    /// inferred.
     pub(crate) fn in_use(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) -> bool {
         if slot < self.seen {
             return true;
@@ -33,6 +35,7 @@ impl Core {
                 self.slots.push_back(SlotState::new(now, wait));
             }
             let owner = usize::from(self.config.owner(index));
+            // PROTOCOL 6.5-j: at once, so that its record goes with that of the slot named.
             let due = if self.peers[owner].suspected { now } else { now + self.skip_wait(owner) };
             self.wake = self.wake.min(due).min(now + wait);
         }
@@ -48,8 +51,9 @@ impl Core {
         }
     }
 
-    /// Somebody here waits for a slot: if it lies beyond the window, the whole window is in use, so
-    /// that this node asks for it and learns from the answers how far behind it is.
+    /// PROTOCOL 8.1-m: somebody here waits for a slot: if it lies beyond the window, the whole
+    /// window is in use, so that this node asks for it and learns from the answers how far behind
+    /// it is.
     pub(crate) fn wanted(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
         if slot >= self.exec && !self.in_use(slot, now, fx) {
             self.in_use(self.exec + self.config.alpha - 1, now, fx);
@@ -80,6 +84,7 @@ impl Core {
             peer.good_slots += 1;
             if peer.good_slots >= GOOD_SLOTS_TO_RELAX {
                 peer.good_slots = 0;
+                // PROTOCOL 6.5-h
                 peer.hold = (peer.hold / 2).max(least);
             }
         }
@@ -90,18 +95,20 @@ impl Core {
         let longest = self.config.timing.skip_max;
         let peer = &mut self.peers[usize::from(owner)];
         peer.word.observe(longest);
+        // PROTOCOL 6.5-h
         peer.hold = (peer.hold * 2).min(HOLD_MAX);
         peer.good_slots = 0;
     }
 
-    /// T_skip of an owner: 8 x the 99th percentile of what its word takes, within bounds.
+    /// PROTOCOL 6.5-g: T_skip of an owner: 8 x the 99th percentile of what its word takes, within
+    /// bounds.
     fn skip_wait(&self, owner: usize) -> Nanos {
         let timing = &self.config.timing;
         (self.peers[owner].word.get() * 8).clamp(timing.skip_min, timing.skip_max)
     }
 
-    /// tau1: waiting longer than a vote round costs is pointless, and so is waiting longer than the
-    /// last proposal usually takes.
+    /// PROTOCOL 5.5-e: tau1: waiting longer than a vote round costs is pointless, and so is waiting
+    /// longer than the last proposal usually takes.
     pub(crate) fn vote_wait(&self) -> Nanos {
         match self.config.timing.vote_wait {
             Wait::Fixed(wait) => wait,
@@ -109,13 +116,13 @@ impl Core {
         }
     }
 
-    /// First wait before asking the others about an undecided slot.
+    /// PROTOCOL 12.2-b: first wait before asking the others about an undecided slot.
     pub(crate) fn pull_wait(&self) -> Nanos {
         let timing = &self.config.timing;
         (self.decision_time.get() * 2).clamp(timing.pull_min, timing.pull_max)
     }
 
-    /// Nodes that votes do not wait for.
+    /// PROTOCOL 5.5-f: nodes that votes do not wait for.
     pub(crate) fn not_awaited(&self) -> NodeSet {
         let mut set = NodeSet::EMPTY;
         for (node, peer) in self.peers.iter().enumerate() {
@@ -126,7 +133,7 @@ impl Core {
         set
     }
 
-    /// Everything that is due.
+    /// PROTOCOL 3.3-b: everything that is due, of every undecided slot in use.
     pub(crate) fn tick(&mut self, now: Nanos, fx: &mut Effects) {
         self.wake = NEVER;
         let mut expired = Vec::new();
@@ -150,22 +157,28 @@ impl Core {
     }
 
     /// When this node gives up waiting for the batch of a slot and proposes 0 (T_skip, T_hold).
+    /// PROTOCOL 5.2-s, 6.5-a, 6.5-f: until it has proposed, or the slot is decided, also after a
+    /// vote.
     fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
         let owner = usize::from(self.config.owner(slot));
-        // Own slots are opened, skipped, or treated as PROTOCOL 4.3 says.
+        // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
         if state.proposal.is_some() || owner == usize::from(self.config.me) {
             return None;
         }
         let peer = &self.peers[owner];
         Some(match state.named_since {
+            // PROTOCOL 4.3-l, 6.5-d: T_hold once a candidate is named.
             Some(named) => named + peer.hold,
+            // PROTOCOL 6.5-i
             None if peer.suspected => state.since,
+            // PROTOCOL 4.3-k
             None if state.owner_null && state.segment == Segment::None => state.since,
             None => state.since + self.skip_wait(owner),
         })
     }
 
-    /// NOHOLD for expired slots, as one range for each run of one owner's slots.
+    /// PROTOCOL 6.5-b, 5.2-u: NOHOLD for expired slots, as one range for each run of one owner's
+    /// slots.
     fn expire(&mut self, expired: &[Slot], fx: &mut Effects) {
         let n = self.t.n as Slot;
         for owner in 0..n {
@@ -198,6 +211,7 @@ impl Core {
         self.counters.skip_timeouts += 1;
         let peer = &mut self.peers[owner];
         peer.silent += 1;
+        // PROTOCOL 6.5-i
         if peer.silent >= EXPIRIES_TO_SUSPECT {
             peer.suspected = true;
         }
