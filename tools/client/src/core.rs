@@ -281,8 +281,8 @@ impl<L: Link> ClientCore<L> {
         self.start(Ticket(0), origin, request, body, Class::Write, Route::Any, now_ns);
     }
 
-    /// Lets the cluster forget the session, if there is one. Not waited for: at worst it is forgotten
-    /// later.
+    /// Lets the cluster forget the session, if there is one. Not waited for: at worst it is
+    /// forgotten later.
     pub fn close_session(&mut self, now_ns: u64) {
         let Some(session) = self.session.take() else { return };
         let request = Request::CloseSession { session: session.id };

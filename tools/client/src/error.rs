@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 pub enum ClientError {
     /// No node answered anything.
     Unreachable { endpoints: Vec<SocketAddr>, waited_ms: u64, may_have_happened: bool },
-    /// Nodes are there, but the operation was not finished in time; `last` is what a node said last.
+    /// Nodes are there, but the operation was not finished in time; `last` is what one said last.
     Timeout { waited_ms: u64, may_have_happened: bool, last: Option<String> },
     /// Disks are full.
     NoSpace { text: String, may_have_happened: bool },

@@ -2,10 +2,10 @@
 //!
 //! Two layers:
 //!
-//! | type | for |
-//! |---|---|
-//! | [`ClientCore`] | a state machine without clock or threads: many operations at once over one link; what the bench and the simulator drive |
-//! | [`Client`] | blocking calls on top of it over UDP: put, get, delete, list, and large values with bounded memory |
+//! - [`ClientCore`]: a state machine without clock or threads, many operations at once over one
+//!   link; what the bench and the simulator drive.
+//! - [`Client`]: blocking calls on top of it over UDP: put, get, delete, list, and values of any size
+//!   with bounded memory.
 //!
 //! Invariant: a write is applied at most once however often it is sent (PROTOCOL 11), and an error
 //! says whether it may have been applied.

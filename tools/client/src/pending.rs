@@ -125,8 +125,7 @@ impl Table {
         self.len
     }
 
-    /// Keeps an operation and gives it its number. `None`, and the operation back, if all places are
-    /// taken.
+    /// Keeps an operation and gives it its number; gives it back if all places are taken.
     pub fn insert(&mut self, mut pending: Pending) -> Result<usize, Box<Pending>> {
         let place = match self.free.pop() {
             Some(place) => place,

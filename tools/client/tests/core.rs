@@ -248,7 +248,8 @@ fn large_values_are_stored_in_stripes_a_few_at_a_time_and_come_back_whole() {
         }
         assert_eq!(world.machine.get(b"large").unwrap().values().len(), 20);
         assert_eq!(world.machine.revision(), 5, "each value appeared at once");
-        // A part whose reply was lost is stored once more; the first one waits until its session ends.
+        // A part whose reply was lost is stored once more; the first one stays until its session
+        // ends.
         assert!(world.machine.parts_len() as u64 <= world.seen.replayed);
         assert!((2..=4).contains(&world.seen.parts_in_flight_max), "{:?}", world.seen);
         assert_eq!(world.core.outstanding(), 0);

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,7 +30,7 @@ pub struct Plan {
     pub n: usize,
     pub f: usize,
     pub k: usize,
-    /// First port; `None`: whatever is free.
+    /// First port; `None` or 0: whatever is free.
     pub port_base: Option<u16>,
     pub segment_mib: u32,
     /// Segments written with zeros when a node is made.
@@ -168,6 +169,8 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(log))
+            // Ctrl-C is for the parent, which stops its nodes in its own time.
+            .process_group(0)
             .spawn()
             .map_err(|error| problem("no process", error))?;
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
@@ -273,9 +276,9 @@ fn event_of(node: usize, line: &str) -> Option<Event> {
 
 fn choose_addresses(plan: &Plan) -> Result<Vec<SocketAddr>, Failure> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    if let Some(base) = plan.port_base {
+    if let Some(base) = plan.port_base.filter(|base| *base != 0) {
         let last = usize::from(base) + plan.n;
-        if base == 0 || last > 65_536 {
+        if last > 65_536 {
             return Err(usage(format!("--port-base {base}: no room for {} ports", plan.n)));
         }
         return Ok((0..plan.n as u16).map(|node| local(base + node)).collect());

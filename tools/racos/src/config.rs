@@ -135,6 +135,7 @@ impl Source<'_> {
         let (reason, fix) = if let Some((unknown, known)) = message.split_once(", expected ") {
             match unknown.strip_prefix("unknown field ") {
                 Some(key) => (format!("unknown key {key}"), format!("use {known}, or remove it")),
+                None if known == "nothing" => (unknown.to_string(), "remove it".to_string()),
                 None => (unknown.to_string(), format!("write {known}")),
             }
         } else if let Some(key) = message.strip_prefix("missing field ") {
@@ -387,7 +388,7 @@ mod tests {
             ("# segment_mib = 64", "segment_mib = 3", "# segment_mib", "range", "16 to 1024"),
             ("# poll = \"blocking\"", "poll = \"fast\"", "# poll", "no way to wait", "adaptive"),
             ("# flush = \"linked\"", "flush = \"no\"", "# flush =", "no way to flush", "dsync"),
-            ("f = 1\n", "f = = 1\n", "f =", "", "node.example.toml"),
+            ("f = 1\n", "f = = 1\n", "f =", "extra `=`", "remove it"),
         ] {
             let error = refused(from, to);
             assert_eq!(error.line, line_of(line), "{error}");

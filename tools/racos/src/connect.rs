@@ -1,7 +1,7 @@
 //! Which cluster a command talks to.
 //!
-//! Order: `--endpoint` and `--cluster`, then the environment, then the file that `racos up` leaves in
-//! its directory.
+//! Order: `--endpoint` and `--cluster`, then the environment, then the file that `racos up` leaves
+//! in its directory.
 
 use crate::config::parse_cluster;
 use crate::exit::{Failure, usage};

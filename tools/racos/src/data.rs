@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 /// How often a value that is replaced while it is fetched is fetched anew.
 const FETCHES_MAX: usize = 5;
 
-const KEYS: &str = "Keys are any bytes: write \\xNN for a byte, \\\\ for a backslash, or give pairs \
-                    of hexadecimal digits with --hex-key.";
+const KEYS: &str = "Keys are any bytes: write \\xNN for a byte, \\\\ for a backslash, or give \
+                    pairs of hexadecimal digits with --hex-key.";
 
 /// A key on the command line.
 #[derive(Args, Debug)]
@@ -73,7 +73,7 @@ pub fn put(args: PutArgs) -> Outcome {
             let cannot = |error| failed(format!("cannot read {name}: {error}"));
             let mut file = File::open(path).map_err(cannot)?;
             let meta = file.metadata().map_err(cannot)?;
-            put_from(&mut client, &key, &mut file, meta.is_file().then(|| meta.len()))?
+            put_from(&mut client, &key, &mut file, meta.is_file().then_some(meta.len()))?
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
@@ -181,10 +181,12 @@ pub struct DelArgs {
 pub fn del(args: &DelArgs) -> Outcome {
     let key = args.key.bytes()?;
     match args.connect.client()?.delete(&key)? {
-        (true, revision) => output::line(&format!("deleted at revision {revision}")),
-        (false, _) => return Err(not_found(&key)),
+        (true, revision) => {
+            output::line(&format!("deleted at revision {revision}"));
+            Ok(())
+        }
+        (false, _) => Err(not_found(&key)),
     }
-    Ok(())
 }
 
 /// List the keys that begin with a prefix, in order.
@@ -220,7 +222,9 @@ pub fn ls(args: &LsArgs) -> Outcome {
         let page = client.list(&prefix, from.as_deref())?;
         for entry in page.entries.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
             left -= 1;
-            output::line(&show_entry(entry, args));
+            if !output::line(&show_entry(entry, args)) {
+                return Ok(());
+            }
         }
         match page.next {
             Some(next) => from = Some(next),

@@ -73,7 +73,13 @@ pub fn show(key: &[u8]) -> String {
 }
 
 fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    const RANGES: [(char, char); 4] = [
+        ('\u{200b}', '\u{200f}'),
+        ('\u{2028}', '\u{202e}'),
+        ('\u{2060}', '\u{206f}'),
+        ('\u{feff}', '\u{feff}'),
+    ];
+    RANGES.iter().any(|(first, last)| (*first..=*last).contains(&character))
 }
 
 fn escape(text: &mut String, byte: u8) {

@@ -64,8 +64,12 @@ pub fn run(args: &NodeArgs) -> Outcome {
     );
     std::fs::create_dir_all(&options.dir)
         .map_err(|error| failed(format!("cannot make {}: {error}", options.dir.display())))?;
-    let mut progress = |done, total| output::line(&format!("{PREPARING}{done}/{total}"));
-    let mut ready = || output::line(&greeting);
+    let mut progress = |done, total| {
+        output::line(&format!("{PREPARING}{done}/{total}"));
+    };
+    let mut ready = || {
+        output::line(&greeting);
+    };
     racos_engine::runtime::serve(options, &mut progress, &mut ready, &stop)
         .map_err(|error| failed(format!("node {node}: {error}")))
 }

@@ -6,13 +6,11 @@ use std::io::{IsTerminal, Write};
 /// Transfers from this size on show a progress bar.
 pub const PROGRESS_BYTES_MIN: u64 = 8 << 20;
 
-/// Writes a line to standard output. A closed pipe ends the program quietly, as people expect of
-/// `racos ls | head`.
-pub fn line(text: &str) {
+/// Writes a line to standard output. False once nobody reads it any more (`racos ls | head`), which
+/// is no failure: whoever prints much then stops, all others go on.
+pub fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
-    }
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
 /// Bytes in the largest unit that leaves at least one, with one decimal.

@@ -29,11 +29,13 @@ pub struct UpArgs {
     /// Where configuration and data are kept.
     #[arg(long, value_name = "DIR", env = "RACOS_DIR", default_value = DIR_DEFAULT)]
     dir: PathBuf,
-    /// The nodes use this UDP port on 127.0.0.1 and those after it [default: 7400].
+    /// The nodes use this UDP port on 127.0.0.1 and those after it; 0: any that are free
+    /// [default: 7400].
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
     /// Size of a log file in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=1024))]
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..=1024))]
     segment_mib: u32,
 }
 
@@ -77,7 +79,11 @@ fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::F
         ("--nodes", args.nodes, cluster.n()),
         ("--f", args.f, cluster.f),
         ("--k", args.k, cluster.k),
-        ("--port-base", args.port_base.map(usize::from), usize::from(port)),
+        (
+            "--port-base",
+            args.port_base.filter(|base| *base != 0).map(usize::from),
+            usize::from(port),
+        ),
     ] {
         if let Some(asked) = asked.filter(|asked| *asked != is) {
             let dir = args.dir.display();

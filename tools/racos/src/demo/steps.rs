@@ -10,7 +10,7 @@ use racos_client::{Answer, Client, ClientError, Op, Route, Ticket};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const BEFORE: Duration = Duration::from_secs(1);
 const DURING: Duration = Duration::from_secs(3);
 /// Longest time that a write may wait while one node is gone.
 const STALL_NS_MAX: u64 = 3_000_000_000;
+/// How often to look whether the user wants to stop.
+const LOOK_NS: u64 = 100_000_000;
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn all(show: &mut Show, dir: &Path, root: &Path) -> Outcome {
@@ -59,6 +61,7 @@ fn plan() -> Plan {
 
 /// Runs many operations, a few at a time: `next` gives one with its size, `done` takes what came.
 fn run_all(
+    stop: &AtomicBool,
     client: &mut Client,
     count: usize,
     mut next: impl FnMut(&mut Client, usize) -> Result<(Op, Route, u64), Failure>,
@@ -74,7 +77,10 @@ fn run_all(
             bytes_under_way += bytes;
             begun += 1;
         }
-        client.turn(u64::MAX, &mut completions)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(failed("stopped"));
+        }
+        client.turn(client.now_ns() + LOOK_NS, &mut completions)?;
         for completion in completions.drain(..) {
             let Some((at, bytes)) = under_way.remove(&completion.ticket) else { continue };
             bytes_under_way -= bytes;
@@ -92,6 +98,7 @@ fn store(show: &mut Show, client: &mut Client, files: &Selection) -> Result<Vec<
     let mut sums = vec![Sum::default(); files.entries.len()];
     let mut stored = 0;
     run_all(
+        &show.stop.clone(),
         client,
         files.entries.len(),
         |client, at| {
@@ -108,7 +115,7 @@ fn store(show: &mut Show, client: &mut Client, files: &Selection) -> Result<Vec<
             show.check(matches!(result, Ok(Answer::Done { .. })), || format!("{name}: {result:?}"));
             stored += 1;
             show.tell(&format!("{stored} of {}", files.entries.len()));
-            show.go_on()
+            Ok(())
         },
     )?;
     let rate = files.bytes as f64 / since.elapsed().as_secs_f64() / 1e6;
@@ -134,6 +141,7 @@ fn read_back(
     let since = Instant::now();
     let mut read = 0;
     run_all(
+        &show.stop.clone(),
         client,
         files.entries.len(),
         |_, at| {
@@ -144,7 +152,7 @@ fn read_back(
             check_file(show, files, sums, at, result);
             read += 1;
             show.tell(&format!("{read} of {}", files.entries.len()));
-            show.go_on()
+            Ok(())
         },
     )?;
     let rate = files.bytes as f64 / since.elapsed().as_secs_f64() / 1e6;

@@ -1,0 +1,240 @@
+//! The command from outside: real processes, real sockets, real files.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+const RACOS: &str = env!("CARGO_BIN_EXE_racos");
+
+/// A fresh directory of this test; removed when dropped.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let name = format!("{name}-{}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Dir(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_string()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that serves; killed when dropped.
+struct Server {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    /// Starts it and reads its lines until one begins like this.
+    fn start(args: &[&str], until: &str) -> Server {
+        let mut child = Command::new(RACOS)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with(until) {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "{args:?} ended early");
+        }
+        Server { child, lines }
+    }
+
+    /// Asks it to stop, and tells its exit status.
+    fn stop(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(RACOS)
+        .args(args)
+        .env_remove("RACOS_ENDPOINTS")
+        .env_remove("RACOS_CLUSTER")
+        .env_remove("RACOS_DIR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Runs a command that must succeed; its standard output.
+fn good(args: &[&str]) -> Vec<u8> {
+    let output = run(args, b"");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    output.stdout
+}
+
+/// Runs a command that must fail with this status; what it says.
+fn bad(args: &[&str], status: i32) -> String {
+    let output = run(args, b"");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    text
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8).collect()
+}
+
+#[test]
+fn one_node_stores_lists_deletes_and_finds_its_data_again() {
+    let dir = Dir::new("one");
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "cluster = \"abc\"\nnode = 0\nmembers = [\"127.0.0.1:{port}\"]\nf = 0\nk = 1\n\
+         data_dir = {:?}\n[limits]\nsegment_mib = 16\ndisk_reserve_mib = 64\n",
+        dir.path("data")
+    );
+    fs::write(dir.path("node.toml"), config).unwrap();
+    let config = dir.path("node.toml");
+    assert_eq!(
+        text(good(&["node", "--check", "--config", &config])),
+        "the configuration is good\n"
+    );
+    let at = format!("127.0.0.1:{port}");
+    let to = ["--endpoint", &at, "--cluster", "abc"];
+    let with = |args: &[&'static str]| [args, &to[..]].concat().to_vec();
+
+    let node = Server::start(&["node", "--config", &config], "ready: ");
+    good(&with(&["put", "a", "first"]));
+    good(&with(&["put", "b\\x00c", "second"]));
+    assert_eq!(good(&with(&["get", "a"])), b"first");
+    assert_eq!(good(&with(&["get", "--hex-key", "620063"])), b"second");
+    good(&with(&["del", "a"]));
+    bad(&with(&["get", "a"]), 3);
+    bad(&with(&["del", "a"]), 3);
+    assert_eq!(node.stop(Signal::TERM), Some(0));
+
+    let lost = bad(&with(&["get", "--timeout", "0.3", "a"]), 4);
+    assert!(lost.contains(&at), "names the endpoint: {lost}");
+    let node = Server::start(&["node", "--config", &config], "ready: ");
+    assert_eq!(text(good(&with(&["ls"]))), "b\\x00c\n");
+    assert_eq!(node.stop(Signal::INT), Some(0));
+}
+
+#[test]
+fn five_nodes_store_values_of_any_size_and_bytes() {
+    let dir = Dir::new("five");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    let server = Server::start(&up, "Ctrl-C");
+    let at = ["--dir", &data];
+    let with = |args: &[&str]| -> Vec<String> {
+        args.iter().chain(&at).map(|arg| arg.to_string()).collect()
+    };
+    let ok = |args: &[&str]| {
+        let args = with(args);
+        good(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+
+    // Any bytes through standard input, any size through files.
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let args = with(&["put", "all bytes", "-"]);
+    let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>(), &all_bytes);
+    assert!(output.status.success());
+    assert_eq!(ok(&["get", "all bytes"]), all_bytes);
+    for len in [0, 1, 100_000, 2 << 20, (2 << 20) + 1, 9_000_001] {
+        let (file, back) = (dir.path("file"), dir.path("back"));
+        fs::write(&file, pattern(len)).unwrap();
+        let key = format!("size/{len:08}");
+        ok(&["put", &key, "--file", &file]);
+        ok(&["get", &key, "--file", &back]);
+        assert!(fs::read(&back).unwrap() == pattern(len), "{len} bytes to a file");
+        assert!(ok(&["get", &key]) == pattern(len), "{len} bytes to standard output");
+    }
+
+    let long = text(ok(&["ls", "--long", "size/"]));
+    let sizes: Vec<_> = long.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(sizes, ["0", "1", "100000", "2097152", "2097153", "9000001"]);
+    assert_eq!(text(ok(&["ls", "--limit", "2", "size/"])).lines().count(), 2);
+    let first = text(ok(&["ls", "--json"])).lines().next().unwrap().to_string();
+    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((&first["key"], &first["size"]), (&"all bytes".into(), &256.into()));
+
+    let status: serde_json::Value = serde_json::from_slice(&ok(&["status", "--json"])).unwrap();
+    let nodes = status["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 5);
+    assert!(nodes.iter().all(|node| node["reachable"] == true && node["n"] == 5));
+    assert!(text(ok(&["status"])).lines().count() >= 7);
+
+    ok(&["del", "size/00000001"]);
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let gone: Vec<String> = with(&["status", "--timeout", "0.3"]);
+    bad(&gone.iter().map(String::as_str).collect::<Vec<_>>(), 4);
+
+    // Started again it goes on where it ended; options that contradict it are refused.
+    let asked = bad(&["up", "--dir", &data, "--nodes", "3"], 2);
+    assert!(asked.contains("--nodes 3: the cluster in"), "{asked}");
+    let server = Server::start(&["up", "--dir", &data], "Ctrl-C");
+    assert!(ok(&["get", "size/09000001"]) == pattern(9_000_001));
+    assert_eq!(text(ok(&["ls", "size/"])).lines().count(), 5);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
+    let dir = Dir::new("mistakes");
+    let config = dir.path("bad.toml");
+    fs::write(&config, "cluster = \"1\"\nnode = 0\nspeed = 9\n").unwrap();
+    let text = bad(&["node", "--config", &config], 2);
+    assert!(text.contains("bad.toml:3: unknown key `speed`") && text.contains("fix:"), "{text}");
+    let text = bad(&["up", "--dir", &dir.path("x"), "--nodes", "4"], 2);
+    assert!(text.contains("(4,1,3) is impossible: n must be at least 2f+k = 5"), "{text}");
+    let text = bad(&["get", "--dir", &dir.path("none"), "key"], 2);
+    assert!(text.contains("racos up"), "{text}");
+    let text = bad(&["put", "--dir", &dir.path("none"), "a\\q", "x"], 2);
+    assert!(text.contains("two hexadecimal digits"), "{text}");
+    bad(&["put", "key"], 2);
+    bad(&["nonsense"], 2);
+}
+
+#[test]
+fn a_short_bench_of_its_own_cluster_checks_what_it_reads() {
+    let dir = Dir::new("bench");
+    let keep = dir.path("data");
+    let sizes = ["--prepare", "64m", "--clients", "8", "--value-size", "3000", "--keys", "50"];
+    let short = ["--seconds", "0.5", "--warm", "0.1", "--nodes", "3", "--f", "1", "--k", "1"];
+    let base = ["bench", "--op", "mix", "--json", "--keep", &keep];
+    let out = good(&[&base[..], &sizes[..], &short[..]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    for key in ["ops_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us", "cpu_s_per_1000_ops"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    assert!(report["flushed_per_value_byte"].as_f64().unwrap() >= 3.0, "{report}");
+    assert_eq!(report["errors"], 0);
+}
