@@ -68,7 +68,8 @@ impl Book {
         self.deeds[deed].what
     }
 
-    pub fn len(&self) -> usize {
+    /// Operations submitted so far.
+    pub fn deeds(&self) -> usize {
         self.deeds.len()
     }
 

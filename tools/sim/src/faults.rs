@@ -109,7 +109,7 @@ impl World {
 
     /// Ends the process of a node, or the power of its machine.
     pub fn kill(&mut self, index: usize, power: bool) {
-        let seed = self.rng.next();
+        let seed = self.rng.number();
         self.hosts[index].stop(&self.net, State::Down);
         let mut disk = self.hosts[index].disk.borrow_mut();
         match power {
@@ -147,7 +147,7 @@ impl World {
     }
 
     fn split(&mut self) {
-        let left = self.rng.next();
+        let left = self.rng.number();
         let n = self.plan.n;
         {
             let mut net = self.net.borrow_mut();

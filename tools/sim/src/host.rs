@@ -100,7 +100,7 @@ impl Host {
         let config = config(plan, index, members, &mut rng);
         let mut device = MemoryDevice::new(disk.clone());
         let pool = Pool::new(BUFFER_BYTES);
-        SimNode::format(&config, &mut device, &pool, u128::from(rng.next()), &mut |_, _| {})
+        SimNode::format(&config, &mut device, &pool, u128::from(rng.number()), &mut |_, _| {})
             .expect("an empty disk can be formatted");
         Host {
             index,
@@ -160,7 +160,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
     config.alpha = plan.node.alpha;
     config.own_slots_max = plan.node.own_slots_max;
     config.inline_bytes_max = plan.node.inline_bytes_max;
-    config.seed = rng.next();
+    config.seed = rng.number();
     config.bounds = Bounds {
         buffer_bytes_max: BUFFER_BYTES,
         cache_bytes_max: plan.node.cache_bytes_max,

@@ -169,6 +169,9 @@ impl Net {
         if self.rng.chance(plan.straggler_ppm) {
             delay += self.rng.exponential(plan.straggler_ns_mean);
         }
+        if plan.late_node.is_some_and(|late| late == from || late == to) {
+            delay += self.rng.exponential(plan.late_ns_mean);
+        }
         let at_ns = self.now_ns + delay;
         if self.rng.chance(plan.reorder_ppm) {
             return at_ns;

@@ -36,6 +36,9 @@ pub struct NetPlan {
     pub delay_ns_mean: u64,
     pub byte_ns_per_1024: u64,
     pub datagram_max: usize,
+    /// What is sent to or by this node takes longer.
+    pub late_node: Option<usize>,
+    pub late_ns_mean: u64,
 }
 
 /// Disks.
@@ -158,7 +161,7 @@ impl Plan {
         let mut rng = Rng::new(seed).fork(1);
         let drawn = *rng.pick(&CODES);
         let (n, f, k) = fixed.code.unwrap_or(drawn);
-        Plan {
+        let mut plan = Plan {
             seed,
             n,
             f,
@@ -169,6 +172,37 @@ impl Plan {
             faults: faults(&mut rng, f, fixed.calm),
             work: work(&mut rng),
             faults_end_ns: rng.between(1_500, 4_000) * MS,
+        };
+        plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
+        plan
+    }
+
+    /// Some runs go where bugs like to be.
+    fn sharpen(&mut self, rng: &mut Rng, calm: bool) {
+        if rng.one_in(5) && !calm {
+            // Faults upon faults: nodes die while they recover.
+            self.faults.every_ns_mean = rng.between(5, 60) * MS;
+            self.faults.last_ns_mean = rng.between(2, 80) * MS;
+        }
+        if rng.one_in(6) {
+            // One node is always late.
+            self.net.late_node = Some(rng.below(self.n as u64) as usize);
+            self.net.late_ns_mean = rng.between(200, 30_000) * US;
+        }
+        if rng.one_in(6) {
+            // One key, overwritten until its versions go, while others read it.
+            self.work.families = 1;
+            self.work.family_keys = 1;
+            self.work.think_ns_mean = MS;
+            self.work.get_ppm = 400_000;
+            self.work.large_ppm = sometimes(rng, 300_000);
+            self.work.striped_ppm = sometimes(rng, 200_000);
+        }
+        if rng.one_in(6) {
+            // Almost no time to think: full batches, full windows.
+            self.work.think_ns_mean = rng.between(50, 500) * US;
+            self.work.outstanding_max = 16;
+            self.faults_end_ns = rng.between(500, 1_200) * MS;
         }
     }
 }
@@ -190,6 +224,8 @@ fn net(rng: &mut Rng, calm: bool) -> NetPlan {
         delay_ns_mean: rng.between(2, 100) * US,
         byte_ns_per_1024: rng.between(100, 2_000),
         datagram_max: *rng.pick(&[1_472, 8_972, 58_368]),
+        late_node: None,
+        late_ns_mean: 0,
     };
     if calm {
         plan.lose_ppm = 0;

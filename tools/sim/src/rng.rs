@@ -18,7 +18,7 @@ impl Rng {
         Rng::new(self.0[0] ^ self.0[2].rotate_left(17) ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -33,7 +33,7 @@ impl Rng {
 
     /// A number in `0..bound`; `bound` is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.number()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `from..=to`.
@@ -56,7 +56,7 @@ impl Rng {
 
     /// Roughly exponential with this mean: a geometric number of halvings, even in between.
     pub fn exponential(&mut self, mean: u64) -> u64 {
-        let halvings = u64::from(self.next().trailing_zeros().min(20));
+        let halvings = u64::from(self.number().trailing_zeros().min(20));
         let half = mean * 693 / 1000;
         half * halvings + self.below(half + 1)
     }
@@ -78,11 +78,11 @@ mod tests {
     #[test]
     fn numbers_follow_from_the_seed_and_stay_in_bounds() {
         let (mut a, mut b) = (Rng::new(7), Rng::new(7));
-        assert!((0..100).all(|_| a.next() == b.next()));
+        assert!((0..100).all(|_| a.number() == b.number()));
         assert!((0..1000).all(|_| (5..=9).contains(&a.between(5, 9))));
         assert!((0..1000).all(|_| a.below(1) == 0));
         assert!((0..1000).all(|_| !a.chance(0) && a.chance(1_000_000)));
-        assert_ne!(a.fork(1).next(), a.fork(2).next());
+        assert_ne!(a.fork(1).number(), a.fork(2).number());
     }
 
     #[test]

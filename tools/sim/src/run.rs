@@ -133,7 +133,7 @@ pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
         Ok(report(&world, undecided))
     }));
     let words = PANIC.take().unwrap_or_default();
-    outcome.unwrap_or_else(|_| Err(words))
+    outcome.unwrap_or(Err(words))
 }
 
 fn whole_run(world: &mut World) -> Result<u64, String> {
@@ -247,11 +247,11 @@ fn audit(world: &mut World) -> Result<(), String> {
     let auditor = world.clients.len() - 1;
     let nodes: Vec<usize> = world.up().collect();
     let keys = world.contents.borrow().keys();
-    let start = world.book.len();
+    let start = world.book.deeds();
     for node in nodes {
         for key in 0..keys {
             submit(world, auditor, What::Get { key }, Vec::new(), node);
-            if key as u64 % world.plan.work.family_keys == 0 {
+            if (key as u64).is_multiple_of(world.plan.work.family_keys) {
                 submit(world, auditor, What::List { key }, Vec::new(), node);
             }
         }

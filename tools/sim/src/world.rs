@@ -121,7 +121,7 @@ impl World {
         self.clients_made += 1;
         let mut rng = self.rng.fork(1_000 + self.clients_made);
         let members = (0..self.plan.n).map(address).collect();
-        let mut config = ClientConfig::new(CLUSTER, members, rng.next());
+        let mut config = ClientConfig::new(CLUSTER, members, rng.number());
         config.patience_ns = patience_ns;
         config.stripe_bytes = self.plan.node.value_bytes_max;
         config.window = *rng.pick(&[1, 4, 64]);
