@@ -84,6 +84,7 @@ pub fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
     bytes[8] = VERSION;
     bytes[10..12].copy_from_slice(&identity.node.unwrap_or(CLIENT).to_le_bytes());
     bytes[16..24].copy_from_slice(&identity.cluster.to_le_bytes());
+    // PROTOCOL 3.2-a: sender, incarnation and boot; the version stands for epoch 1 and lane 0.
     bytes[24..28].copy_from_slice(&identity.incarnation.to_le_bytes());
     bytes[28..32].copy_from_slice(&identity.boot.to_le_bytes());
     bytes
@@ -132,7 +133,8 @@ pub fn seal(head: &mut [u8], tails: &[Slice]) {
     head[4..8].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Checks a datagram from the network completely. Its frames may then be read with [`Frames`].
+/// PROTOCOL 1-c, 1.2-a: checks a datagram from the network completely. Its frames may then be read
+/// with [`Frames`].
 pub fn open(bytes: &[u8], cluster: u64) -> Result<Header, Junk> {
     if bytes.len() < HEADER_BYTES {
         return Err(Junk::Short);

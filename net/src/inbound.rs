@@ -3,10 +3,10 @@
 //! Purpose: chunks are copied once, to their place in an aligned buffer; a message is handed on when
 //! the last one is there, once, and acknowledged again if its chunks come again.
 //!
-//! Invariant: a peer has at most [`Room::assemblies_max`] messages half received, all peers together
-//! hold at most [`Room::bytes_max`] bytes for them, and one that makes no progress is given up.
-//! A sender never works on a number more than [`SPAN`] above its oldest open one: what lies lower is
-//! over, so remembering [`SPAN`] numbers tells every duplicate.
+//! Invariant (PROTOCOL 9.4-e): a peer has at most [`Room::assemblies_max`] messages half received,
+//! all peers together hold at most [`Room::bytes_max`] bytes for them, and one that makes no
+//! progress is given up. A sender never works on a number more than [`SPAN`] above its oldest open
+//! one: what lies lower is over, so remembering [`SPAN`] numbers tells every duplicate.
 //! What would break it: a sender that renumbers without a new stream or boot.
 
 use crate::chunk::{Ack, ChunkHeader};

@@ -35,7 +35,8 @@ const SPARE_MAX: usize = 64;
 pub struct TransportConfig {
     /// Most bytes of head and body together.
     pub message_bytes_max: usize,
-    /// Most bytes of large messages that may wait for one peer; [`SendError::Backlog`] beyond.
+    /// PROTOCOL 9.4-e. Most bytes of large messages that may wait for one peer;
+    /// [`SendError::Backlog`] beyond.
     pub pending_bytes_max: usize,
     /// Most addresses remembered; idle ones give way.
     pub peers_max: usize,

@@ -23,7 +23,7 @@ pub enum LogError {
         /// What was asked for.
         expected: u64,
     },
-    /// Promises may have been lost: the node must be replaced (PROTOCOL 4.4, 10).
+    /// Promises may have been lost: the node must be replaced (PROTOCOL 4.4-g, 10-a).
     Damaged {
         /// Its row in the recovery table: M, O or R.
         case: Case,

@@ -141,6 +141,7 @@ impl GroupHeader {
             && header.inline_len <= header.payload_start
             && header.payload_start <= len
             && at.offset.checked_add(len).is_some();
+        // PROTOCOL 4.4-k: where it says it belongs, on the disk that wrote it.
         (shaped && header.disk_id == disk_id && header.at == at).then_some(header)
     }
 

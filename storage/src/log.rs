@@ -1,7 +1,8 @@
 //! The log: records in, group commits out, reads of what was written.
 //!
-//! Purpose: one flush in flight; everything queued meanwhile goes with the next one (PROTOCOL 4.4).
-//! Records are encoded straight into the group's buffer, large bodies written from where they lie.
+//! Purpose: one flush in flight; everything queued meanwhile goes with the next one
+//! (PROTOCOL 4.4-a). Records are encoded straight into the group's buffer, large bodies written from
+//! where they lie.
 //!
 //! Invariant: a record is reported `Flushed` only after the write that holds it, and every one
 //! before it, has been flushed; after a failed flush nothing is accepted and nothing more is
@@ -301,6 +302,7 @@ impl<D: Device> Log<D> {
     /// Starts a group commit if none is in flight and something is queued. Call it once per turn of
     /// the loop, after everything was appended; then [`Log::submit`].
     pub fn kick(&mut self) {
+        // PROTOCOL 4.4-a, 4.4-b: one at a time, and no timer.
         if self.stopped || self.flight.is_some() {
             return;
         }
@@ -322,6 +324,7 @@ impl<D: Device> Log<D> {
             sequence: self.next_sequence,
             first_record: group.first_record,
             at,
+            // PROTOCOL 4.4-e
             flushed: self.flushed,
             len: len as u32,
             inline_len: inline_len as u32,
@@ -368,6 +371,7 @@ impl<D: Device> Log<D> {
         for completion in completions.drain(..) {
             match completion {
                 Completion::Written { token, result: Ok(()) } => self.written(token, events),
+                // PROTOCOL 4.4-c: whatever the device says next, the log has stopped.
                 Completion::Written { result: Err(error), .. } => {
                     self.fail(format!("a log flush failed: {error}"), events);
                 }
@@ -509,6 +513,7 @@ impl<D: Device> Log<D> {
         let result = result.and_then(|()| {
             let bytes = buf.freeze().slice(skip..skip + len);
             match crc {
+                // The checksum that was made with the fragment.
                 Some(crc) if crc32fast::hash(&bytes) != crc => Err(ReadError::Damaged),
                 _ => Ok(bytes),
             }
@@ -517,7 +522,7 @@ impl<D: Device> Log<D> {
     }
 
     /// For a log that has fallen idle: writes one empty group, so that damage to the last group
-    /// with records would be noticed (PROTOCOL 4.4). Does nothing if that is so already, if
+    /// with records would be noticed (PROTOCOL 4.4-f). Does nothing if that is so already, if
     /// something is queued or in flight, or if there is no room.
     pub fn idle_confirm(&mut self) {
         let idle = self.flight.is_none() && self.sealed.is_empty() && self.filling.is_empty();

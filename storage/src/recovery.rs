@@ -59,7 +59,7 @@ pub struct Replayed<'a> {
 pub struct Recovered {
     /// Given when the log was formatted.
     pub disk_id: u128,
-    /// Of this opening; durable, higher than any before (PROTOCOL 3.1).
+    /// Of this opening; durable, higher than any before (PROTOCOL 3.1-a).
     pub boot: u32,
     /// The last record, 0 if there is none.
     pub last_record: RecordId,
@@ -147,6 +147,7 @@ impl<D: Device> Log<D> {
     ) -> Result<(Log<D>, Recovered), LogError> {
         let config = config.checked()?;
         let files = device.list().map_err(LogError::io("listing the log's files"))?;
+        // PROTOCOL 3.1-a, 9.1-a: the boot first, then replay, then the last group.
         let (superblock, case) = begin_boot(&mut device, &pool, &files, identity)?;
         let mut walk = Walk::new(&mut device, &pool, &superblock, &files)?;
         walk.cases.push(case);
@@ -413,6 +414,7 @@ impl<'a, D: Device> Walk<'a, D> {
         for record in group.records(&self.inline) {
             let body = match record.body {
                 Some(body) => ReplayedBody::Inline(body),
+                // PROTOCOL 4.4-h
                 None if damaged.contains(&id) => ReplayedBody::Damaged,
                 None => ReplayedBody::Stored,
             };
@@ -453,6 +455,7 @@ impl<'a, D: Device> Walk<'a, D> {
     /// Behind the last group replayed: cut or refuse, then make the end certain.
     fn settle_end(&mut self) -> Result<End, LogError> {
         let cursor = self.torn.map_or(self.end, |torn| torn.at);
+        // PROTOCOL 4.4-g: what was promised is never cut.
         if let Some(witness) = self.scan.witness(cursor, self.sequence)? {
             let what = format!(
                 "no valid group here, but a later one at byte {} of segment {} proves that there \
@@ -464,6 +467,7 @@ impl<'a, D: Device> Walk<'a, D> {
         if self.torn.is_none() {
             self.note(Case::L);
         }
+        // PROTOCOL 4.4-i: for good.
         self.erase(cursor)?;
         if let Some(last) = self.last {
             self.write_anew(&last)?;
@@ -489,7 +493,8 @@ impl<'a, D: Device> Walk<'a, D> {
         self.scan.write(cut, &zeros.freeze())
     }
 
-    /// Writes the last group again, byte for byte: it may have been read from a cache only.
+    /// PROTOCOL 4.4-j: writes the last group again, byte for byte: it may have been read from a
+    /// cache only.
     fn write_anew(&mut self, last: &GroupHeader) -> Result<(), LogError> {
         let mut at = last.at;
         if at.offset as usize == BLOCK {

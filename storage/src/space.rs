@@ -1,6 +1,7 @@
 //! Which segments there are, and what room is left in them.
 //!
 //! Purpose: decides where the next group goes and when another segment must be made.
+//! PROTOCOL 4.4-m: segments are only added; no record is ever dropped for its place.
 //! Invariant: `ahead` holds whole, zeroed, flushed segments with consecutive numbers behind the
 //! current one; room that was promised to a record stays.
 //! What would break it: counting a segment before its `Prepared` has come.

@@ -16,7 +16,7 @@ use racos_buffer::Pool;
 
 /// Bytes from one copy to the next; the file holds two.
 const COPY_LEN: usize = 4096;
-/// Highest boot number: 24 bits of an operation's id (PROTOCOL 3.1).
+/// Highest boot number: 24 bits of an operation's id (PROTOCOL 3.1-b).
 pub const BOOT_MAX: u32 = (1 << 24) - 1;
 
 const MAGIC: &[u8; 8] = b"racosSB\n";

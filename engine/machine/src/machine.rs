@@ -99,6 +99,7 @@ impl Machine {
     /// If operations are not applied in order of slot and position.
     pub fn apply(&mut self, slot: u64, position: u32, op: &Op) -> Outcome {
         let at = (slot, position);
+        // PROTOCOL 7-a: in order, each once.
         assert!(self.applied < Some(at), "operations are applied in order: {at:?} came late");
         self.applied = Some(at);
         let outcome = self.judge_and_execute(at, op);
@@ -106,6 +107,7 @@ impl Machine {
         outcome
     }
 
+    /// PROTOCOL 7-c, 7-d: by metas and former state alone, the session first.
     fn judge_and_execute(&mut self, at: (u64, u32), op: &Op) -> Outcome {
         if op.check().is_err() {
             return self.refuse(Refusal::Malformed);
@@ -191,6 +193,7 @@ impl Machine {
                 Named::Whole(self.values.add(value, slot))
             }
             Content::Whole(value) => Named::Whole(self.stored(value)?),
+            // PROTOCOL 7-k: all of them, in the order named, or nothing.
             Content::Stripes(stripes) => {
                 let handles = stripes.iter().map(|stripe| self.stored(stripe));
                 let handles = handles.collect::<Result<_, _>>()?;
@@ -222,6 +225,7 @@ impl Machine {
         modified.sub
     }
 
+    /// PROTOCOL 7-j: no key shows it.
     fn store_part(
         &mut self,
         (slot, position): (u64, u32),
@@ -256,9 +260,11 @@ impl Machine {
         while self.sessions.len() >= sessions_max as usize
             || self.sessions.windows() + u64::from(window) > windows_max
         {
+            // PROTOCOL 11-h
             let oldest = self.sessions.by_last_use().next().expect("a full table has a session");
             self.close_session(oldest.session);
         }
+        // PROTOCOL 11-a: slot and position are never the same again.
         self.sessions.open(SessionId { slot, position }, window);
     }
 

@@ -20,7 +20,7 @@ pub const SESSION_WINDOW_MAX: u32 = 4096;
 /// A key: any bytes, at most [`KEY_BYTES_MAX`] of them.
 pub type Key = Box<[u8]>;
 
-/// The name of one operation, and of the value it stores: never used twice (PROTOCOL 3.1).
+/// The name of one operation, and of the value it stores: never used twice (PROTOCOL 3.1-b).
 ///
 /// From the highest bits down: 16 bits zero, 16 bits node, 32 bits incarnation of the node's disk,
 /// 24 bits boot, 40 bits counter. Order is (node, incarnation, boot, counter).
@@ -86,7 +86,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// What makes an operation exactly once (PROTOCOL 11).
+/// What makes an operation exactly once (PROTOCOL 11-b).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     pub session: SessionId,
@@ -99,6 +99,7 @@ pub struct Stamp {
 /// What every node holds of a stored value, or of one stripe of it: everything but its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Value {
+    // PROTOCOL 3.1-d, 3.1-h: enough to decide every result without the bytes.
     /// The operation that stored it: fragments are asked for by this name.
     pub op: OpId,
     /// Length of the bytes before coding.

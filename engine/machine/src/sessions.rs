@@ -32,7 +32,7 @@ pub struct SessionState {
     pub last_use: (u64, u32),
 }
 
-/// The result of a number, kept for its retries.
+/// The result of a number, kept for its retries (PROTOCOL 11-g: no values).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Recorded {
     pub(crate) revision: u64,
@@ -166,9 +166,10 @@ impl Sessions {
     }
 
     /// Decides what a stamped operation at `at` (slot, position) comes to: the table of
-    /// PROTOCOL 11, row by row. Every one counts as a use of the session.
+    /// PROTOCOL 11-e, row by row. Every one counts as a use of the session.
     pub(crate) fn judge(&mut self, stamp: &Stamp, at: (u64, u32)) -> Verdict {
         let Some(&handle) = self.by_id.get(&stamp.session) else {
+            // PROTOCOL 11-j
             return Verdict::Refuse(Refusal::SessionExpired);
         };
         self.sum.sub(self.slab.get(handle).hash());
@@ -178,6 +179,7 @@ impl Sessions {
         }
         let session = self.slab.get_mut(handle);
         session.last_use = at;
+        // PROTOCOL 11-f: only by what the client has sent.
         let low = session.low.max(stamp.low);
         let verdict = if stamp.sequence < session.low {
             Verdict::Refuse(Refusal::Stale)

@@ -60,6 +60,7 @@ impl<L: Link, D: Device> Node<L, D> {
         } else {
             self.join_large(held, total, len)?
         };
+        // PROTOCOL 8.1-n: the bytes that were written, or none.
         let digest = self.secrets.value_digest(pieces.iter().map(|piece| &**piece));
         if digest == value.digest { Ok(pieces) } else { Err(Unfit::Digest) }
     }

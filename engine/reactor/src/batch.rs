@@ -1,8 +1,8 @@
 //! Batches on their way in: operations gathered, encoded and ready to be spread.
 //!
 //! Purpose: while own slots are out, what arrives is encoded at once into the next batch; there is
-//! no timer (PROTOCOL 6.1). Small values are split straight into one body per node; large ones stay
-//! in the buffer that received them.
+//! no timer (PROTOCOL 6.1-b). Small values are split straight into one body per node; large ones
+//! stay in the buffer that received them.
 //! Invariant: body j holds exactly the fragments that `layout` says, and the batch's bytes, digest
 //! and bodies never change once sealed.
 
@@ -55,6 +55,7 @@ pub struct Batch {
 
 impl Batch {
     fn new(bytes: Vec<u8>, ops: Vec<Op>, secrets: &Secrets) -> Rc<Batch> {
+        // PROTOCOL 3.1-f: the digest of its metas names a batch.
         let digest = secrets.batch_digest(&bytes);
         let mut keys: Vec<u64> = ops.iter().filter_map(touched).collect();
         keys.sort_unstable();
@@ -153,6 +154,7 @@ impl Builder {
 
     /// Describes a value that operation `op` stores.
     pub fn describe(&self, op: OpId, bytes: &[u8]) -> Value {
+        // PROTOCOL 3.1-h, 3.1-i: the code goes with the value; a small one is whole at every node.
         let k = if bytes.len() <= self.inline_bytes_max { 1 } else { self.codec.k() };
         let mut head = [0; 8];
         let used = bytes.len().min(8);
@@ -276,6 +278,7 @@ impl Builder {
             split_small(&self.codec, value, bufs, from, len);
         }
         *used += span;
+        // The checksum is made with the fragment, and travels and lies beside it.
         for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
             crcs.extend_from_slice(&crc32fast::hash(&buf[from..from + len]).to_le_bytes());
         }

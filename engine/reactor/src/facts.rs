@@ -1,6 +1,7 @@
 //! Telling nodes that lag what was decided, and being told (PROTOCOL 9.3).
 //!
-//! A range of facts is read from the log: nothing is truncated yet. One range at a time per peer.
+//! PROTOCOL 9.3-b: a range of facts is read from the log: nothing is truncated yet. One range at a
+//! time per peer.
 //! Invariant: facts are sent only for executed slots, and an entry is exactly the batch decided.
 
 use crate::batch::Batch;
@@ -142,6 +143,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let Ok(batch) = Batch::decode(bytes, &self.secrets) else { return false };
         let value = Value::Batch(batch.info.digest);
+        // PROTOCOL 9.3-c: the decision first; it says which metas are taken.
         self.step(Input::Message { from, message: Message::Decide { slot, value } });
         self.learn_batch(slot, batch);
         true

@@ -132,6 +132,7 @@ impl Fragments {
     }
 
     /// Where the fragment of this operation is, if this node has it.
+    /// PROTOCOL 3.1-e
     pub fn find(&self, op: OpId) -> Option<Fetch> {
         let entry = self.entries.get(&op)?;
         match (&entry.cached, entry.place) {

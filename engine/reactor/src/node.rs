@@ -244,6 +244,7 @@ impl<L: Link, D: Device> Node<L, D> {
             releases: VecDeque::new(),
             placing: VecDeque::new(),
             unappended: VecDeque::new(),
+            // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             facts: FactsJobs::default(),
             disk_reads: Vec::new(),
@@ -332,6 +333,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.last_work = now;
             self.confirmed = false;
         } else if !self.confirmed && now >= self.last_work + IDLE_CONFIRM_NS {
+            // PROTOCOL 4.4-f
             self.log.idle_confirm();
             self.confirmed = true;
         }
@@ -387,7 +389,8 @@ impl<L: Link, D: Device> Node<L, D> {
         if index >= self.n || node == u16::from(self.me) {
             return;
         }
-        // PROTOCOL 10: nothing is replaced yet, so every disk of the cluster has one incarnation.
+        // PROTOCOL 3.2-a: nothing is replaced yet, so every disk of the cluster has one
+        // incarnation.
         if frame.from.incarnation != self.config.incarnation {
             return;
         }
@@ -412,14 +415,16 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 9.1: a datagram with an older boot than this peer is known to have had. It is a
-    /// straggler from before the peer's restart, or the peer's disk was rolled back: it is told.
+    /// PROTOCOL 4.4-l, 9.1-b: a datagram with an older boot than this peer is known to have had. It
+    /// is a straggler from before the peer's restart, or the peer's disk was rolled back: it is
+    /// told.
     fn on_old_boot(&mut self, from: u8) {
         let boot = self.peer_boots[usize::from(from)];
         self.send(from, kind::BOOT, &boot.to_le_bytes(), &[]);
     }
 
-    /// A peer remembers a boot of this node. A higher one than its own was on this disk once.
+    /// PROTOCOL 9.1-b, 10-a: a peer remembers a boot of this node. A higher one than its own was on
+    /// this disk once.
     fn on_boot(&mut self, head: &[u8]) {
         let Ok(boot) = Reader::new(head).u32("boot") else { return };
         if boot > self.boot {
@@ -468,7 +473,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn queue_message(&mut self, to: Target, message: &Message) {
-        // PROTOCOL 6.1: a SKIP may go together with the PROPOSE, which a flush releases soon.
+        // PROTOCOL 6.1-i: a SKIP may go together with the PROPOSE, which a flush releases soon.
         self.out_urgent |= !matches!(message, Message::Skip { .. });
         match to {
             Target::Others => put_message(&mut self.out_all, message),
@@ -592,7 +597,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 4.1: what was waiting for this flush may now be said.
+    /// PROTOCOL 4.1-h, 13-d: what was waiting for this flush may now be said.
     fn flushed(&mut self, up_to: RecordId) {
         while let Some((id, release)) = self.releases.front().copied()
             && id <= up_to
@@ -629,6 +634,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn open_batches(&mut self) {
+        // PROTOCOL 6.1-b: what has come by now is the next batch.
         while self.core.can_open().is_some() && self.log_has_room() {
             let Some(parcel) = self.sealed.pop_front().or_else(|| self.builder.seal()) else {
                 return;

@@ -212,7 +212,8 @@ impl<L: Link, D: Device> Node<L, D> {
         id
     }
 
-    /// PROTOCOL 8.1: exec, marks and the newest version, at this instant.
+    /// PROTOCOL 8.1-a, 8.1-d: exec, marks and the newest version, at this instant: executed state,
+    /// and marks that are never too low.
     fn local_answer(&self, asked: &Asked<'_>) -> (Slot, Option<Slot>, Found) {
         let exec = self.core.exec();
         match asked {
@@ -222,6 +223,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 (exec, mark, self.local_version(key))
             }
             Asked::Range { from, to, limit } => {
+                // PROTOCOL 8.1-r: one lane, and every slot touches a range.
                 let mark = self.core.mark(|_| true);
                 (exec, mark, self.local_keys(from, *to, *limit))
             }
@@ -264,6 +266,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if value.len == 0 {
             return 0;
         }
+        // PROTOCOL 8.1-h: k fragments in all, the own one first.
         let own = usize::from(self.take_own(id, value.op));
         usize::from(value.k) - own
     }
@@ -335,7 +338,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.scratch = head;
     }
 
-    /// READQ: answers from this instant's state.
+    /// READQ (PROTOCOL 12.1-d, 12.1-g): answers from this instant's state.
     pub(crate) fn on_read_question(&mut self, from: u8, frame: &Frame) {
         let Ok(question) = get_question(&frame.head) else { return };
         let (exec, mark, found) = self.local_answer(&question.query);
@@ -384,7 +387,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// GETSEG.
+    /// GETSEG (PROTOCOL 7-h, 9.5-f): by op, whatever the own exec.
     pub(crate) fn on_segment_question(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op)) = get_segment_question(&frame.head) else { return };
         let place = self.fragments.find(OpId(op));
@@ -425,7 +428,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let answer = match bytes {
             Some(_) => SegmentAnswer::Here,
             None if self.machine.value(OpId(op)).is_some() => SegmentAnswer::Missing,
-            // PROTOCOL 8.1: the reader executes up to here and looks again.
+            // PROTOCOL 9.5-f: the reader executes up to here and looks again.
             None => SegmentAnswer::Gone { exec: self.core.exec() },
         };
         let mut head = Vec::with_capacity(32);
@@ -497,6 +500,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let wanted = matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op);
         match came {
             Came::Here(bytes) => read.hold(Held { op, index, bytes }),
+            // PROTOCOL 8.1-o: another node is asked, in `progress`.
             Came::Missing if wanted => read.denied.insert(index),
             Came::Gone(exec) if wanted => {
                 read.denied.insert(index);
@@ -515,11 +519,12 @@ impl<L: Link, D: Device> Node<L, D> {
             Stage::Fetch { .. } => self.try_finish(id),
             Stage::Quorum => match read.quorum.step() {
                 ReadStep::Wait => {}
+                // PROTOCOL 8.1-j: all of the newest answer.
                 ReadStep::Use(_) => {
                     let best = std::mem::replace(&mut read.best, Found::Absent);
                     self.resolved(id, best);
                 }
-                // PROTOCOL 8.1: the marked slot is in use here; wait until it is executed.
+                // PROTOCOL 8.1-l: the marked slot is in use here; wait until it is executed.
                 ReadStep::WaitExecuted(slot) => self.wait_executed(id, slot),
             },
         }
@@ -567,7 +572,7 @@ impl<L: Link, D: Device> Node<L, D> {
         due.into_iter().for_each(|id| self.retry(id));
     }
 
-    /// PROTOCOL 8.1: the result is the own index, all keys at one instant.
+    /// PROTOCOL 8.1-l: the result is the own index, all keys at one instant.
     fn resolve_here(&mut self, id: u64) {
         let read = &self.reads.table[&id];
         let found = match &read.query {
@@ -672,6 +677,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if read.is_stripe && (!live || ahead > exec) {
             return self.finish(id, &Reply::NotFound, &[]);
         }
+        // PROTOCOL 9.5-g: never an older value, never silence.
         if live && ahead <= exec {
             let (lacking, k) = (read.denied.len(), value.k);
             let text = format!(
@@ -717,7 +723,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// What was asked did not come in time: ask everybody who could help.
+    /// PROTOCOL 8.1-h, 12.2-i: what was asked did not come in time: ask everybody who could help.
     fn retry(&mut self, id: u64) {
         let now = self.now;
         let read = self.reads.table.get_mut(&id).expect("the caller found it");

@@ -7,6 +7,7 @@ use racos_protocol::{Record, Slot};
 /// Kinds of records.
 pub mod kind {
     /// Head as in SPREAD; the body holds this node's fragments. Implies PROPOSE(slot, 1).
+    /// PROTOCOL 6.2-c
     pub const HOLD: u8 = 1;
     /// The same without the promise.
     pub const SEGMENT_ONLY: u8 = 2;
@@ -15,6 +16,7 @@ pub mod kind {
     pub const STATE: u8 = 5;
     pub const RESERVE: u8 = 6;
     /// A run of decisions: first slot, count, one bit a slot (1: its batch). Nothing waits for it.
+    /// PROTOCOL 9.1-g
     pub const DECIDED: u8 = 7;
     /// Head as in SPREAD without checksums: a batch learned without fragments.
     pub const META: u8 = 8;

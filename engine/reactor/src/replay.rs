@@ -82,6 +82,7 @@ impl<L: Link, D: Device> Node<L, D> {
             observer,
         };
         let (log, identity) = (log_config(&config)?, identity(&config));
+        // PROTOCOL 9.1-a, 8.1-e: superblock and boot, replay, last group anew; only then a link.
         let opened =
             Log::open(device, pool.clone(), log, identity, &mut |record| replay.record(&record));
         let (log, recovered) = opened.map_err(OpenError::Log)?;
@@ -222,6 +223,7 @@ impl Replay {
     fn batch_record(&mut self, record: &Replayed<'_>) -> Result<(), String> {
         let (head, batch) = self.batch(record.head)?;
         let (slot, digest) = (head.slot, head.digest);
+        // PROTOCOL 4.4-h: without its fragments the promise stands all the same.
         if !matches!(record.body, ReplayedBody::Damaged) {
             for (index, spot) in layout::fragments(&batch.ops).enumerate() {
                 let crc = head.crc(index).ok_or("a fragment without a checksum")?;
@@ -263,6 +265,7 @@ impl Replay {
                 (Value::Batch(_), Some(known)) => {
                     self.history.push_batch(known.place);
                     for (position, op) in known.batch.ops.iter().enumerate() {
+                        // PROTOCOL 9.1-i: as at the first execution.
                         let outcome = self.machine.apply(slot, position as u32, op);
                         if let Some(observer) = &mut self.observer {
                             observer.applied(slot, position as u32, op, &outcome);

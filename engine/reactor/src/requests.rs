@@ -14,9 +14,9 @@ use racos_net::{Link, Message as Frame};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
 
-/// Batches waiting for an own slot; beyond this, writes are answered "busy".
+/// PROTOCOL 9.4-e. Batches waiting for an own slot; beyond this, writes are answered "busy".
 const SEALED_MAX: usize = 64;
-/// Requests under way; beyond this, new ones are answered "busy".
+/// PROTOCOL 9.4-e. Requests under way; beyond this, new ones are answered "busy".
 const REQUESTS_MAX: usize = 65_536;
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -68,6 +68,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.reply(waiter, &Reply::Error(error), &[]);
     }
 
+    /// PROTOCOL 3.1-b, 11-d: every request taken in is a new op, a retry too.
     fn next_op_id(&mut self) -> OpId {
         self.next_op += 1;
         OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op)

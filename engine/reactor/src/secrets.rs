@@ -39,7 +39,7 @@ impl Secrets {
     }
 }
 
-/// The private coin of one node and start (PROTOCOL 5.6).
+/// The private coin of one node and start (PROTOCOL 5.6-b).
 pub fn local_coin(seed: u64, node: u8, boot: u32) -> CoinKey {
     CoinKey(seed ^ 0x6c6f_6361_6c00_0000, u64::from(boot) << 8 | u64::from(node))
 }

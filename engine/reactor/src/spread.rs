@@ -20,7 +20,8 @@ use std::rc::Rc;
 
 /// A batch whose slot was decided null so often is given up: the cluster cannot store it.
 const VOIDS_MAX: u32 = 16;
-/// Bytes of batches that may wait for a node that was heard lately, and for one that was not.
+/// PROTOCOL 9.4-e. Bytes of batches that may wait for a node that was heard lately, and for one
+/// that was not.
 const BACKLOG_BYTES_MAX: usize = 24 << 20;
 const BACKLOG_SILENT_BYTES_MAX: usize = 2 << 20;
 const SILENT_NS: u64 = 100_000_000;
@@ -172,6 +173,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let known = Known { batch: parcel.batch.clone(), recorded: true, place: None };
         self.window.insert(slot, known);
         self.open.insert(slot, parcel);
+        // PROTOCOL 6.2-a: to every other node that is not hopelessly behind.
         for node in 0..self.n as u8 {
             if node != self.me && !self.is_backlogged(node) {
                 self.spread_to(slot, node);
@@ -188,8 +190,9 @@ impl<L: Link, D: Device> Node<L, D> {
         self.net.pending_bytes(self.config.members[index]) > most
     }
 
-    /// Sends SPREAD of an own open slot, for the first time or again.
+    /// Sends SPREAD of an own open slot, for the first time or again (PROTOCOL 12.2-g).
     pub(crate) fn spread_to(&mut self, slot: Slot, to: u8) {
+        // PROTOCOL 11-n
         // After a restart the other nodes' fragments are gone: they finish the slot without us.
         let Some(parcel) = self.open.get(&slot) else { return };
         let body = &parcel.bodies[usize::from(to)];
@@ -211,7 +214,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 7: executes a slot.
+    /// PROTOCOL 7-a: executes a slot.
     pub(crate) fn apply(&mut self, slot: Slot, value: Value) {
         match value {
             Value::Null => {
@@ -237,6 +240,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn apply_batch(&mut self, slot: Slot, digest: u128) {
+        // PROTOCOL 7-b, 13-e: with its metas, and those that were decided.
         let known = self.window.remove(&slot).expect("exec moves over a slot only with its metas");
         assert_eq!(known.batch.info.digest, digest, "slot {slot}: another batch was decided");
         self.history.push_batch(known.place);
@@ -245,15 +249,18 @@ impl<L: Link, D: Device> Node<L, D> {
             let mut head = Vec::with_capacity(batch.bytes.len() + 32);
             SpreadHead { slot, digest, batch: &batch.bytes, crcs: &[] }.put(&mut head);
             let placing = Some((slot, batch.clone(), false));
+            // PROTOCOL 3.1-e: the metas of what is executed, also without fragments.
             self.append(record_kind::META, &head, &[], Release::Nothing, placing);
         }
         self.decided.push(slot, true);
         let own = self.open.remove(&slot);
+        // PROTOCOL 7-c: in batch order; the machine looks each up in its session first.
         for (position, op) in known.batch.ops.iter().enumerate() {
             let outcome = self.machine.apply(slot, position as u32, op);
             if let Some(observer) = &mut self.observer {
                 observer.applied(slot, position as u32, op, &outcome);
             }
+            // PROTOCOL 7-f: exec is above the slot, so all lower ones are decided and applied.
             if let Some(parcel) = &own {
                 let waiter = parcel.waiters[position];
                 let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);
@@ -265,7 +272,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.forget_released();
     }
 
-    /// An own slot was decided null: its operations may be opened again (PROTOCOL 6.2, 11).
+    /// PROTOCOL 6.2-h, 11-l: an own slot was decided null: its operations may be opened again.
     pub(crate) fn void(&mut self, slot: Slot) {
         let Some(mut parcel) = self.open.remove(&slot) else { return };
         parcel.voids += 1;
@@ -305,7 +312,8 @@ impl<L: Link, D: Device> Node<L, D> {
         self.learn_batch(slot, batch);
     }
 
-    /// A batch told by another node: of use if the slot is decided and its metas are missing here.
+    /// PROTOCOL 3.1-f, 9.3-c: a batch told by another node: of use if the slot is decided and its
+    /// metas are missing here.
     pub(crate) fn learn_batch(&mut self, slot: Slot, batch: Rc<Batch>) {
         if !self.core.lacks_meta(slot) {
             return;
@@ -319,6 +327,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    /// PROTOCOL 7-h, 12.1-g: from memory or from the log.
     pub(crate) fn send_meta(&mut self, slot: Slot, to: u8) {
         if let Some(known) = self.window.get(&slot) {
             let batch = known.batch.clone();

@@ -29,6 +29,7 @@ impl Directory {
         }
         let handle = File::open(path).map_err(|error| about("cannot open directory", error))?;
         let lock = File::create(path.join("lock")).map_err(|error| about("cannot lock", error))?;
+        // PROTOCOL 10-b
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

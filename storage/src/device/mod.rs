@@ -35,7 +35,7 @@ pub const PARTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub enum Completion {
     /// The write with this token is on stable storage, or failed: after an error nothing may be
-    /// assumed about it and the node must stop (PROTOCOL: never retry a failed flush).
+    /// assumed about it and the node must stop (PROTOCOL 4.4-c: a failed flush is never retried).
     Written { token: u64, result: io::Result<()> },
     /// The read with this token; the buffer comes back filled to the length asked for, or an error.
     Read { token: u64, buf: Buf, result: io::Result<()> },

@@ -6,7 +6,8 @@
 //! [`ClientCore::deadline`].
 //!
 //! Invariant: every submitted operation completes exactly once, at the latest when its patience
-//! ends; a write keeps its session and number however often and wherever it is sent (PROTOCOL 11).
+//! ends; a write keeps its session and number however often and wherever it is sent
+//! (PROTOCOL 11-d).
 //! What would break it: giving a write a second number while the first may still be applied.
 
 use crate::config::ClientConfig;
@@ -296,6 +297,7 @@ impl<L: Link> ClientCore<L> {
             && let Some(stamp) = pending.stamp_mut()
             && stamp.session == session.id
         {
+            // PROTOCOL 11-b, 11-f: as of now, the number as it was.
             stamp.low = session.low();
         }
         self.head.clear();
@@ -603,6 +605,7 @@ impl<L: Link> ClientCore<L> {
     fn give_up(&mut self, place: usize, now_ns: u64) {
         self.queue.retain(|queued| *queued != place);
         let pending = self.table.remove(place);
+        // PROTOCOL 11-m: whether it was applied is not known.
         let waited_ms = now_ns.saturating_sub(pending.begun_ns) / MS;
         let may_have_happened = pending.may_have_happened();
         let since_ns = pending.begun_ns + 1;

@@ -4,8 +4,8 @@
 //!
 //! - [`ClientCore`]: a state machine without clock or threads, many operations at once over one
 //!   link; what the bench and the simulator drive.
-//! - [`Client`]: blocking calls on top of it over UDP: put, get, delete, list, and values of any size
-//!   with bounded memory.
+//! - [`Client`]: blocking calls on top of it over UDP: put, get, delete, list, and values of any
+//!   size with bounded memory.
 //!
 //! Invariant: a write is applied at most once however often it is sent (PROTOCOL 11), and an error
 //! says whether it may have been applied.

@@ -36,12 +36,14 @@ impl Session {
 
     /// The stamp of a new write; `None` while the window is full.
     pub fn take(&mut self, now_ns: u64) -> Option<Stamp> {
+        // PROTOCOL 11-c
         if !self.has_room() {
             return None;
         }
         let sequence = self.low + self.over.len() as u64;
         self.over.push_back(false);
         self.used_ns = now_ns;
+        // PROTOCOL 11-b
         Some(Stamp { session: self.id, sequence, low: self.low })
     }
 

@@ -147,6 +147,7 @@ fn put_keyed(out: &mut Vec<u8>, tag: u8, stamp: &Stamp, key: &[u8]) {
 fn get_keyed(from: &mut Reader<'_>) -> Result<(Stamp, Vec<u8>), WireError> {
     let session = get_session(from)?;
     let stamp = Stamp { session, sequence: from.u64("sequence")?, low: from.u64("low")? };
+    // PROTOCOL 11-b
     if stamp.low == 0 || stamp.low > stamp.sequence {
         return Err(WireError { field: "low" });
     }

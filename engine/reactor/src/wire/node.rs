@@ -25,7 +25,7 @@ pub mod kind {
     pub const BOOT: u8 = 0x0a;
 }
 
-/// Appends one of the core's messages.
+/// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).
 pub fn put_message(out: &mut Vec<u8>, message: &Message) {
     match *message {
         Message::Propose { slot, value: SlotValue::Batch(digest) } => {
@@ -82,7 +82,7 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message) {
     }
 }
 
-/// Takes one of the core's messages.
+/// Takes one of the core's messages (PROTOCOL 1-c: whole and within bounds, or not at all).
 pub fn get_message(from: &mut Reader<'_>) -> Result<Message, WireError> {
     let tag = from.u8("message tag")?;
     let slot = from.u64("slot")?;
