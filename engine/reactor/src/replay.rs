@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
 /// Versions kept of one key: older ones go as new ones come. Equal on all nodes.
-const HISTORY_MAX: u32 = 64;
+const HISTORY_MAX: u32 = 4;
 /// What a record takes in a group besides its fragments.
 const HEAD_ROOM: usize = 8 << 10;
 
