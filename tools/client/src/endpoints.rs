@@ -12,6 +12,10 @@ const AVOID_NS_MAX: u64 = 2_000 * MS;
 /// Wait for a reply before the first one has been measured.
 const RESEND_NS_START: u64 = 100 * MS;
 
+/// Deviations beyond the usual reply that are still no loss. More than for packets: writes that wait
+/// for the same flush are late together, and asking for them again would make them later.
+const DEVIATIONS: u64 = 8;
+
 /// Kinds of operations whose replies take differently long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -160,7 +164,7 @@ impl Endpoints {
         };
         let usual = match estimate.smoothed_ns {
             0 => start,
-            smoothed => smoothed + 4 * estimate.deviation_ns,
+            smoothed => smoothed + DEVIATIONS * estimate.deviation_ns,
         };
         usual.clamp(least.min(self.resend_ns_max), self.resend_ns_max)
     }

@@ -1,8 +1,8 @@
 //! `racos bench`: how fast a cluster is, and what that costs.
 //!
 //! Closed loop: each client has one operation under way and begins the next when it ends. All
-//! clients share one thread (or `--threads`) and one socket, so that the load takes little of the machine
-//! that the nodes run on too.
+//! clients share one thread (or `--threads`) and one socket, so that the load takes little of the
+//! machine that the nodes run on too.
 //!
 //! Invariant: what is measured is checked: each value read must be one that was written under that
 //! key; operations that fail are counted and are no throughput.
