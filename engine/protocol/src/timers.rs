@@ -217,3 +217,110 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchInfo, CoinKey, Config, Input, Message, Timing};
+
+    const MS: Nanos = 1_000_000;
+
+    /// Node 4 of 5,1,3; slot s belongs to node s mod 5.
+    fn node() -> (Core, Effects) {
+        let config = Config {
+            n: 5,
+            f: 1,
+            k: 3,
+            me: 4,
+            alpha: 1 << 20,
+            own_slots_max: 2,
+            timing: Timing::default(),
+            coin: CoinKey(1, 2),
+            local_coin: CoinKey(3, 4),
+        };
+        (Core::new(config).expect("possible parameters"), Effects::default())
+    }
+
+    fn spread(core: &mut Core, slot: Slot, now: Nanos, fx: &mut Effects) {
+        let from = core.config().owner(slot);
+        let batch = BatchInfo { digest: u128::from(slot), touches: [1].into() };
+        core.step(Input::Spread { from, slot, batch, room: true }, now, fx);
+    }
+
+    /// tests PROTOCOL 6.5-h
+    #[test]
+    fn hold_doubles_for_late_batches_and_is_halved_after_good_ones() {
+        let (mut core, mut fx) = node();
+        let least = core.config().timing.hold;
+        assert_eq!((least, core.peers[0].hold), (20 * MS, 20 * MS));
+        for (late, factor) in [(0, 2), (1, 4), (2, 8), (3, 16), (4, 32), (5, 50), (6, 50)] {
+            let slot = late * 5;
+            core.in_use(slot, 0, &mut fx);
+            core.refuse(slot, slot + 1, &mut fx);
+            spread(&mut core, slot, MS, &mut fx);
+            assert_eq!(core.peers[0].hold, least * factor, "at most {HOLD_MAX}");
+        }
+        let doubled = core.peers[0].hold;
+        for good in 0..2 * u64::from(GOOD_SLOTS_TO_RELAX) {
+            let halvings = good / u64::from(GOOD_SLOTS_TO_RELAX);
+            assert_eq!(core.peers[0].hold, doubled >> halvings, "after {good} good slots");
+            spread(&mut core, 35 + good * 5, MS, &mut fx);
+        }
+        assert_eq!(core.peers[0].hold, doubled >> 2);
+        assert_eq!(core.peers[1].hold, least, "of this owner only");
+    }
+
+    /// tests PROTOCOL 6.5-g
+    #[test]
+    fn skip_follows_what_the_owners_word_takes() {
+        let (mut core, _) = node();
+        assert_eq!(core.skip_wait(0), 3 * MS);
+        let settle = |core: &mut Core, word| {
+            (0..20_000).for_each(|_| core.peers[0].word.observe(word));
+            core.skip_wait(0)
+        };
+        assert_eq!(settle(&mut core, MS), 8 * MS);
+        assert_eq!(settle(&mut core, 500 * MS), core.config().timing.skip_max);
+        assert_eq!(settle(&mut core, 1), 3 * MS);
+        assert_eq!(core.skip_wait(1), 3 * MS);
+    }
+
+    /// tests PROTOCOL 5.5-e
+    #[test]
+    fn the_wait_before_a_vote_is_at_most_what_a_vote_costs_and_what_the_last_one_takes() {
+        let (mut core, _) = node();
+        let settle = |core: &mut Core, flush, gap| {
+            (0..20_000).for_each(|_| {
+                core.flush_cost.observe(flush);
+                core.last_gap.observe(gap);
+            });
+            core.vote_wait()
+        };
+        let flush_bound = settle(&mut core, 400_000, 50 * MS);
+        assert!((500_000..=600_000).contains(&flush_bound), "{flush_bound}");
+        assert_eq!(settle(&mut core, 400_000, 20_000), 20_000);
+        core.config.timing.vote_wait = Wait::Fixed(7);
+        assert_eq!(core.vote_wait(), 7);
+    }
+
+    /// tests PROTOCOL 5.5-f
+    #[test]
+    fn who_missed_three_decisions_is_not_awaited_until_heard() {
+        let (mut core, mut fx) = node();
+        let slots: Vec<Slot> = (0..3).map(|round| round * 5).collect();
+        for slot in slots {
+            assert!(!core.not_awaited().contains(3), "slot {slot}");
+            for from in 0..3 {
+                let vote = crate::Ballot::For(Value::Null);
+                let propose = Message::Propose { slot, value: Value::Null };
+                core.step(Input::Message { from, message: propose }, MS, &mut fx);
+                let message = Message::Vote { slot, phase: 0, ballot: vote };
+                core.step(Input::Message { from, message }, MS, &mut fx);
+            }
+        }
+        assert!(core.not_awaited().contains(3) && !core.not_awaited().contains(2));
+        let propose = Message::Propose { slot: 15, value: Value::Null };
+        core.step(Input::Message { from: 3, message: propose }, MS, &mut fx);
+        assert!(!core.not_awaited().contains(3));
+    }
+}
