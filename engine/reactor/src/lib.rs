@@ -37,5 +37,5 @@ pub mod status;
 pub mod wire;
 
 pub use config::{Bounds, NodeConfig, PollMode, Profile};
-pub use node::{Node, OpenError};
+pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;

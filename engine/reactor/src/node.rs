@@ -104,6 +104,17 @@ pub(crate) enum DiskRead {
     Facts { job: u64, index: usize },
 }
 
+/// Counts of what a node has not finished.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    pub requests: usize,
+    pub reads: usize,
+    /// Own batches not executed, and records that wait for the disk.
+    pub batches: usize,
+    pub records: usize,
+    pub disk_reads: usize,
+}
+
 /// One racos node over a link and a device.
 pub struct Node<L: Link, D: Device> {
     pub(crate) config: NodeConfig,
@@ -293,6 +304,16 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Why the node must stop, if it must.
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
+    }
+    /// What is under way: nothing, once every request is answered and every slot executed.
+    pub fn under_way(&self) -> UnderWay {
+        UnderWay {
+            requests: self.requests.len(),
+            reads: self.reads.len(),
+            batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
+            records: self.unappended.len() + self.releases.len() + self.placing.len(),
+            disk_reads: self.disk_reads.len() - self.disk_reads_free.len(),
+        }
     }
     /// Whether this node has its fragment of what an operation stored, in memory or in the log.
     pub fn has_fragment(&self, op: racos_machine::OpId) -> bool {

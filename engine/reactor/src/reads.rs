@@ -132,6 +132,10 @@ impl Reads {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub fn deadline(&self) -> Option<Nanos> {
         (!self.table.is_empty()).then_some(self.scan_at)
     }

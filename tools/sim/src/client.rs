@@ -133,6 +133,7 @@ impl Book {
             }
             (What::Get { key }, Answer::Value { revision, bytes }) => {
                 self.gets += 1;
+                // PROTOCOL 8.1-n: bytes that somebody wrote under this key, whole.
                 let Some(number) = contents.recognise(key, bytes) else {
                     let (name, len) = (contents.name(key), bytes.len());
                     return Err(format!("a get of {name} brought {len} bytes that no put wrote"));

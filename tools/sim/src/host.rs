@@ -70,6 +70,8 @@ pub struct Host {
     /// A flush was made to fail: the node has to stop.
     pub flush_fails: bool,
     pub boots: u32,
+    /// Buffers of the process that runs.
+    pub pool: Pool,
     config: NodeConfig,
 }
 
@@ -116,6 +118,7 @@ impl Host {
             full_until_ns: 0,
             flush_fails: false,
             boots: 0,
+            pool,
             config,
         }
     }
@@ -133,7 +136,8 @@ impl Host {
         net.borrow_mut().listen(self.index, true);
         let link = SimLink::new(net.clone(), self.index);
         let device = MemoryDevice::new(self.disk.clone());
-        let pool = Pool::new(BUFFER_BYTES);
+        self.pool = Pool::new(BUFFER_BYTES);
+        let pool = self.pool.clone();
         let local = self.clock.local(now_ns);
         let witness = Some(Box::new(witness) as Box<_>);
         let node = SimNode::open_observed(self.config.clone(), link, device, pool, local, witness);

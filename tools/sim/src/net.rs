@@ -118,6 +118,11 @@ impl Net {
         self.cuts.iter_mut().flatten().for_each(|cut| *cut = false);
     }
 
+    /// Bytes of buffers of datagrams that somebody still holds.
+    pub fn held_bytes(&self) -> usize {
+        self.pool.used()
+    }
+
     /// Moves what was sent since the last call to `each`, with its time of arrival.
     pub fn take_sent(&mut self, mut each: impl FnMut(u64, Packet)) {
         self.outbox.drain(..).for_each(|(at_ns, packet)| each(at_ns, packet));

@@ -71,6 +71,7 @@ impl Oracle {
     fn note(&mut self, op: &Op, slot: Slot, outcome: &Outcome, contents: &Contents) {
         let Outcome::Applied(done) = outcome else { return };
         if let Some(stamp) = op.stamp
+            // PROTOCOL 11-e
             && !self.stamps.insert((stamp.session, stamp.sequence))
         {
             let (session, number) = (stamp.session, stamp.sequence);
@@ -84,6 +85,7 @@ impl Oracle {
                 let Some(put) = number_of(content, key, contents) else {
                     return self.fail(format!("slot {slot}: a put of bytes that nobody wrote"));
                 };
+                // PROTOCOL 3.1-b, 11-d: no put takes effect twice.
                 if let Some(before) = self.puts.insert((key, put), slot) {
                     let name = contents.name(key);
                     self.fail(format!("put {put} of {name} applied in slots {before} and {slot}"));
@@ -151,6 +153,7 @@ impl Observer for Witness {
         let seen = Seen { value, outcomes, state: machine.state_hash() };
         let mut oracle = self.oracle.borrow_mut();
         let node = self.node;
+        // PROTOCOL 3.2-d, 7-a, 7-c, 7-d, 9.1-i: in order, the same everywhere, after a restart too.
         match oracle.slots.get(slot as usize).copied() {
             None if slot == oracle.slots() => oracle.slots.push(seen),
             None => oracle.fail(format!("node {node} executed slot {slot} before those below it")),

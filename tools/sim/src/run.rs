@@ -10,6 +10,7 @@ use crate::net::NetCounts;
 use crate::plan::{Fixed, KINDS, MS, Plan};
 use crate::world::World;
 use racos_client::Route;
+use racos_engine::UnderWay;
 use racos_linear::Reason;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 const IDLE_NS: u64 = 6_000 * MS;
 const SILENT_NS: u64 = 1_000 * MS;
 const SILENT_DATAGRAMS_MAX: u64 = 3;
+/// Most bytes that an idle node's log and transport keep ready, and that idle datagrams take.
+const REST_BYTES_MAX: usize = 2 << 20;
 
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -213,6 +216,7 @@ fn wait_for_auditor(world: &mut World, auditor: usize, what: &str) -> Result<(),
 }
 
 /// All nodes that are not lost reach the same slot and state.
+/// PROTOCOL 3.3-b, 9.1-e, 9.3-b: what they lack the others tell them.
 fn converge(world: &mut World) -> Result<(), String> {
     let until_ns = world.now_ns + CONVERGES_NS;
     let equal = |world: &World| {
@@ -243,6 +247,7 @@ fn converge(world: &mut World) -> Result<(), String> {
 }
 
 /// Every key is read through every node, and every family listed.
+/// PROTOCOL 3.1-e, 8.1-j: whichever node gathers the fragments.
 fn audit(world: &mut World) -> Result<(), String> {
     let auditor = world.clients.len() - 1;
     let nodes: Vec<usize> = world.up().collect();
@@ -268,7 +273,7 @@ fn audit(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// A cluster without work falls silent.
+/// A cluster without work falls silent and holds on to nothing.
 fn rest(world: &mut World) -> Result<(), String> {
     let until_ns = world.now_ns + IDLE_NS;
     world.run(until_ns, |_| false);
@@ -280,6 +285,22 @@ fn rest(world: &mut World) -> Result<(), String> {
     let pairs = (world.plan.n * (world.plan.n - 1)) as u64;
     if sent > pairs * SILENT_DATAGRAMS_MAX {
         return Err(format!("an idle cluster sent {sent} datagrams in a second"));
+    }
+    for host in &world.hosts {
+        let Some(node) = &host.node else { continue };
+        let (index, under_way, used) = (host.index, node.under_way(), host.pool.used());
+        if under_way != UnderWay::default() {
+            return Err(format!("node {index} is idle and holds on to {under_way:?}"));
+        }
+        // The fragments of small batches pin a page each, whatever they count for.
+        let most = REST_BYTES_MAX + 2 * world.plan.node.cache_bytes_max;
+        if used > most {
+            return Err(format!("node {index} is idle and holds {used} bytes of buffers"));
+        }
+    }
+    let held = world.net.borrow().held_bytes();
+    if held > REST_BYTES_MAX {
+        return Err(format!("all is idle and {held} bytes of datagrams are held"));
     }
     Ok(())
 }
@@ -296,6 +317,7 @@ fn account(world: &mut World) -> Result<u64, String> {
         let (done, batches) = (world.book.done(), world.oracle.borrow().batches());
         return Err(format!("too little to mean anything: {done} operations, {batches} batches"));
     }
+    // PROTOCOL 7-f, 8.1-b, 8.1-d, 8.1-j, 8.1-l, 8.1-r: keys and ranges, by real time.
     match racos_linear::check(&world.book.history(&world.contents.borrow())) {
         Ok(()) => Ok(0),
         Err(violation) if matches!(violation.reason, Reason::Undecided { .. }) => Ok(1),

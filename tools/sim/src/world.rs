@@ -380,6 +380,7 @@ fn unfit(node: &crate::host::SimNode, plan: &Plan) -> Option<String> {
         return Some(format!("slots up to {seen} in use at exec {exec}: beyond the window"));
     }
     let junk = node.net().counters().junk_total();
+    // PROTOCOL 1-c: exactly what was damaged is dropped.
     let damaged = node.net().link().damaged_received;
     if junk != damaged {
         return Some(format!("{damaged} damaged datagrams received, {junk} refused"));
