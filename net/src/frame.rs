@@ -264,6 +264,7 @@ mod tests {
         bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
     }
 
+    /// tests PROTOCOL 3.2-a
     #[test]
     fn frames_come_back_as_they_were_appended() {
         let bytes = sample();
@@ -288,6 +289,7 @@ mod tests {
         assert_eq!(Frames::new(&bytes, &header).count(), 0);
     }
 
+    /// tests PROTOCOL 1-c, 1.2-a
     #[test]
     fn each_reason_for_dropping_is_told_apart() {
         let good = sample();
@@ -306,6 +308,7 @@ mod tests {
         assert_eq!(open(&flagged, 7), Err(Junk::Frame));
     }
 
+    /// tests PROTOCOL 1-c
     #[test]
     fn every_cut_is_dropped_even_with_a_valid_checksum() {
         let good = sample();

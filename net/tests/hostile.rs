@@ -50,6 +50,7 @@ fn counter(counters: &Counters, name: &str) -> u64 {
     }
 }
 
+/// tests PROTOCOL 1-c
 #[test]
 fn every_datagram_of_the_corpus_meets_its_end() {
     let corpus = include_str!("corpus/datagrams.txt");

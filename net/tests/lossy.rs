@@ -84,6 +84,7 @@ fn check(world: &mut World, expected: &mut Expected) {
     }
 }
 
+/// tests PROTOCOL 1-c, 12.1-b
 #[test]
 fn a_thousand_messages_survive_loss_duplication_damage_and_reordering() {
     let (_, counters) = run_storm(1, storm(58_368), 1000, 4 << 20);
@@ -290,6 +291,7 @@ fn what_exceeds_a_limit_is_refused_with_a_reason() {
     assert_eq!(pool.used(), 0);
 }
 
+/// tests PROTOCOL 9.4-e
 #[test]
 fn a_receiver_without_room_makes_the_sender_wait() {
     let mut world = World::new(12, MemoryConfig::default());

@@ -323,6 +323,7 @@ mod tests {
         assert!(records[1].body.is_none());
     }
 
+    /// tests PROTOCOL 4.4-k
     #[test]
     fn a_group_counts_only_at_its_own_place_and_disk() {
         let (_, bytes) = group();

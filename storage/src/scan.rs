@@ -209,6 +209,7 @@ mod tests {
         scan.witness(P, 5).unwrap()
     }
 
+    /// tests PROTOCOL 4.4-e
     #[test]
     fn only_a_group_written_after_p_was_flushed_proves_that_p_was_promised() {
         let behind = Position { segment: 1, offset: 16384 };

@@ -171,6 +171,7 @@ fn a_crash_at_every_write_boundary_keeps_every_promise() {
     assert!(cut_records > 100, "the crashes hit records in flight");
 }
 
+/// tests PROTOCOL 4.1-g
 #[test]
 fn many_crashes_in_a_row_keep_every_promise() {
     let (mut openings, mut flushes, mut cut, mut segments) = (0, 0, 0, 0);
@@ -214,6 +215,7 @@ fn the_same_seed_gives_the_same_disk() {
     assert!(image(5) == image(5) && image(5) != image(6));
 }
 
+/// tests PROTOCOL 4.4-j
 #[test]
 fn a_group_seen_only_in_a_cache_is_written_anew() {
     // The flush fails, yet the next process reads the group back from the cache and gives it out.

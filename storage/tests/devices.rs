@@ -339,6 +339,7 @@ mod linux {
     }
 }
 
+/// tests PROTOCOL 10-b
 #[test]
 fn a_directory_in_use_is_refused_with_its_name() {
     let path = scratch("lock");

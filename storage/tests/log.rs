@@ -21,6 +21,7 @@ fn bodies(events: &[Event]) -> Vec<(Place, u32)> {
     places.collect()
 }
 
+/// tests PROTOCOL 4.4-m
 #[test]
 fn what_was_flushed_is_there_after_reopening_in_order() {
     let config = small();
@@ -55,6 +56,7 @@ fn what_was_flushed_is_there_after_reopening_in_order() {
     }
 }
 
+/// tests PROTOCOL 4.4-a, 4.4-b
 #[test]
 fn what_queues_during_a_flush_goes_with_the_next_one() {
     let config = small();
@@ -75,6 +77,7 @@ fn what_queues_during_a_flush_goes_with_the_next_one() {
     assert_eq!(flushed(&events), Some(RecordId(51)));
 }
 
+/// tests PROTOCOL 4.4-c
 #[test]
 fn a_failed_flush_stops_the_log_for_good() {
     let config = small();
@@ -145,6 +148,7 @@ fn on_a_full_disk_urgent_records_and_reads_go_on_and_space_brings_the_rest_back(
     assert!(opened.log.bytes_prepared() < 4096);
 }
 
+/// tests PROTOCOL 9.4-e
 #[test]
 fn records_beyond_what_may_wait_are_refused_and_taken_later() {
     let config = small();
@@ -199,6 +203,7 @@ fn a_record_that_fits_no_group_is_refused_at_once() {
     assert_eq!(flushed(&drain(&mut opened.log)), Some(RecordId(1)));
 }
 
+/// tests PROTOCOL 4.4-f
 #[test]
 fn an_idle_log_is_confirmed_once() {
     let config = small();
@@ -256,6 +261,7 @@ fn any_flushed_range_can_be_read_and_nothing_else() {
     assert_eq!(good.count(), config.reads_max);
 }
 
+/// tests PROTOCOL 4.4-d
 #[test]
 fn a_read_of_damaged_bytes_says_so() {
     let config = small();

@@ -91,6 +91,7 @@ fn case_b_a_torn_superblock_copy_is_left_aside_and_written_over() {
     }
 }
 
+/// tests PROTOCOL 3.1-a
 #[test]
 fn case_b_no_boot_number_comes_twice_whichever_copy_rots() {
     let config = small();
@@ -202,6 +203,7 @@ fn case_g_a_format_cut_short_anywhere_may_be_repeated_and_not_opened() {
     }
 }
 
+/// tests PROTOCOL 4.4-j, 9.1-a
 #[test]
 fn cases_h_and_j_a_whole_log_is_replayed_and_its_last_group_written_anew() {
     let config = small();
@@ -212,6 +214,7 @@ fn cases_h_and_j_a_whole_log_is_replayed_and_its_last_group_written_anew() {
     assert_eq!(disk.borrow().writes(), before + 2, "superblock and last group");
 }
 
+/// tests PROTOCOL 4.4-h
 #[test]
 fn case_i_a_bad_payload_of_a_confirmed_group_takes_nothing_else_with_it() {
     let config = small();
@@ -241,6 +244,7 @@ fn case_i_also_when_the_next_group_is_gone_and_the_log_is_refused_for_that() {
     assert!(text.contains(&format!("byte {}", starts[6].offset)), "{text}");
 }
 
+/// tests PROTOCOL 4.4-i
 #[test]
 fn case_k_a_last_group_with_a_torn_payload_is_cut_and_never_comes_back() {
     let config = small();
@@ -313,6 +317,7 @@ fn case_l_zeros_or_stale_bytes_end_the_log() {
     assert_eq!(cases(&disk, &config).1, 5, "the log goes on over stale bytes");
 }
 
+/// tests PROTOCOL 4.4-k
 #[test]
 fn case_l_a_value_that_holds_a_copy_of_the_log_forges_nothing() {
     let config = small();
@@ -332,6 +337,7 @@ fn case_l_a_value_that_holds_a_copy_of_the_log_forges_nothing() {
     assert!(found.contains(&Case::L) && entries == 12);
 }
 
+/// tests PROTOCOL 4.4-g, 10-a
 #[test]
 fn a_confirmed_group_that_is_bad_stops_the_node() {
     let config = small();
@@ -347,6 +353,7 @@ fn a_confirmed_group_that_is_bad_stops_the_node() {
     }
 }
 
+/// tests PROTOCOL 4.4-f
 #[test]
 fn case_m_after_an_idle_confirmation_even_the_last_group_is_missed() {
     let config = small();

@@ -293,6 +293,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Key> {
 mod tests {
     use super::*;
 
+    /// tests PROTOCOL 3.1-b
     #[test]
     fn an_op_id_gives_back_its_parts_and_orders_by_them() {
         let id = OpId::new(7, 0xDEAD_BEEF, (1 << 24) - 1, (1 << 40) - 1);

@@ -267,6 +267,7 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    /// tests PROTOCOL 11-g
     #[test]
     fn a_recorded_result_takes_16_bytes() {
         assert_eq!(size_of::<Option<Recorded>>(), 16);

@@ -95,6 +95,7 @@ fn apply_all(replicas: &mut [Machine; 2], model: &mut Model, slot: u64, op: &Op)
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
+    /// tests PROTOCOL 7-c, 7-d, 7-j, 7-k
     #[test]
     fn machine_does_what_the_model_does(
         choices in prop::collection::vec(any::<[u8; 4]>(), 1..150),

@@ -137,6 +137,7 @@ fn successors(step: &Step, window: u32) -> Vec<Step> {
     next
 }
 
+/// tests PROTOCOL 11-c, 11-e
 #[test]
 fn no_number_is_applied_twice_and_no_correct_client_meets_window() {
     for (window, worlds) in [(1, 16), (2, 748), (3, 8685)] {
@@ -183,6 +184,7 @@ fn a_frozen_number_that_was_never_applied_is_applied_once_at_last() {
     assert!(matches!(feed.put(65, 2), Outcome::Applied(_)), "WINDOW left nothing behind");
 }
 
+/// tests PROTOCOL 11-e, 11-f
 #[test]
 fn window_counts_from_the_larger_low() {
     let mut feed = Feed::new(4);
@@ -196,6 +198,7 @@ fn window_counts_from_the_larger_low() {
     assert_eq!(refused(feed.put(u64::MAX - 1, 1)), Some(Refusal::Stale));
 }
 
+/// tests PROTOCOL 7-k
 #[test]
 fn a_refusal_is_recorded_like_any_result() {
     let mut machine = open(8, Limits::default());
@@ -209,6 +212,7 @@ fn a_refusal_is_recorded_like_any_result() {
     assert!(machine.get(b"a").is_none());
 }
 
+/// tests PROTOCOL 11-e, 11-j
 #[test]
 fn an_unknown_or_closed_session_changes_nothing() {
     let mut machine = open(8, Limits::default());
@@ -225,6 +229,7 @@ fn an_unknown_or_closed_session_changes_nothing() {
     assert_eq!(refused(outcome), Some(Refusal::SessionExpired));
 }
 
+/// tests PROTOCOL 11-a, 11-h, 11-j
 #[test]
 fn a_full_table_evicts_the_session_used_longest_ago() {
     let limits = Limits { sessions_max: 3, ..Limits::default() };
@@ -267,6 +272,7 @@ fn expiry_is_void_if_the_session_was_used_since() {
     assert!(machine.session(SESSION).is_none());
 }
 
+/// tests PROTOCOL 7-k
 #[test]
 fn parts_go_with_their_session_unless_a_put_names_them() {
     let mut machine = open(64, Limits::default());

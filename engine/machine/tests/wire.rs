@@ -189,6 +189,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
+    /// tests PROTOCOL 3.1-d
     #[test]
     fn what_is_encoded_is_what_is_decoded(ops in ops()) {
         prop_assert_eq!(decode(&batch(&ops)), Ok(ops));

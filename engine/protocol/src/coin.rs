@@ -1,7 +1,7 @@
 //! The coin of undecided phases (PROTOCOL 5.6).
 //!
-//! Safety never depends on it, except that the coin of phase 0 is 0, which is a rule of
-//! `consensus.rs` and no coin at all.
+//! PROTOCOL 5.6-d: safety never depends on it, except that the coin of phase 0 is 0, which is a
+//! rule of `consensus.rs` and no coin at all.
 
 use crate::Slot;
 
@@ -65,6 +65,7 @@ mod tests {
         assert_eq!(siphash_2_4(KEY, &[0x0706_0504_0302_0100]), 0x93f5_f579_9a93_2462);
     }
 
+    /// tests PROTOCOL 5.6-a
     #[test]
     fn every_slot_has_a_coin_of_its_own() {
         let flips = |slot| (1..33).map(|phase| KEY.flip(1, 0, slot, phase)).collect::<Vec<_>>();

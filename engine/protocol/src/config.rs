@@ -125,7 +125,7 @@ impl Config {
     }
 }
 
-/// Counts of distinct senders that the rules wait for, class E (PROTOCOL 1).
+/// Counts of distinct senders that the rules wait for (PROTOCOL 1, 5.2-x: class E is the only one).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     pub n: usize,
@@ -182,6 +182,7 @@ impl Thresholds {
 mod tests {
     use super::*;
 
+    /// tests PROTOCOL 6.2-f
     #[test]
     fn thresholds_follow_the_table_of_section_1() {
         // (n, f, k) -> (n-f, m, sup, fast) of class E.
@@ -210,6 +211,7 @@ mod tests {
         }
     }
 
+    /// tests PROTOCOL 1-a
     #[test]
     fn impossible_parameters_are_refused_with_the_fix() {
         let error = Thresholds::new(4, 1, 3).unwrap_err().to_string();

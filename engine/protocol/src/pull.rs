@@ -39,6 +39,7 @@ impl Core {
                 continue;
             }
             self.counters.pulls += 1;
+            // PROTOCOL 12.2-e: as messages of their own, taken like any other.
             self.say_again(slot, Target::Others, fx);
             base = match base {
                 Some((from, wanted)) if slot - from < 64 => {

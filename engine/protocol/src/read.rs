@@ -72,6 +72,7 @@ impl ReadQuorum {
 mod tests {
     use super::*;
 
+    /// tests PROTOCOL 8.1-i, 8.1-j
     #[test]
     fn nothing_in_flight_takes_one_round_trip() {
         let mut read = ReadQuorum::new(3);
@@ -82,6 +83,7 @@ mod tests {
         assert_eq!(read.step(), ReadStep::Use(2), "a mark below the newest exec is executed there");
     }
 
+    /// tests PROTOCOL 8.1-l
     #[test]
     fn a_mark_at_or_above_the_newest_exec_is_waited_for() {
         let mut read = ReadQuorum::new(2);
@@ -90,6 +92,7 @@ mod tests {
         assert_eq!(read.step(), ReadStep::WaitExecuted(10));
     }
 
+    /// tests PROTOCOL 1-b, 3.2-b, 8.1-i
     #[test]
     fn a_repeated_answer_counts_once() {
         let mut read = ReadQuorum::new(2);

@@ -7,6 +7,7 @@ use cluster::lab::{Lab, is_spread};
 use cluster::{Cluster, Event, MS, Mail, Packet, SECOND, Weather, config};
 use racos_protocol::{Effect, Effects, Input, Message, Node, Record, Recovery, Slot, Value};
 
+/// tests PROTOCOL 6.5-j
 /// PROTOCOL 6.5-i. A dead node is suspected; after that its slots cost no timeout.
 #[test]
 fn a_suspected_owner_costs_no_time() {
@@ -82,6 +83,7 @@ fn a_frozen_node_catches_up() {
     }
 }
 
+/// tests PROTOCOL 9.1-e, 6.1-f
 /// PROTOCOL 9.3. Several windows behind, by power cut; meanwhile nobody keeps anything in memory.
 #[test]
 fn a_node_several_windows_behind_catches_up() {
@@ -108,6 +110,7 @@ fn a_node_several_windows_behind_catches_up() {
     assert!(lab.acknowledged.contains(&slot), "its first write is not lost");
 }
 
+/// tests PROTOCOL 12.3-b
 /// PROTOCOL 12.3-a, 12.1-b. A repeated or useless answer does not add requests for facts.
 #[test]
 fn repeated_facts_ask_for_the_next_range_once() {
@@ -142,6 +145,7 @@ fn repeated_facts_ask_for_the_next_range_once() {
     assert_eq!(asks(&lab), 1);
 }
 
+/// tests PROTOCOL 6.1-e
 /// PROTOCOL 9.4-b. The last message of a burst lies beyond the window of a node that lags: it is
 /// noted, and the slot is in use as soon as the window reaches it.
 #[test]
@@ -187,6 +191,7 @@ fn a_slot_named_beyond_the_window_is_not_forgotten() {
     assert_eq!(lab.exec(2), lab.exec(0));
 }
 
+/// tests PROTOCOL 8.1-m
 /// PROTOCOL 8.1. A reader waits for a slot that lies beyond its own window.
 #[test]
 fn a_reader_that_lags_by_windows_catches_up() {
@@ -203,6 +208,7 @@ fn a_reader_that_lags_by_windows_catches_up() {
     assert!(lab.exec(2) > slot, "the read waits for ever at {}", lab.exec(2));
 }
 
+/// tests PROTOCOL 5.4-a, 12.3-d
 /// PROTOCOL 5.4, 12.2-f. A PULL is answered for slots that are decided, executed or both.
 #[test]
 fn pull_is_answered_for_decided_slots() {
@@ -268,8 +274,8 @@ fn a_node_that_lags_does_not_open_decided_slots() {
     assert!(lab.acknowledged.contains(&slot));
 }
 
-/// PROTOCOL 13, 4.3-j: the only writer of an idle cluster restarts; its first write takes no timeout
-/// longer than 10 ms.
+/// PROTOCOL 13, 4.3-j: the only writer of an idle cluster restarts; its first write takes no
+/// timeout longer than 10 ms.
 #[test]
 fn the_only_writer_restarts_on_an_idle_cluster() {
     for shape in [(3, 1, 1), (5, 1, 3), (7, 2, 3), (1, 0, 1)] {
@@ -301,6 +307,7 @@ fn the_only_writer_restarts_on_an_idle_cluster() {
     }
 }
 
+/// tests PROTOCOL 4.1-e, 4.1-h, 6.2-g
 /// PROTOCOL 12.1-e, 12.1-b. SPREAD repeated is answered with what was recorded, and stored once.
 #[test]
 fn a_repeated_spread_is_answered_with_the_recorded_proposal() {
@@ -325,6 +332,7 @@ fn a_repeated_spread_is_answered_with_the_recorded_proposal() {
     }
 }
 
+/// tests PROTOCOL 5.4-c, 9.3-a
 /// PROTOCOL 12.1-e. The same for a slot that is decided, above an undecided one or executed.
 #[test]
 fn a_spread_of_a_decided_slot_is_answered_with_the_decision() {
@@ -346,8 +354,8 @@ fn a_spread_of_a_decided_slot_is_answered_with_the_decision() {
     assert!(lab.mail.iter().any(told(low)), "an executed slot is answered with the fact");
 }
 
-/// PROTOCOL 4.3-k, 4.3-l. An owner that proposes null for its own slot will not open it: who has nothing of
-/// the slot proposes null at once, who has heard of a holder waits for T_hold.
+/// PROTOCOL 4.3-k, 4.3-l. An owner that proposes null for its own slot will not open it: who has
+/// nothing of the slot proposes null at once, who has heard of a holder waits for T_hold.
 #[test]
 fn null_of_the_owner_is_followed_at_once() {
     for heard_of_a_holder in [false, true] {
@@ -368,6 +376,7 @@ fn null_of_the_owner_is_followed_at_once() {
     }
 }
 
+/// tests PROTOCOL 3.2-e
 /// PROTOCOL 9.1-d, 12.3-d. SEEN says which slots are in use; beyond the window, that all of it is.
 #[test]
 fn seen_puts_slots_in_use() {
@@ -394,8 +403,8 @@ fn a_skip_is_cut_at_the_window() {
     assert!(lab.core(2).seen() <= lab.exec(2) + alpha);
 }
 
-/// PROTOCOL 4.3-j. A restarted node whose R0 lies beyond its window nulls what is in the window, and
-/// goes on as exec moves.
+/// PROTOCOL 4.3-j. A restarted node whose R0 lies beyond its window nulls what is in the window,
+/// and goes on as exec moves.
 #[test]
 fn unknown_own_slots_beyond_the_window_are_nulled_later() {
     let config = config((3, 1, 1), 0, 1);

@@ -1,5 +1,5 @@
-//! Shortcuts that look harmless and are not (PROTOCOL 2, second table), and proofs of a broken promise
-//! that must stop a node: one fixed schedule each.
+//! Shortcuts that look harmless and are not (PROTOCOL 2, second table), and proofs of a broken
+//! promise that must stop a node: one fixed schedule each.
 
 mod cluster;
 
@@ -29,6 +29,7 @@ fn spread_batch(lab: &Lab, slot: Slot) -> racos_protocol::BatchInfo {
     lab.mail.iter().find_map(of_slot).expect("the SPREAD is on its way")
 }
 
+/// tests PROTOCOL 5.4-e, 6.2-g
 /// PROTOCOL 4.1-f. 3,1,1, proposals 1,1,0.
 #[test]
 fn own_unflushed_vote_must_not_count() {
@@ -80,8 +81,9 @@ fn owner_restarts_between_spread_and_flush() {
     }
 }
 
-/// PROTOCOL 4.3-g. The batch spread before the crash is decided; a new one in the same slot would be
-/// the second.
+/// tests PROTOCOL 4.3-f, 9.1-a, 11-n
+/// PROTOCOL 4.3-g. The batch spread before the crash is decided; a new one in the same slot would
+/// be the second.
 #[test]
 fn restarted_owner_does_not_reopen_unknown_slots() {
     let mut lab = eager((3, 1, 1));
@@ -130,6 +132,7 @@ fn silence_below_a_higher_slot_is_not_null() {
     assert_eq!(lab.acknowledged, [low, high]);
 }
 
+/// tests PROTOCOL 6.1-h, 6.1-i
 /// PROTOCOL 6.1-m. SKIP leaves when slots are skipped, and not for a slot opened after that.
 #[test]
 fn skip_range_is_fixed_when_slots_are_skipped() {
@@ -169,6 +172,7 @@ fn acknowledged_only_when_all_lower_slots_are_decided() {
     assert_eq!(lab.acknowledged, [slot]);
 }
 
+/// tests PROTOCOL 5.2-t
 /// PROTOCOL 5.2-v. SEG-ONLY is not a proposal, also not after a restart.
 #[test]
 fn a_late_fragment_is_no_proposal_after_restart() {
@@ -274,6 +278,7 @@ fn a_read_of_several_keys_is_one_instant() {
     assert_eq!(read.step(), ReadStep::Use(0), "all keys come from node 0");
 }
 
+/// tests PROTOCOL 4.3-a, 4.3-d, 4.3-e
 /// PROTOCOL 4.3. The reservation is exclusive, durable before use, and ends at the window.
 #[test]
 fn the_reservation_is_exact() {
@@ -302,6 +307,7 @@ fn the_reservation_is_exact() {
     }
 }
 
+/// tests PROTOCOL 6.1-n, 12.2-a
 /// PROTOCOL 6.1, 12. SKIP is lost on the way to one node: it asks and goes on.
 #[test]
 fn a_lost_skip_is_repaired() {
@@ -319,6 +325,7 @@ fn a_lost_skip_is_repaired() {
     assert_eq!(lab.oracle.decided[&0], Value::Null);
 }
 
+/// tests PROTOCOL 5.2-r, 5.2-s
 /// PROTOCOL 6.5-f. A node that has voted and not proposed still owes its proposal.
 #[test]
 fn timers_go_on_after_a_vote() {
@@ -375,6 +382,7 @@ fn stops(messages: &[(Node, Message)]) -> bool {
     fatal
 }
 
+/// tests PROTOCOL 3.2-b, 3.2-c, 3.2-d, 5.1-c, 12.1-c
 /// PROTOCOL 6.1-o, 13-a, 13-b, 13-c. Proof of a broken promise stops the node.
 #[test]
 fn a_broken_promise_stops_the_node() {
@@ -436,6 +444,7 @@ fn a_decided_batch_without_support_stops_the_node() {
     }
 }
 
+/// tests PROTOCOL 1-c, 9.4-c
 /// Hostile or damaged numbers in messages are dropped, and cost nothing.
 #[test]
 fn absurd_slots_in_messages_are_harmless() {
@@ -469,6 +478,7 @@ fn absurd_slots_in_messages_are_harmless() {
     assert!(!fx.list.iter().any(|effect| matches!(effect, Effect::Fatal(_))));
 }
 
+/// tests PROTOCOL 4.1-g, 8.1-e, 12.2-c
 /// PROTOCOL 9.1-f. What was said is said again after a restart, and nothing that was not.
 #[test]
 fn a_restarted_node_repeats_what_it_said() {

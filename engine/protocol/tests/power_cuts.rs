@@ -32,6 +32,7 @@ fn power_cut_everywhere(shape: Shape, flushes: u64) {
     assert!(boundaries >= flushes && !cluster.oracle.acknowledged.is_empty());
 }
 
+/// tests PROTOCOL 6.2-e
 fn finish_without(mut cluster: Cluster, lost: NodeSet) {
     let acknowledged = cluster.oracle.acknowledged.clone();
     cluster.nodes().for_each(|node| cluster.crash(node));

@@ -71,6 +71,7 @@ fn published_lookup_f_plus_k_never_finds_the_id() {
     assert!(lab.core(4).lacks_meta(slot), "decided with a batch whose name it learned");
 }
 
+/// tests PROTOCOL 5.4-a
 /// Row 2. 5,1,2 with proposals A,A,A,A,B: two nodes hear four A and return, three hear A,A,A,B.
 #[test]
 fn a_decided_node_answers_with_decide() {
@@ -108,6 +109,7 @@ fn a_decided_node_answers_with_decide() {
     }
 }
 
+/// tests PROTOCOL 5.2-b
 /// Row 3. P among exactly n-f proposals cannot be had in four of the paper's configurations.
 #[test]
 fn late_proposals_still_decide() {
@@ -183,6 +185,7 @@ fn power_cut_of_all(lab: &mut Lab) {
     lab.nodes().for_each(|node| lab.crash(node));
 }
 
+/// tests PROTOCOL 4.1-a
 /// Row 6. Acknowledgements of memory, and all nodes lose power.
 #[test]
 fn power_loss_of_all_nodes_keeps_acknowledged_writes() {
@@ -239,6 +242,7 @@ fn vote_on(config: &Config, slot: Slot, states: &[(Node, Value)]) -> (Consensus,
     }
 }
 
+/// tests PROTOCOL 4.1-b
 /// Row 7. 3,1,1, STATEs 1,1,0: the second voter restarts.
 #[test]
 fn restart_without_memory_decides_twice() {
@@ -356,6 +360,7 @@ fn blocked_phases(configs: &[Config], slot: Slot, coin: impl Fn(u32) -> bool) ->
     64
 }
 
+/// tests PROTOCOL 5.6-b
 /// Row 8. A scheduler that knows the coin keeps a slot undecided for ever.
 #[test]
 fn local_coin_phases_end_a_slot_that_the_common_coin_cannot() {
@@ -374,6 +379,7 @@ fn local_coin_phases_end_a_slot_that_the_common_coin_cannot() {
     }
 }
 
+/// tests PROTOCOL 6.5-a, 6.5-b
 /// Row 9. READY reaches one node and the proxy dies: too few ever propose.
 #[test]
 fn a_slot_that_few_nodes_heard_of_is_still_decided() {
@@ -396,6 +402,7 @@ fn a_slot_that_few_nodes_heard_of_is_still_decided() {
     }
 }
 
+/// tests PROTOCOL 7-g, 12.2-h, 3.3-c
 /// Row 10. The fragment is lost: published, READY for an unknown id is undefined.
 #[test]
 fn a_node_without_its_fragment_decides_with_the_others() {
@@ -423,6 +430,7 @@ fn records(lab: &Lab, node: Node) -> Vec<Record> {
         .collect()
 }
 
+/// tests PROTOCOL 6.2-c, 5.2-r
 /// Row 11. STATE after PROPOSE costs a third delay off the fast path.
 #[test]
 fn vote_follows_propose_without_a_state_round() {
@@ -439,6 +447,7 @@ fn vote_follows_propose_without_a_state_round() {
     }
 }
 
+/// tests PROTOCOL 6.1-b
 /// Row 12. One slot at a time is one slot per round trip.
 #[test]
 fn slots_of_one_owner_overlap() {

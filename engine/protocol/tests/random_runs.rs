@@ -109,6 +109,7 @@ fn run(shape: Shape, seed: u64, traced: bool) -> Cluster {
         cluster.run_until(cluster.now + 5 * MS);
     }
     cluster.schedule(cluster.now, Event::Weather(Box::new(Weather::fair())));
+    // tests PROTOCOL 3.3-b: every slot in use comes to a decision.
     let settled = cluster.run_dry(10 * SECOND);
     assert!(settled, "the cluster is still busy long after the last fault");
     cluster.check_settled();
@@ -164,6 +165,7 @@ shapes! {
     random_runs_9_3_3 (9, 3, 3), 100;
 }
 
+/// tests PROTOCOL 12.2-j
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {

@@ -1,5 +1,5 @@
-//! One requirement of PROTOCOL 3 to 12 at a time, on one slot's [`Consensus`] or one node's [`Core`]:
-//! what must happen at a threshold, and that it does not happen one message below.
+//! One requirement of PROTOCOL 3 to 12 at a time, on one slot's [`Consensus`] or one node's
+//! [`Core`]: what must happen at a threshold, and that it does not happen one message below.
 
 mod cluster;
 
@@ -417,8 +417,8 @@ fn a_mark_is_the_highest_slot_named_that_may_touch_the_key() {
     assert_eq!((mark(&node, 7), mark(&node, 8)), (Some(0), Some(3)));
 }
 
-/// tests PROTOCOL 4.3-i, 4.3-h, 9.1-c: asked for a slot that it may have opened, a node does not say
-/// that it is null, and after its start it says nothing unasked but its refusals.
+/// tests PROTOCOL 4.3-i, 4.3-h, 9.1-c: asked for a slot that it may have opened, a node does not
+/// say that it is null, and after its start it says nothing unasked but its refusals.
 #[test]
 fn unknown_own_slots_are_not_declared_null() {
     let mut recovery = Recovery::new(config((3, 1, 1), 0, 1)).unwrap();
@@ -482,8 +482,8 @@ fn decisions_found_at_replay_are_facts() {
     assert!(recovery.decided(2, NULL).is_ok() && recovery.decided(2, HELD).is_err());
 }
 
-/// tests PROTOCOL 5.2-u, 6.5-b, 6.5-c: one owner's expired slots in as few ranges as leave out what is
-/// held; own slots are nobody's to time out.
+/// tests PROTOCOL 5.2-u, 6.5-b, 6.5-c: one owner's expired slots in as few ranges as leave out what
+/// is held; own slots are nobody's to time out.
 #[test]
 fn refused_ranges_leave_out_what_was_proposed() {
     let mut node = Alone::new((3, 1, 1), 2);
@@ -496,8 +496,8 @@ fn refused_ranges_leave_out_what_was_proposed() {
     assert_eq!(refused, [range(0, 4), range(1, 11), range(9, 13)], "slots 0,3 | 1,4,7,10 | 9,12");
 }
 
-/// tests PROTOCOL 6.5-a, 6.5-d: T_skip for a slot of which nobody has said anything, T_hold from the
-/// first message that names a candidate.
+/// tests PROTOCOL 6.5-a, 6.5-d: T_skip for a slot of which nobody has said anything, T_hold from
+/// the first message that names a candidate.
 #[test]
 fn a_named_candidate_is_waited_for_longer() {
     let timing = config((3, 1, 1), 2, 1).timing;
@@ -522,8 +522,8 @@ fn a_named_candidate_is_waited_for_longer() {
     }
 }
 
-/// tests PROTOCOL 6.5-e, 12.2-a, 12.2-g, 12.2-e: the SPREAD that was lost is asked for before T_hold
-/// ends, and the proposal that travels with the question counts.
+/// tests PROTOCOL 6.5-e, 12.2-a, 12.2-d, 12.2-g: the SPREAD that was lost is asked for before
+/// T_hold ends, and who is asked has the slot in use.
 #[test]
 fn a_lost_spread_is_pulled_from_the_owner() {
     let mut lab = Lab::new((5, 1, 3));
@@ -539,13 +539,31 @@ fn a_lost_spread_is_pulled_from_the_owner() {
     assert!(lab.core(4).has_segment(slot), "it waits for T_hold without asking");
     let held = lab.hosts[4].log.durable(Key::Propose(slot));
     assert!(matches!(held, Some(Ballot::For(Value::Batch(_)))), "{held:?}");
-    // Node 1 has heard neither proposal; what node 4 asks tells it its own.
+    // Node 1 has heard of the slot from nobody but node 4, which asks.
     lab.lose(|_| true);
     lab.pass_among(200 * MS, &[4]);
     lab.deliver(|mail| mail.from == 4 && mail.to == 1);
-    assert_eq!(lab.core(1).seen(), slot + 1, "tests PROTOCOL 12.2-d");
+    assert_eq!(lab.core(1).seen(), slot + 1);
     let told = lab.sent(1, 4);
     assert!(told.iter().any(|message| matches!(message, Message::Seen { .. })), "{told:?}");
+}
+
+/// tests PROTOCOL 12.2-c, 12.2-e: node 2 hears two proposals with two questions, and votes.
+#[test]
+fn what_travels_with_a_pull_counts() {
+    let mut lab = Lab::with((3, 1, 1), |config| {
+        config.timing.vote_wait = racos_protocol::Wait::Fixed(0);
+        config.timing.support_wait = 0;
+    });
+    lab.open(0);
+    lab.deliver(|mail| mail.to == 1 && is_spread(mail));
+    lab.flush_all(0);
+    lab.flush_all(1);
+    lab.lose(|_| true);
+    lab.pass(10 * MS);
+    assert_eq!(lab.core(2).counters().votes, 0);
+    lab.deliver(|mail| mail.to == 2);
+    assert_eq!(lab.core(2).counters().votes, 1);
 }
 
 /// tests PROTOCOL 12.2-b, 12.2-c, 12.3-c: to all, with what was said here, less and less often.
@@ -601,8 +619,8 @@ fn a_question_for_metas_decides_nothing() {
     assert_eq!(node.core.exec(), 0);
 }
 
-/// tests PROTOCOL 9.4-a, 5.4-d, 9.1-f: of an executed slot nothing is kept in memory, and nothing but
-/// the fact is said.
+/// tests PROTOCOL 9.4-a, 5.4-d, 9.1-f: of an executed slot nothing is kept in memory, and nothing
+/// but the fact is said.
 #[test]
 fn executed_slots_are_let_go() {
     let mut node = Alone::new((3, 1, 1), 2);

@@ -298,6 +298,7 @@ fn refuted(rules: Rules, because: &str) {
 
 const SMALL: [(usize, usize, usize); 3] = [(3, 1, 1), (5, 1, 2), (5, 1, 3)];
 
+/// tests PROTOCOL 5.6-d, 5.2-x
 #[test]
 fn the_rules_hold_in_every_run_of_a_small_cluster() {
     for shape in SMALL {
@@ -314,6 +315,7 @@ fn the_rules_hold_in_every_run_of_larger_clusters() {
     }
 }
 
+/// tests PROTOCOL 5.2-e
 /// PROTOCOL 6.2-f: with sup >= D every decided batch has D durable holders.
 #[test]
 fn every_decided_batch_has_d_durable_holders() {
@@ -331,6 +333,7 @@ fn every_decided_batch_has_d_durable_holders() {
     }
 }
 
+/// tests PROTOCOL 5.6-c
 /// PROTOCOL 5.2-j.
 #[test]
 fn coin_of_phase_zero_is_fixed() {
@@ -378,6 +381,7 @@ fn support_below_a_majority_is_refuted() {
     }
 }
 
+/// tests PROTOCOL 5.2-h
 #[test]
 fn f_votes_do_not_decide() {
     for shape in SMALL {
@@ -385,6 +389,7 @@ fn f_votes_do_not_decide() {
     }
 }
 
+/// tests PROTOCOL 5.2-d, 5.2-n
 #[test]
 fn a_quorum_below_n_minus_f_is_refuted() {
     for shape in [(3, 1, 1), (5, 1, 2), (5, 1, 3), (7, 2, 3)] {

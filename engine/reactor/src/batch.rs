@@ -434,6 +434,7 @@ mod tests {
         value
     }
 
+    /// tests PROTOCOL 3.1-h, 3.1-i
     #[test]
     fn every_value_of_a_batch_comes_back_from_any_k_bodies() {
         let pool = Pool::new(64 << 20);

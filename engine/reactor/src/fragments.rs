@@ -166,6 +166,7 @@ mod tests {
     use super::*;
     use racos_buffer::Pool;
 
+    /// tests PROTOCOL 9.4-e
     #[test]
     fn the_cache_is_bounded_and_keeps_what_is_not_on_disk() {
         let pool = Pool::new(1 << 20);

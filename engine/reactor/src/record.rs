@@ -152,6 +152,7 @@ mod tests {
     }
 
     proptest! {
+        /// tests PROTOCOL 9.1-g
         #[test]
         fn decisions_survive_the_log(first in 0u64..1 << 60, bits: Vec<bool>) {
             let mut run = DecidedRun::default();

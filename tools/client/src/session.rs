@@ -67,6 +67,7 @@ impl Session {
 mod tests {
     use super::*;
 
+    /// tests PROTOCOL 11-b, 11-c, 11-f
     #[test]
     fn low_is_the_smallest_outstanding_number_and_the_window_is_never_exceeded() {
         let id = SessionId { slot: 3, position: 1 };

@@ -62,6 +62,7 @@ fn churn(world: &mut World) -> (BTreeMap<String, Vec<u8>>, Vec<Completion>) {
     (expected, done)
 }
 
+/// tests PROTOCOL 11-d
 #[test]
 fn every_write_is_applied_exactly_once_whatever_the_network_does() {
     let mut resent = 0;
@@ -90,6 +91,7 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(run(), run());
 }
 
+/// tests PROTOCOL 11-c
 #[test]
 fn writes_beyond_the_window_wait() {
     let mut world = World::new(1, 3, MemoryConfig::default(), |config| config.window = 8);
@@ -129,6 +131,7 @@ fn a_dead_node_is_gone_around_and_asked_again_later() {
     assert_eq!(world.run(1)[0].endpoint, 0);
 }
 
+/// tests PROTOCOL 11-d
 #[test]
 fn a_write_whose_replies_were_lost_is_not_applied_again_elsewhere() {
     let mut world = calm(3);
@@ -141,6 +144,7 @@ fn a_write_whose_replies_were_lost_is_not_applied_again_elsewhere() {
     assert!(world.seen.replayed >= 1 && world.seen.applied[0] == 1, "{:?}", world.seen);
 }
 
+/// tests PROTOCOL 11-m
 #[test]
 fn a_pinned_operation_fails_with_its_node_and_says_that_it_may_have_happened() {
     let mut world = World::new(1, 2, MemoryConfig::default(), |config| {
@@ -233,6 +237,7 @@ fn a_session_idle_for_long_is_replaced_before_it_is_used() {
     assert!(world.run(1)[0].result.is_ok());
 }
 
+/// tests PROTOCOL 7-j, 7-k
 #[test]
 fn large_values_are_stored_in_stripes_a_few_at_a_time_and_come_back_whole() {
     for (seed, lose) in [(1, 0), (2, 2_000), (3, 2_000)] {

@@ -226,6 +226,7 @@ impl Host {
     }
 
     fn apply(&mut self, slot: Slot, value: Value, oracle: &mut Oracle) {
+        // PROTOCOL 7-a, 7-b, 3.3-c
         assert_eq!(slot, self.applied.len() as Slot, "node {} skips or repeats a slot", self.me);
         if let Value::Batch(digest) = value {
             let batch = self.metas.get(&slot).expect("exec never moves over a slot without metas");
@@ -279,6 +280,7 @@ impl Host {
                     }
                 }
                 Effect::Void { slot } => {
+                    // PROTOCOL 6.2-h
                     assert_eq!(self.applied[slot as usize], Value::Null);
                     self.void += 1;
                 }
@@ -325,9 +327,9 @@ impl Host {
         }
     }
 
-    /// PROTOCOL 4.1-a, 4.1-b, 4.1-c, 4.1-g, 5.2-a, 5.4-d, 6.1-d, 13-d. A PROPOSE, VOTE or STATE leaves
-    /// only if its record is flushed, and says what the record says: over all restarts a node says
-    /// one thing per key. Nothing is said beyond the window or of executed slots.
+    /// PROTOCOL 4.1-a, 4.1-b, 4.1-c, 4.1-g, 5.2-a, 5.4-d, 6.1-d, 13-d. A PROPOSE, VOTE or STATE
+    /// leaves only if its record is flushed, and says what the record says: over all restarts a
+    /// node says one thing per key. Nothing is said beyond the window or of executed slots.
     fn check_sent(&self, message: Message, oracle: &mut Oracle) {
         let said = match message {
             Message::Propose { slot, value } => (Key::Propose(slot), Ballot::For(value)),

@@ -85,7 +85,8 @@ impl Oracle {
         self.holders.get(&slot).copied().unwrap_or_default().without(self.lost)
     }
 
-    /// PROTOCOL 6.1-a, 6.2-f, 7-f, 9.1-i. A node executes a slot, for the first time or again after a restart.
+    /// PROTOCOL 6.1-a, 6.2-f, 7-f, 9.1-i. A node executes a slot, for the first time or again after
+    /// a restart.
     pub fn applies(&mut self, node: Node, slot: Slot, value: Value) {
         self.applied += 1;
         if let Some(known) = self.decided.get(&slot) {

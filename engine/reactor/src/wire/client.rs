@@ -346,6 +346,7 @@ mod tests {
         Value { op: OpId(7), len: 5, digest: [1; 16], crc: 9, head: [2; 8], k: 3, n: 5 }
     }
 
+    /// tests PROTOCOL 11-b
     #[test]
     fn requests_and_replies_survive_the_wire() {
         let session = SessionId { slot: 9, position: 2 };

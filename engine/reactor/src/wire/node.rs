@@ -501,11 +501,14 @@ mod tests {
     }
 
     proptest! {
+        /// tests PROTOCOL 5.1-b, 12.1-a
         #[test]
         fn messages_survive_the_wire(messages in proptest::collection::vec(message(), 0..20)) {
             let mut bytes = Vec::new();
             for message in &messages {
+                let before = bytes.len();
                 put_message(&mut bytes, message);
+                prop_assert!(bytes.len() - before <= 30, "a message fits any datagram");
             }
             let mut from = Reader::new(&bytes);
             for message in &messages {
@@ -514,6 +517,7 @@ mod tests {
             prop_assert!(from.is_empty());
         }
 
+        /// tests PROTOCOL 1-c
         #[test]
         fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = get_message(&mut Reader::new(&bytes));
