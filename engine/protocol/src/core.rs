@@ -257,6 +257,7 @@ impl Core {
                 self.on_pull(from, first, wanted, facts, now, effects)
             }
             Message::Seen { exec, seen } => self.on_seen(from, exec, seen, now, effects),
+            Message::Opening { slot } => self.on_opening(from, slot, now, effects),
             // PROTOCOL 12.1-g: names a slot, and decides nothing.
             Message::GetMeta { slot } => {
                 self.in_use(slot, now, effects);
@@ -330,6 +331,21 @@ impl Core {
         }
         self.advance(slot, now, effects);
         true
+    }
+
+    /// PROTOCOL 6.5-k: a large batch takes longer than T_skip to arrive; its owner says so.
+    fn on_opening(&mut self, from: Node, slot: Slot, now: Nanos, fx: &mut Effects) {
+        if from != self.config.owner(slot) || slot < self.exec {
+            return;
+        }
+        self.heard(from);
+        if !self.in_use(slot, now, fx) {
+            return self.lags_behind(from, slot, now, fx);
+        }
+        self.word_of_owner(slot, from, now);
+        let state = self.get_mut(slot).expect("a slot in use has a state");
+        state.announced = true;
+        state.named_since.get_or_insert(now);
     }
 
     fn on_spread(

@@ -146,4 +146,8 @@ pub enum Message {
     GetMeta {
         slot: Slot,
     },
+    /// From the owner: it has opened the slot, and the batch, which is large, is on its way.
+    Opening {
+        slot: Slot,
+    },
 }

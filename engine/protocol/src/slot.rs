@@ -41,7 +41,9 @@ pub struct SlotState {
     pub owner_null: bool,
     /// Since when the slot, or a higher one, is in use here.
     pub since: Nanos,
-    /// Since when a candidate is named here.
+    /// The owner said that a large batch is on its way.
+    pub announced: bool,
+    /// Since when a candidate is named here, or announced.
     pub named_since: Option<Nanos>,
     /// When the own record of the proposal was handed to the log: measures the flush.
     pub appended_at: Nanos,

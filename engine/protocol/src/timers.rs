@@ -75,7 +75,10 @@ impl Core {
         }
         let waited = now.saturating_sub(state.since);
         let refused = state.proposal.is_some_and(|said| said.what == Value::Null);
-        self.peers[usize::from(owner)].word.observe(waited);
+        let announced = state.announced;
+        if !announced {
+            self.peers[usize::from(owner)].word.observe(waited);
+        }
         if refused {
             self.word_came_late(owner);
         } else {

@@ -478,7 +478,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 Effect::Persist { record, release } => self.persist(record, release),
                 Effect::Send { to, message } => self.queue_message(to, &message),
                 Effect::Opened { slot } => self.opened(slot),
-                Effect::SpreadAgain { slot, to } => self.spread_to(slot, to),
+                Effect::SpreadAgain { slot, to } => self.spread_again(slot, to),
                 Effect::SendMeta { slot, to } => self.send_meta(slot, to),
                 Effect::SendFacts { from, until, to } => self.send_facts(from, until, to),
                 Effect::Apply { slot, value } => self.apply(slot, value),
@@ -493,7 +493,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.wake_executed();
     }
 
-    fn queue_message(&mut self, to: Target, message: &Message) {
+    pub(crate) fn queue_message(&mut self, to: Target, message: &Message) {
         // PROTOCOL 6.1-i: a SKIP may go together with the PROPOSE, which a flush releases soon.
         self.out_urgent |= !matches!(message, Message::Skip { .. });
         match to {

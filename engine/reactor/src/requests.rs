@@ -126,7 +126,9 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn status_request(&mut self, waiter: &Waiter) {
-        let status = self.status();
+        let mut status = self.status();
+        // A file system that cannot tell is shown as full of nothing, not as an error.
+        status.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
         let json = serde_json::to_vec(&status).expect("a status has no maps with odd keys");
         match self.pool.copy(&json) {
             Some(body) => self.reply(waiter, &Reply::Status, &[body]),

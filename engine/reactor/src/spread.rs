@@ -13,13 +13,15 @@ use crate::wire::node::{SpreadHead, kind};
 use racos_buffer::{ALIGN, Slice};
 use racos_machine::{Action, OpId, Outcome, Refusal, SessionId};
 use racos_net::{Link, Message as Frame};
-use racos_protocol::{Input, Release, Slot, Value};
+use racos_protocol::{Input, Message, Release, Slot, Target, Value};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
 use std::rc::Rc;
 
 /// A batch whose slot was decided null so often is given up: the cluster cannot store it.
 const VOIDS_MAX: u32 = 16;
+/// Bytes that headers add to a SPREAD, generously.
+const SPREAD_OVERHEAD: usize = 256;
 /// PROTOCOL 9.4-e. Bytes of batches that may wait for a node that was heard lately, and for one
 /// that was not.
 const BACKLOG_BYTES_MAX: usize = 24 << 20;
@@ -172,6 +174,10 @@ impl<L: Link, D: Device> Node<L, D> {
         let parcel = self.opening.take().expect("a batch was offered");
         let known = Known { batch: parcel.batch.clone(), recorded: true, place: None };
         self.window.insert(slot, known);
+        // PROTOCOL 6.5-k
+        if (0..self.n).any(|node| self.is_chunked(&parcel, node)) {
+            self.queue_message(Target::Others, &Message::Opening { slot });
+        }
         self.open.insert(slot, parcel);
         // PROTOCOL 6.2-a: to every other node that is not hopelessly behind.
         for node in 0..self.n as u8 {
@@ -190,7 +196,26 @@ impl<L: Link, D: Device> Node<L, D> {
         self.net.pending_bytes(self.config.members[index]) > most
     }
 
-    /// Sends SPREAD of an own open slot, for the first time or again (PROTOCOL 12.2-g).
+    /// Whether a node's share of a batch is more than one datagram: the transport sends it in chunks,
+    /// and again what is lost of it.
+    fn is_chunked(&self, parcel: &Parcel, node: usize) -> bool {
+        let body: usize = parcel.bodies[node].slices.iter().map(|slice| slice.len()).sum();
+        let most = self.net.link().datagram_max(self.config.members[node]);
+        parcel.batch.bytes.len() + body + SPREAD_OVERHEAD > most
+    }
+
+    /// A node asked for the SPREAD of an own open slot (PROTOCOL 12.2-g). What the transport is still
+    /// sending it need not be sent twice.
+    pub(crate) fn spread_again(&mut self, slot: Slot, to: u8) {
+        let Some(parcel) = self.open.get(&slot) else { return };
+        let address = self.config.members[usize::from(to)];
+        let under_way = self.net.pending_bytes(address) > 0;
+        if !(under_way && self.is_chunked(parcel, usize::from(to))) {
+            self.spread_to(slot, to);
+        }
+    }
+
+    /// Sends SPREAD of an own open slot.
     pub(crate) fn spread_to(&mut self, slot: Slot, to: u8) {
         // PROTOCOL 11-n
         // After a restart the other nodes' fragments are gone: they finish the slot without us.

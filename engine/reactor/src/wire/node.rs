@@ -79,6 +79,10 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message) {
             out.put_u8(10);
             out.put_u64(slot);
         }
+        Message::Opening { slot } => {
+            out.put_u8(11);
+            out.put_u64(slot);
+        }
     }
 }
 
@@ -111,6 +115,7 @@ pub fn get_message(from: &mut Reader<'_>) -> Result<Message, WireError> {
         }
         9 => Message::Seen { exec: slot, seen: from.u64("seen")? },
         10 => Message::GetMeta { slot },
+        11 => Message::Opening { slot },
         _ => return Err(WireError { field: "message tag" }),
     })
 }
@@ -497,6 +502,7 @@ mod tests {
             }),
             (slot, any::<u64>()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
             slot.prop_map(|slot| Message::GetMeta { slot }),
+            slot.prop_map(|slot| Message::Opening { slot }),
         ]
     }
 
