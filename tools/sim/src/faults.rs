@@ -184,6 +184,25 @@ impl World {
         }
     }
 
+    /// All machines lose power, and f in all are lost for ever: what was acknowledged is still there
+    /// (PROTOCOL 4.1).
+    pub fn blackout(&mut self) {
+        for index in self.up().collect::<Vec<_>>() {
+            self.kill(index, true);
+        }
+        while self.lost < self.plan.f {
+            let index = self.rng.below(self.plan.n as u64) as usize;
+            if self.hosts[index].state == State::Down {
+                self.hosts[index].state = State::Lost;
+                self.lost += 1;
+                self.faults[place(Kind::Lose)] += 1;
+            }
+        }
+        self.faults[place(Kind::PowerCutAll)] += 1;
+        self.trace.note(self.now_ns, &[7]);
+        self.trace.say(self.now_ns, || "blackout".into());
+    }
+
     /// Ends all faults: what is down starts, what is cut heals. Lost nodes stay lost.
     pub fn calm(&mut self) {
         self.is_faulty = false;

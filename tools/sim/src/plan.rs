@@ -154,6 +154,8 @@ pub struct Plan {
     pub work: WorkPlan,
     /// Virtual time at which faults stop.
     pub faults_end_ns: u64,
+    /// They end with a power loss of all nodes, after which f of them never come back.
+    pub ends_in_blackout: bool,
 }
 
 impl Plan {
@@ -172,6 +174,7 @@ impl Plan {
             faults: faults(&mut rng, f, fixed.calm),
             work: work(&mut rng),
             faults_end_ns: rng.between(1_500, 4_000) * MS,
+            ends_in_blackout: !fixed.calm && Rng::new(seed).fork(10).one_in(5),
         };
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan

@@ -143,6 +143,9 @@ fn whole_run(world: &mut World) -> Result<u64, String> {
     let end_ns = world.plan.faults_end_ns;
     world.run(end_ns, |_| false);
     problem(world)?;
+    if world.plan.ends_in_blackout {
+        world.blackout();
+    }
     world.trace.say(world.now_ns, || "faults stop".into());
     world.calm();
     finish_work(world)?;
