@@ -53,7 +53,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
-        let Some(batch) = self.checked_batch(&head, frame.body.len()) else { return };
+        let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
         let room = match self.log.accepts(frame.head.len(), frame.body.len(), Class::Ordinary) {
             Ok(()) => true,
             Err(Full::Disk) => false,
@@ -74,12 +74,18 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// The batch of a SPREAD, if its bytes are what its digest says and its body has every fragment.
-    fn checked_batch(&self, head: &SpreadHead<'_>, body_len: usize) -> Option<Rc<Batch>> {
+    fn checked_batch(&self, head: &SpreadHead<'_>, body: &[u8]) -> Option<Rc<Batch>> {
         let batch = Batch::decode(head.batch, &self.secrets).ok()?;
         let fragments = layout::fragments(&batch.ops).count();
+        // PROTOCOL 6.2-b
+        let intact = |(index, spot): (usize, layout::FragmentSpot<'_>)| {
+            let bytes = &body[spot.offset..spot.offset + spot.len];
+            head.crc(index) == Some(crc32fast::hash(bytes))
+        };
         let whole = batch.info.digest == head.digest
             && head.crcs.len() == fragments * 4
-            && layout::body_len(&batch.ops) == body_len;
+            && layout::body_len(&batch.ops) == body.len()
+            && layout::fragments(&batch.ops).enumerate().all(intact);
         whole.then_some(batch)
     }
 
@@ -95,7 +101,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Fragments of a slot that was executed without them: kept, they spare a repair.
     fn store_late(&mut self, slot: Slot, frame: &Frame) {
         let Ok(head) = SpreadHead::get(&frame.head) else { return };
-        let Some(batch) = self.checked_batch(&head, frame.body.len()) else { return };
+        let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
         let wanted = layout::fragments(&batch.ops).any(|spot| {
             let live =
                 self.machine.value(spot.value.op).is_some_and(|used| used.value == *spot.value);

@@ -257,6 +257,28 @@ impl Cluster {
     pub fn first_ended(&mut self) -> Option<usize> {
         (0..self.n()).find(|node| !self.is_running(*node))
     }
+
+    /// Takes up a node that has ended since it was started: whether a signal killed it, or else it
+    /// ended by itself.
+    pub fn take_ended(&mut self) -> Option<(usize, Ended)> {
+        let node =
+            (0..self.n()).find(|node| self.children[*node].is_some() && !self.is_running(*node))?;
+        let mut child = self.children[node].take().expect("found above");
+        let killed = child.wait().ok().is_some_and(|status| status.code().is_none());
+        Some((node, if killed { Ended::Killed } else { Ended::ByItself }))
+    }
+
+    /// Whether any node is running.
+    pub fn any_running(&mut self) -> bool {
+        (0..self.n()).any(|node| self.is_running(node))
+    }
+}
+
+/// How a node's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Killed,
+    ByItself,
 }
 
 impl Drop for Cluster {

@@ -17,6 +17,7 @@ mod node;
 mod output;
 mod scratch;
 mod status;
+mod tune;
 mod up;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +42,7 @@ enum Command {
     Ls(data::LsArgs),
     Status(status::StatusArgs),
     Bench(Box<bench::BenchArgs>),
+    Tune(tune::TuneArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ls(args) => data::ls(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Tune(args) => tune::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `racos up`: a local cluster to play with.
 
-use crate::cluster::{Cluster, Plan};
+use crate::cluster::{Cluster, Ended, Plan};
 use crate::connect::{DIR_DEFAULT, PORT_DEFAULT};
 use crate::exit::{Outcome, failed, usage};
 use crate::node::stop_flag;
@@ -8,7 +8,10 @@ use crate::output;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A killed node is started again after this long: time to see the others go on.
+const RESTART_SECONDS: u64 = 5;
 
 /// Run a cluster of node processes on this machine, until Ctrl-C.
 #[derive(Args, Debug)]
@@ -59,13 +62,30 @@ pub fn run(args: &UpArgs) -> Outcome {
     })?;
     bar.finish_and_clear();
     greet(&args.dir, &cluster);
+    let mut killed: Vec<(usize, Instant)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        if let Some(node) = cluster.first_ended() {
-            let words = cluster.last_words(node);
-            cluster.stop();
-            return Err(failed(format!("node {node} has ended: {words}")));
+        match cluster.take_ended() {
+            Some((node, Ended::Killed)) => {
+                output::line(&format!(
+                    "node {node} was killed; the others go on, and it is started again in \
+                     {RESTART_SECONDS} s"
+                ));
+                killed.push((node, Instant::now() + Duration::from_secs(RESTART_SECONDS)));
+            }
+            Some((node, Ended::ByItself)) => {
+                let words = cluster.last_words(node);
+                output::line(&format!("node {node} has ended by itself: {words}"));
+            }
+            None if killed.is_empty() && !cluster.any_running() => {
+                return Err(failed("no node is running any more"));
+            }
+            None => std::thread::sleep(Duration::from_millis(100)),
         }
-        std::thread::sleep(Duration::from_millis(100));
+        if let Some(place) = killed.iter().position(|(_, at)| Instant::now() >= *at) {
+            let (node, _) = killed.swap_remove(place);
+            cluster.start_nodes(&[node], &mut |_, _| {})?;
+            output::line(&format!("node {node} is back and catches up"));
+        }
     }
     cluster.stop();
     output::line("stopped; `racos up` with the same --dir goes on where this ended");

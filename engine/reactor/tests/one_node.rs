@@ -1,0 +1,321 @@
+//! One node among addresses that the test speaks for: what it asks, answers and refuses on the wire.
+//!
+//! Five nodes carry out a write; then the test takes the place of all but node 0, so that every
+//! question of node 0 is seen and every answer is the test's own.
+
+use racos_buffer::{Pool, Slice};
+use racos_engine::wire::client::{self, Reply, Request};
+use racos_engine::wire::node::{
+    AnswerForm, AnswerHead, Query, ReadQuestion, SegmentAnswer, get_question, get_segment_answer,
+    kind, put_segment,
+};
+use racos_engine::{Bounds, Node, NodeConfig};
+use racos_machine::{OpId, SessionId, Stamp};
+use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
+use racos_net::{Identity, Message, Transport, TransportConfig};
+use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
+use std::net::SocketAddr;
+
+const CLUSTER: u64 = 77;
+const US: u64 = 1000;
+const MS: u64 = 1000 * US;
+const KEY: &[u8] = b"key";
+/// So long that it is coded, with k = 3.
+const VALUE_BYTES: usize = 3000;
+
+fn address(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 4000 + node as u16))
+}
+
+type TestNode = Node<MemoryLink, MemoryDevice>;
+
+struct World {
+    hub: MemoryHub,
+    pool: Pool,
+    now: u64,
+    nodes: Vec<TestNode>,
+    client: Transport<MemoryLink>,
+    /// In place of nodes 1 to 4.
+    stand_ins: Vec<Transport<MemoryLink>>,
+}
+
+impl World {
+    /// Five nodes of 5,1,3 that hold one value; then nodes 1 to 4 are gone.
+    fn new() -> World {
+        let hub = MemoryHub::new(1, MemoryConfig::default());
+        let pool = Pool::new(256 << 20);
+        let members: Vec<SocketAddr> = (0..5).map(address).collect();
+        let nodes = (0..5).map(|index| {
+            let mut config = NodeConfig::new(CLUSTER, index as u8, members.clone(), 1, 3);
+            config.bounds = Bounds {
+                segment_bytes: 1 << 20,
+                value_bytes_max: 64 << 10,
+                disk_reserve_bytes: 0,
+                ..Bounds::default()
+            };
+            let mut device = MemoryDevice::new(Disk::new(64 << 20, Timing::Immediate));
+            TestNode::format(&config, &mut device, &pool, 9 + index as u128, &mut |_, _| {})
+                .unwrap();
+            let link = hub.link(address(index));
+            TestNode::open(config, link, device, pool.clone(), 0).expect("a formatted device opens")
+        });
+        let nodes = nodes.collect();
+        let client = transport(&hub, &pool, 100, None, 1);
+        let mut world = World { hub, pool, now: 0, nodes, client, stand_ins: Vec::new() };
+        let session = match world.ask(1, &Request::OpenSession { window: 8 }, &[]) {
+            (Reply::SessionOpened { session }, _) => session,
+            other => panic!("{other:?}"),
+        };
+        world.put(2, session, 1);
+        world.pass(50 * MS, |_| {});
+        world.nodes.truncate(1);
+        world.stand_ins = (1..5)
+            .map(|node| transport(&world.hub, &world.pool, node, Some(node as u16), 5))
+            .collect();
+        world
+    }
+
+    fn put(&mut self, request: u64, session: SessionId, sequence: u64) {
+        let stamp = Stamp { session, sequence, low: sequence };
+        let value = self.pool.copy(&[7; VALUE_BYTES]).unwrap();
+        let put = Request::Put { stamp, key: KEY.to_vec() };
+        let done = self.ask(request, &put, &[value]);
+        assert!(matches!(done, (Reply::Done { changes: 1, .. }, _)), "{done:?}");
+    }
+
+    fn send(&mut self, request: u64, asked: &Request, body: &[Slice]) {
+        let mut head = Vec::new();
+        asked.put(7, request, &mut head);
+        let kind = client::kind::REQUEST;
+        self.client.send(address(0), kind, &head, body, self.now).unwrap();
+        self.client.flush(self.now);
+    }
+
+    /// Sends a request to node 0 and waits for its reply.
+    fn ask(&mut self, request: u64, asked: &Request, body: &[Slice]) -> (Reply, Slice) {
+        self.send(request, asked, body);
+        let mut reply = None;
+        self.pass_until(2000 * MS, |_, to_client| {
+            for message in to_client.drain(..) {
+                let (number, answer) = Reply::get(&message.head).unwrap();
+                if number == request {
+                    reply = Some((answer, message.body.clone()));
+                }
+            }
+            reply.is_some()
+        });
+        reply.expect("the node answers")
+    }
+
+    /// Lets time pass; what reaches the stand-ins is given to `see`, with their number.
+    fn pass(&mut self, time: u64, mut see: impl FnMut((usize, Message))) {
+        self.pass_until(time, |world, _| {
+            world.receive().into_iter().for_each(&mut see);
+            false
+        });
+    }
+
+    fn pass_until(
+        &mut self,
+        time: u64,
+        mut done: impl FnMut(&mut World, &mut Vec<Message>) -> bool,
+    ) {
+        let end = self.now + time;
+        let mut to_client = Vec::new();
+        while self.now < end {
+            self.now += 50 * US;
+            self.hub.advance(self.now);
+            for node in &mut self.nodes {
+                node.poll(self.now);
+            }
+            self.client.receive(self.now, &mut to_client);
+            self.client.flush(self.now);
+            if done(self, &mut to_client) {
+                return;
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Vec<(usize, Message)> {
+        let mut all = Vec::new();
+        for (index, stand_in) in self.stand_ins.iter_mut().enumerate() {
+            let mut messages = Vec::new();
+            stand_in.receive(self.now, &mut messages);
+            stand_in.flush(self.now);
+            all.extend(messages.into_iter().map(|message| (index + 1, message)));
+        }
+        all
+    }
+
+    /// A stand-in speaks to node 0.
+    fn speak(&mut self, node: usize, kind: u8, head: &[u8]) {
+        let stand_in = &mut self.stand_ins[node - 1];
+        stand_in.send(address(0), kind, head, &[], self.now).unwrap();
+        stand_in.flush(self.now);
+    }
+
+    /// What reaches a stand-in of one kind within a while.
+    fn heard(&mut self, node: usize, wanted: u8, time: u64) -> Vec<Message> {
+        let mut heard = Vec::new();
+        self.pass(time, |(to, message)| {
+            if (to, message.kind) == (node, wanted) {
+                heard.push(message);
+            }
+        });
+        heard
+    }
+
+    /// The name of the operation that stored the value.
+    fn stored(&self) -> OpId {
+        let version = self.nodes[0].machine().get(KEY).expect("the key is there");
+        version.values().next().unwrap().op
+    }
+}
+
+fn transport(
+    hub: &MemoryHub,
+    pool: &Pool,
+    place: usize,
+    node: Option<u16>,
+    boot: u32,
+) -> Transport<MemoryLink> {
+    let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot };
+    let link = hub.link(address(place));
+    Transport::new(link, identity, pool.clone(), TransportConfig::default())
+}
+
+/// tests PROTOCOL 8.1-h, 12.2-i: first q-1 others, fragments of k with the own one; when they are
+/// silent, everybody, again and again.
+#[test]
+fn a_read_asks_k_nodes_for_fragments() {
+    let mut world = World::new();
+    world.pass(5 * MS, |_| {});
+    world.send(10, &Request::Get { key: KEY.to_vec() }, &[]);
+    let mut questions = Vec::new();
+    let note = |questions: &mut Vec<_>, to, message: &Message| {
+        if message.kind == kind::READQ {
+            let asked = get_question(&message.head).unwrap();
+            questions.push((to, asked.read, asked.fragment));
+        }
+    };
+    world.pass(3 * MS, |(to, message)| note(&mut questions, to, &message));
+    assert_eq!(questions.len(), 3, "q-1 others: {questions:?}");
+    assert_eq!(questions.iter().filter(|question| question.2).count(), 2, "{questions:?}");
+    let data: Vec<usize> = questions.iter().filter(|q| q.2).map(|q| q.0).collect();
+    assert_eq!(data, [1, 2], "those with data fragments");
+    let mut again = Vec::new();
+    world.pass(100 * MS, |(to, message)| note(&mut again, to, &message));
+    assert!((1..5).all(|node| again.iter().filter(|q| q.0 == node).count() >= 2), "{again:?}");
+    assert!(again.iter().all(|question| question.1 == questions[0].1), "one read, one id");
+}
+
+/// tests PROTOCOL 12.1-d, 12.1-g
+#[test]
+fn a_repeated_question_is_answered_again() {
+    let mut world = World::new();
+    let mut head = Vec::new();
+    let query = Query::Key(KEY.to_vec());
+    ReadQuestion { read: 99, fragment: false, guess: 0, query: &query }.put(&mut head);
+    let exec = world.nodes[0].exec();
+    for _ in 0..2 {
+        world.speak(3, kind::READQ, &head);
+        let answers = world.heard(3, kind::READR, 5 * MS);
+        assert_eq!(answers.len(), 1);
+        let answer = AnswerHead::get(&answers[0].head).unwrap();
+        assert_eq!((answer.read, answer.exec), (99, exec));
+        assert!(
+            matches!(answer.form, AnswerForm::Value { value, .. } if value.op == world.stored())
+        );
+    }
+    assert_eq!(world.nodes[0].exec(), exec);
+}
+
+/// tests PROTOCOL 7-h, 9.5-f
+#[test]
+fn fragments_are_given_by_op() {
+    let mut world = World::new();
+    let (op, exec) = (world.stored().0, world.nodes[0].exec());
+    for (op, expected) in [(op, SegmentAnswer::Here), (12345, SegmentAnswer::Gone { exec })] {
+        let mut head = Vec::new();
+        put_segment(&mut head, 5, op, None);
+        world.speak(4, kind::GETSEG, &head);
+        let answers = world.heard(4, kind::SEG, 5 * MS);
+        assert_eq!(answers.len(), 1);
+        assert_eq!(get_segment_answer(&answers[0].head).unwrap(), (5, op, expected));
+        let len = if expected == SegmentAnswer::Here { VALUE_BYTES / 3 } else { 0 };
+        assert_eq!(answers[0].body.len(), len);
+    }
+}
+
+/// Answers node 0's questions for the stand-ins: as guessed, and without any fragment.
+fn read_without_fragments(world: &mut World, lacking: &[usize]) -> Option<Reply> {
+    world.send(11, &Request::Get { key: KEY.to_vec() }, &[]);
+    let mut reply = None;
+    let (op, exec) = (world.stored().0, world.nodes[0].exec());
+    world.pass_until(1000 * MS, |world, to_client| {
+        for (to, message) in world.receive() {
+            let mut head = Vec::new();
+            if message.kind == kind::READQ {
+                let read = get_question(&message.head).unwrap().read;
+                AnswerHead { read, exec, mark: None, form: AnswerForm::AsGuessed }.put(&mut head);
+                world.speak(to, kind::READR, &head);
+                head.clear();
+                put_segment(&mut head, read, op, Some(SegmentAnswer::Missing));
+            } else if message.kind == kind::GETSEG {
+                let read = u64::from_le_bytes(message.head[..8].try_into().unwrap());
+                put_segment(&mut head, read, op, Some(SegmentAnswer::Missing));
+            }
+            if !head.is_empty() && lacking.contains(&to) {
+                world.speak(to, kind::SEG, &head);
+            }
+        }
+        reply = to_client.pop().map(|message| Reply::get(&message.head).unwrap().1);
+        reply.is_some()
+    });
+    reply
+}
+
+/// tests PROTOCOL 8.1-o, 9.5-g: MISSING is asked of another node; once k are out of reach, the read
+/// says so, and says it of nothing less.
+#[test]
+fn a_value_without_k_fragments_is_data_loss() {
+    let mut world = World::new();
+    match read_without_fragments(&mut world, &[1, 2, 3]) {
+        Some(Reply::Error(error)) => assert_eq!(error.code, client::ErrorCode::DataLoss),
+        other => panic!("{other:?}"),
+    }
+    let mut world = World::new();
+    let undecided = read_without_fragments(&mut world, &[1, 2]);
+    assert_eq!(undecided, None, "nodes 3 and 4 may still have theirs");
+}
+
+/// tests PROTOCOL 4.4-l, 9.1-b: a peer with an older boot than was heard is told so, and nothing of
+/// it is taken in; a node that is told a higher boot than its own stops.
+#[test]
+fn an_older_boot_is_refused_and_a_higher_one_stops_the_node() {
+    let mut world = World::new();
+    let mut question = Vec::new();
+    let query = Query::Key(KEY.to_vec());
+    ReadQuestion { read: 1, fragment: false, guess: 0, query: &query }.put(&mut question);
+    world.speak(2, kind::READQ, &question);
+    assert_eq!(world.heard(2, kind::READR, 5 * MS).len(), 1, "boot 5 is heard");
+    let old = transport(&world.hub, &world.pool, 2, Some(2), 4);
+    world.stand_ins[1] = old;
+    world.speak(2, kind::READQ, &question);
+    let mut kinds = Vec::new();
+    let mut boots = Vec::new();
+    world.pass(5 * MS, |(to, message)| {
+        if to == 2 {
+            kinds.push(message.kind);
+            boots.extend((message.kind == kind::BOOT).then(|| message.head.to_vec()));
+        }
+    });
+    assert!(!kinds.contains(&kind::READR), "the question of an old boot is answered");
+    assert_eq!(boots, [5u32.to_le_bytes().to_vec()]);
+    world.speak(3, kind::BOOT, &1u32.to_le_bytes());
+    world.pass(5 * MS, |_| {});
+    assert_eq!(world.nodes[0].failed(), None, "its own boot is 1");
+    world.speak(3, kind::BOOT, &2u32.to_le_bytes());
+    world.pass(5 * MS, |_| {});
+    assert!(world.nodes[0].failed().is_some_and(|why| why.contains("rolled back")));
+}
