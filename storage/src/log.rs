@@ -513,7 +513,7 @@ impl<D: Device> Log<D> {
         let result = result.and_then(|()| {
             let bytes = buf.freeze().slice(skip..skip + len);
             match crc {
-                // PROTOCOL 4.4-d
+                // PROTOCOL 3.1-g, 4.4-d
                 Some(crc) if crc32fast::hash(&bytes) != crc => Err(ReadError::Damaged),
                 _ => Ok(bytes),
             }

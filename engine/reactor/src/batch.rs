@@ -278,7 +278,7 @@ impl Builder {
             split_small(&self.codec, value, bufs, from, len);
         }
         *used += span;
-        // The checksum is made with the fragment, and travels and lies beside it.
+        // PROTOCOL 3.1-g: made with the fragment; travels with it and lies beside it.
         for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
             crcs.extend_from_slice(&crc32fast::hash(&buf[from..from + len]).to_le_bytes());
         }

@@ -77,7 +77,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn checked_batch(&self, head: &SpreadHead<'_>, body: &[u8]) -> Option<Rc<Batch>> {
         let batch = Batch::decode(head.batch, &self.secrets).ok()?;
         let fragments = layout::fragments(&batch.ops).count();
-        // PROTOCOL 6.2-b
+        // PROTOCOL 3.1-g, 6.2-b
         let intact = |(index, spot): (usize, layout::FragmentSpot<'_>)| {
             let bytes = &body[spot.offset..spot.offset + spot.len];
             head.crc(index) == Some(crc32fast::hash(bytes))

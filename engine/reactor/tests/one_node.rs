@@ -5,14 +5,16 @@
 
 use racos_buffer::{Pool, Slice};
 use racos_engine::wire::client::{self, Reply, Request};
+use racos_engine::wire::cursor::Reader;
 use racos_engine::wire::node::{
-    AnswerForm, AnswerHead, Query, ReadQuestion, SegmentAnswer, get_question, get_segment_answer,
-    kind, put_segment,
+    AnswerForm, AnswerHead, Query, ReadQuestion, SegmentAnswer, SpreadHead, get_message,
+    get_question, get_segment_answer, kind, put_message, put_segment,
 };
 use racos_engine::{Bounds, Node, NodeConfig};
 use racos_machine::{OpId, SessionId, Stamp};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
 use racos_net::{Identity, Message, Transport, TransportConfig};
+use racos_protocol::{Message as Word, Slot, Value};
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use std::net::SocketAddr;
 
@@ -35,6 +37,7 @@ struct World {
     now: u64,
     nodes: Vec<TestNode>,
     client: Transport<MemoryLink>,
+    session: SessionId,
     /// In place of nodes 1 to 4.
     stand_ins: Vec<Transport<MemoryLink>>,
 }
@@ -61,12 +64,13 @@ impl World {
         });
         let nodes = nodes.collect();
         let client = transport(&hub, &pool, 100, None, 1);
-        let mut world = World { hub, pool, now: 0, nodes, client, stand_ins: Vec::new() };
-        let session = match world.ask(1, &Request::OpenSession { window: 8 }, &[]) {
+        let session = SessionId::default();
+        let mut world = World { hub, pool, now: 0, nodes, client, session, stand_ins: Vec::new() };
+        world.session = match world.ask(1, &Request::OpenSession { window: 8 }, &[]) {
             (Reply::SessionOpened { session }, _) => session,
             other => panic!("{other:?}"),
         };
-        world.put(2, session, 1);
+        world.put(2, world.session, 1);
         world.pass(50 * MS, |_| {});
         world.nodes.truncate(1);
         world.stand_ins = (1..5)
@@ -184,7 +188,7 @@ fn transport(
     Transport::new(link, identity, pool.clone(), TransportConfig::default())
 }
 
-/// tests PROTOCOL 8.1-h, 12.2-i: first q-1 others, fragments of k with the own one; when they are
+/// tests PROTOCOL 3.1-c, 8.1-h, 12.2-i: first q-1 others, fragments of k with the own one; when they are
 /// silent, everybody, again and again.
 #[test]
 fn a_read_asks_k_nodes_for_fragments() {
@@ -206,7 +210,13 @@ fn a_read_asks_k_nodes_for_fragments() {
     let mut again = Vec::new();
     world.pass(100 * MS, |(to, message)| note(&mut again, to, &message));
     assert!((1..5).all(|node| again.iter().filter(|q| q.0 == node).count() >= 2), "{again:?}");
-    assert!(again.iter().all(|question| question.1 == questions[0].1), "one read, one id");
+    let first = questions[0].1;
+    assert!(again.iter().all(|question| question.1 == first), "one read, one id");
+    assert_eq!(first >> 40, 1, "read ids of a boot begin with its number");
+    world.send(11, &Request::Get { key: KEY.to_vec() }, &[]);
+    let mut next = Vec::new();
+    world.pass(2 * MS, |(to, message)| note(&mut next, to, &message));
+    assert!(next.iter().any(|question| question.1 > first), "another read, another id");
 }
 
 /// tests PROTOCOL 12.1-d, 12.1-g
@@ -318,4 +328,80 @@ fn an_older_boot_is_refused_and_a_higher_one_stops_the_node() {
     world.speak(3, kind::BOOT, &2u32.to_le_bytes());
     world.pass(5 * MS, |_| {});
     assert!(world.nodes[0].failed().is_some_and(|why| why.contains("rolled back")));
+}
+
+/// SPREADs that reach the stand-ins within a while: to whom, slot and batch.
+fn spreads(world: &mut World, time: u64) -> Vec<(usize, Slot, Vec<u8>)> {
+    let mut seen = Vec::new();
+    world.pass(time, |(to, message)| {
+        if message.kind == kind::SPREAD {
+            let head = SpreadHead::get(&message.head).unwrap();
+            seen.push((to, head.slot, head.batch.to_vec()));
+        }
+    });
+    seen
+}
+
+/// tests PROTOCOL 6.2-a, 6.2-h, 11-l: an operation without a session goes to all others, and into
+/// another slot under the same name only once its slot is decided null.
+#[test]
+fn a_request_without_a_session_is_opened_again_only_after_null() {
+    let mut world = World::new();
+    world.send(20, &Request::OpenSession { window: 4 }, &[]);
+    let first = spreads(&mut world, MS);
+    let (slot, batch) = (first[0].1, first[0].2.clone());
+    let mut receivers: Vec<usize> = first.iter().map(|spread| spread.0).collect();
+    receivers.sort_unstable();
+    assert_eq!(receivers, [1, 2, 3, 4]);
+    let meanwhile = spreads(&mut world, 30 * MS);
+    assert!(meanwhile.iter().all(|spread| spread.1 == slot), "opened twice: {meanwhile:?}");
+    // Everybody skips what is below and refuses the slot.
+    for node in 1..5 {
+        let own = (0..slot).rev().find(|own| own % 5 == node as Slot);
+        let mut words = Vec::new();
+        if let Some(own) = own.filter(|own| *own >= world.nodes[0].exec()) {
+            put_message(&mut words, &Word::Skip { from: own, to: own + 1 });
+        }
+        put_message(&mut words, &Word::Propose { slot, value: Value::Null });
+        world.speak(node, kind::CORE, &words);
+    }
+    let again = spreads(&mut world, 5 * MS);
+    assert!(world.nodes[0].exec() > slot, "decided null");
+    let other: Vec<_> = again.iter().filter(|spread| spread.1 != slot).collect();
+    assert_eq!(other.len(), 4);
+    assert!(other.iter().all(|spread| spread.1 > slot && spread.2 == batch), "{other:?}");
+}
+
+/// tests PROTOCOL 3.1-g, 6.2-b: a fragment that does not have its checksum is not stored, and the
+/// slot is not supported for it.
+#[test]
+fn a_damaged_fragment_is_not_promised() {
+    let mut world = World::new();
+    // The batch of a write of node 0, as the test saw it, in a slot of node 1.
+    let stamp = Stamp { session: world.session, sequence: 2, low: 2 };
+    let value = world.pool.copy(&[8; VALUE_BYTES]).unwrap();
+    let put = Request::Put { stamp, key: KEY.to_vec() };
+    world.send(30, &put, &[value]);
+    let seen = world.heard(1, kind::SPREAD, MS).remove(0);
+    let head = SpreadHead::get(&seen.head).unwrap();
+    let slot = (head.slot..).find(|slot| slot % 5 == 1).unwrap();
+    let SpreadHead { digest, batch, crcs, .. } = head;
+    let mut moved = Vec::new();
+    SpreadHead { slot, digest, batch, crcs }.put(&mut moved);
+    for bad in [true, false] {
+        let mut body = seen.body.to_vec();
+        body[VALUE_BYTES / 6] ^= u8::from(bad);
+        let body = world.pool.copy(&body).unwrap();
+        let now = world.now;
+        world.stand_ins[0].send(address(0), kind::SPREAD, &moved, &[body], now).unwrap();
+        world.stand_ins[0].flush(now);
+        let mut supported = false;
+        for message in world.heard(1, kind::CORE, MS) {
+            let mut words = Reader::new(&message.head);
+            while let Ok(word) = get_message(&mut words) {
+                supported |= word == Word::Propose { slot, value: Value::Batch(digest) };
+            }
+        }
+        assert_eq!(supported, !bad);
+    }
 }
