@@ -102,6 +102,8 @@ pub struct Parcel {
     pub waiters: Vec<Waiter>,
     /// How often its slot was decided null.
     pub voids: u32,
+    /// When it was first seen waiting for the cluster, in nanoseconds.
+    pub waiting_since: Option<u64>,
 }
 
 /// Why a value cannot be taken now.
@@ -240,7 +242,7 @@ impl Builder {
         };
         let bodies = slices.into_iter().zip(open.crcs);
         let bodies = bodies.map(|(slices, crcs)| Body { slices, crcs }).collect();
-        Some(Parcel { batch, bodies, waiters: open.waiters, voids: 0 })
+        Some(Parcel { batch, bodies, waiters: open.waiters, voids: 0, waiting_since: None })
     }
 
     /// Puts a batch that was just sealed back, closed to small additions.

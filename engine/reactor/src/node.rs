@@ -168,6 +168,7 @@ pub struct Node<L: Link, D: Device> {
     released: Vec<racos_machine::OpId>,
     last_work: Nanos,
     beacon_at: Nanos,
+    pub(crate) stalled_check_at: Nanos,
     confirmed: bool,
     failed: Option<String>,
     pub(crate) observer: Option<Box<dyn Observer>>,
@@ -271,6 +272,7 @@ impl<L: Link, D: Device> Node<L, D> {
             released: Vec::new(),
             last_work: now,
             beacon_at: now + BEACON_NS,
+            stalled_check_at: now + BEACON_NS,
             confirmed: false,
             failed: None,
             observer: parts.observer,
@@ -343,6 +345,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.wake_reads();
         self.open_batches();
+        self.answer_stalled();
         if now >= self.beacon_at {
             self.beacon_at = now + BEACON_NS;
             let (exec, seen) = (self.core.exec(), self.core.seen());

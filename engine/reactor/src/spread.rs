@@ -20,6 +20,9 @@ use std::rc::Rc;
 
 /// A batch whose slot was decided null so often is given up: the cluster cannot store it.
 const VOIDS_MAX: u32 = 16;
+/// Writes that wait for the cluster so long are answered "unavailable"; how often that is looked at.
+const STALLED_NS: u64 = 5_000_000_000;
+const STALLED_CHECK_NS: u64 = 500_000_000;
 /// Bytes that headers add to a SPREAD, generously.
 const SPREAD_OVERHEAD: usize = 256;
 /// PROTOCOL 9.4-e. Bytes of batches that may wait for a node that was heard lately, and for one
@@ -293,10 +296,12 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             // PROTOCOL 7-f: exec is above the slot, so all lower ones are decided and applied.
             if let Some(parcel) = &own {
-                let waiter = parcel.waiters[position];
-                let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);
                 self.counts.writes += 1;
-                self.reply(&waiter, &reply, &[]);
+                // None is left if they were told that the outcome is open.
+                if let Some(waiter) = parcel.waiters.get(position) {
+                    let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);
+                    self.reply(waiter, &reply, &[]);
+                }
             }
         }
         self.refused_for_space.remove(&slot);
@@ -330,9 +335,48 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn give_up(&mut self, parcel: Parcel, error: &RequestError) {
-        let waiters: Vec<Waiter> = parcel.waiters;
+        self.answer_all(parcel.waiters, error);
+    }
+
+    fn answer_all(&mut self, waiters: Vec<Waiter>, error: &RequestError) {
         for waiter in &waiters {
             self.reply(waiter, &Reply::Error(error.clone()), &[]);
+        }
+    }
+
+    /// Tells the clients of writes that wait for the cluster too long that the outcome is open. The
+    /// writes stay where they are: they take effect when a quorum is back, once (PROTOCOL 11).
+    pub(crate) fn answer_stalled(&mut self) {
+        if self.now < self.stalled_check_at {
+            return;
+        }
+        self.stalled_check_at = self.now + STALLED_CHECK_NS;
+        if self.core.can_open().is_none() {
+            self.sealed.extend(self.builder.seal());
+        }
+        let mut stalled = Vec::new();
+        let mut open: Vec<Slot> = self.open.keys().copied().collect();
+        open.sort_unstable();
+        for slot in open {
+            let parcel = self.open.get_mut(&slot).expect("listed above");
+            stalled.append(&mut overdue(parcel, self.now));
+        }
+        for parcel in &mut self.sealed {
+            stalled.append(&mut overdue(parcel, self.now));
+        }
+        if !stalled.is_empty() {
+            let heard = self.heard_at.iter().flatten().filter(|at| self.now < **at + STALLED_NS);
+            let text = format!(
+                "the write waits for a quorum: node {} has heard {} of {} other nodes in the last \
+                 {} s, and {} are needed; it may still take effect",
+                self.me,
+                heard.count(),
+                self.n - 1,
+                STALLED_NS / 1_000_000_000,
+                self.core.thresholds().quorum - 1
+            );
+            let error = RequestError { code: ErrorCode::Unavailable, text };
+            self.answer_all(stalled, &error);
         }
     }
 
@@ -389,6 +433,15 @@ impl<L: Link, D: Device> Node<L, D> {
         head.put_u64(slot);
         self.send(to, kind::META, &head, &[body]);
     }
+}
+
+/// The clients of a batch that has waited too long.
+fn overdue(parcel: &mut Parcel, now: u64) -> Vec<Waiter> {
+    let since = *parcel.waiting_since.get_or_insert(now);
+    if now < since + STALLED_NS {
+        return Vec::new();
+    }
+    std::mem::take(&mut parcel.waiters)
 }
 
 /// What a client is told of its operation.
