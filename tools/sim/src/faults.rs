@@ -83,23 +83,25 @@ impl World {
                 self.hosts[index].clock.offset_ns += self.rng.exponential(200 * MS);
                 self.wake_node(index, self.now_ns);
             }
-            Kind::ClientRestart => {
-                let client = self.rng.below(self.clients.len() as u64) as usize;
-                if !self.clients[client].is_issuing {
-                    return false;
-                }
-                self.net.borrow_mut().listen(self.clients[client].endpoint, false);
-                let fresh = self.new_client(self.plan.work.patience_ns);
-                let issued = self.clients[client].issued;
-                let last = self.clients.len() - 1;
-                debug_assert_eq!(fresh, last);
-                let mut fresh = self.clients.pop().expect("just made");
-                (fresh.is_issuing, fresh.issued) = (true, issued);
-                self.clients[client] = fresh;
-                self.after_client(client);
-            }
+            Kind::ClientRestart => return self.restart_client(),
             _ => return false,
         }
+        true
+    }
+
+    /// A client begins anew at another address; what the old one asked stays unanswered.
+    fn restart_client(&mut self) -> bool {
+        let client = self.rng.below(self.clients.len() as u64) as usize;
+        if !self.clients[client].is_issuing {
+            return false;
+        }
+        self.net.borrow_mut().listen(self.clients[client].endpoint, false);
+        let issued = self.clients[client].issued;
+        let fresh = self.new_client(self.plan.work.patience_ns);
+        self.clients.swap_remove(client);
+        debug_assert_eq!(self.clients.len(), fresh, "the new one has taken the place");
+        (self.clients[client].is_issuing, self.clients[client].issued) = (true, issued);
+        self.after_client(client);
         true
     }
 

@@ -42,6 +42,8 @@ pub struct Report {
     pub trace_hash: u64,
     pub events: u64,
     pub virtual_ns: u64,
+    /// From the end of the faults until every operation had ended and all nodes were equal.
+    pub settled_ns: u64,
     pub slots: u64,
     pub batches: u64,
     pub fast: u64,
@@ -63,8 +65,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds another run's counts; seed and hash stay.
+    /// Adds another run's counts; seed and hash stay, and the longest time to settle.
     pub fn add(&mut self, other: &Report) {
+        self.settled_ns = self.settled_ns.max(other.settled_ns);
         let pairs = [
             (&mut self.events, other.events),
             (&mut self.virtual_ns, other.virtual_ns),
@@ -132,14 +135,20 @@ pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
     PANIC.set(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(move || {
         let mut world = World::new(Plan::draw(seed, &fixed), print);
-        let undecided = whole_run(&mut world)?;
-        Ok(report(&world, undecided))
+        let account = whole_run(&mut world)?;
+        Ok(report(&world, &account))
     }));
     let words = PANIC.take().unwrap_or_default();
     outcome.unwrap_or(Err(words))
 }
 
-fn whole_run(world: &mut World) -> Result<u64, String> {
+/// What only the run itself knows.
+struct Account {
+    settled_ns: u64,
+    undecided: u64,
+}
+
+fn whole_run(world: &mut World) -> Result<Account, String> {
     let end_ns = world.plan.faults_end_ns;
     world.run(end_ns, |_| false);
     problem(world)?;
@@ -148,14 +157,17 @@ fn whole_run(world: &mut World) -> Result<u64, String> {
     }
     world.trace.say(world.now_ns, || "faults stop".into());
     world.calm();
+    let calm_ns = world.now_ns;
     finish_work(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
+    let settled_ns = world.now_ns - calm_ns;
+    count_holders(world)?;
     close(world)?;
     converge(world)?;
     audit(world)?;
     rest(world)?;
-    account(world)
+    Ok(Account { settled_ns, undecided: check(world)? })
 }
 
 fn problem(world: &World) -> Result<(), String> {
@@ -249,6 +261,31 @@ fn converge(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// PROTOCOL 6.2, L6: of every value in use at least k+f nodes hold their fragment durably; of those at
+/// most the lost ones are gone.
+fn count_holders(world: &World) -> Result<(), String> {
+    let nodes: Vec<&SimNode> = world.hosts.iter().filter_map(|host| host.node.as_ref()).collect();
+    let Some(first) = nodes.first() else { return Ok(()) };
+    let least = world.plan.k + world.plan.f - world.lost;
+    let contents = world.contents.borrow();
+    for key in 0..contents.keys() {
+        for version in first.machine().history(contents.key(key)) {
+            for value in version.values().filter(|value| value.len > 0) {
+                let holders = nodes.iter().filter(|node| node.has_fragment(value.op)).count();
+                if holders < least {
+                    let (name, op) = (contents.name(key), value.op);
+                    return Err(format!(
+                        "durability: {holders} nodes hold fragments of value {op} of {name}; with \
+                         {} lost it must be {least}",
+                        world.lost
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Every key is read through every node, and every family listed.
 /// PROTOCOL 3.1-e, 8.1-j: whichever node gathers the fragments.
 fn audit(world: &mut World) -> Result<(), String> {
@@ -309,7 +346,7 @@ fn rest(world: &mut World) -> Result<(), String> {
 }
 
 /// What clients were told can be true, and enough was done to mean something.
-fn account(world: &mut World) -> Result<u64, String> {
+fn check(world: &mut World) -> Result<u64, String> {
     let changes = world.oracle.borrow().changes();
     let first = world.hosts.iter().find_map(|host| host.node.as_ref());
     let revision = first.map_or(1, |node| node.machine().revision());
@@ -328,7 +365,7 @@ fn account(world: &mut World) -> Result<u64, String> {
     }
 }
 
-fn report(world: &World, undecided: u64) -> Report {
+fn report(world: &World, account: &Account) -> Report {
     let counters = || {
         let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
         nodes.map(|node| node.core().counters())
@@ -339,6 +376,7 @@ fn report(world: &World, undecided: u64) -> Report {
         trace_hash: world.trace.hash(),
         events: world.trace.events(),
         virtual_ns: world.now_ns,
+        settled_ns: account.settled_ns,
         slots: world.oracle.borrow().slots(),
         batches: world.oracle.borrow().batches() as u64,
         fast: counters().map(|counters| counters.fast).sum(),
@@ -354,6 +392,6 @@ fn report(world: &World, undecided: u64) -> Report {
         boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
         faults: world.faults,
         net: world.net.borrow().counts,
-        undecided,
+        undecided: account.undecided,
     }
 }

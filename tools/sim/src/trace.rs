@@ -41,10 +41,6 @@ impl Trace {
         }
     }
 
-    pub fn is_printing(&self) -> bool {
-        self.print
-    }
-
     pub fn hash(&self) -> u64 {
         self.hash ^ self.events
     }
