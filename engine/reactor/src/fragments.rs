@@ -76,6 +76,7 @@ impl Fragments {
     pub fn placed(&mut self, op: OpId, slot: u64, place: Place) {
         if let Some(entry) = self.entries.get_mut(&op).filter(|entry| entry.slot == slot) {
             entry.place = Some(place);
+            self.evict();
         }
     }
 
@@ -180,6 +181,7 @@ mod tests {
             let op = OpId::new(0, 1, 1, counter);
             fragments.placed(op, counter, Place { segment: 1, offset: 0, len: 100 });
         }
+        assert!(fragments.cached_bytes() <= 250, "what is on disk may go at once");
         let last = OpId::new(0, 1, 1, 9);
         fragments.insert(last, 9, pool.copy(&[9; 100]).unwrap(), 100, 0);
         assert!(fragments.cached_bytes() <= 250);
