@@ -19,14 +19,17 @@ use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Most bytes of one node's body, and of encoded metas, of a batch of small values: together with
+/// Most bytes of one node's body and of the encoded metas, together, of a batch of small values: with
 /// headers they fit one datagram on loopback.
-const SMALL_BODY_BYTES: usize = 40 << 10;
-const SMALL_META_BYTES: usize = 14 << 10;
+const SMALL_BATCH_BYTES: usize = 56 << 10;
+/// Most bytes of the encoded metas of any batch.
+const META_BYTES_MAX: usize = 28 << 10;
 /// Most operations of a batch.
 const OPS_MAX: usize = 1024;
 /// A batch of large values is closed at this many bytes of values.
 pub const LARGE_BATCH_BYTES: usize = 512 << 10;
+/// What a fragment adds to the head of a SPREAD.
+const CRC_BYTES: usize = 4;
 /// Estimate of what one operation adds to the encoded metas, besides its key.
 const META_BYTES: usize = 96;
 
@@ -250,7 +253,7 @@ impl Builder {
         let batch = Rc::try_unwrap(parcel.batch).expect("nobody else has seen the batch");
         let (slices, crcs) = parcel.bodies.into_iter().map(|body| (body.slices, body.crcs)).unzip();
         let bodies = OpenBodies::Large { slices, value_bytes: usize::MAX / 2 };
-        let meta_bytes = SMALL_META_BYTES;
+        let meta_bytes = META_BYTES_MAX;
         self.open =
             Some(Open { ops: batch.ops, waiters: parcel.waiters, bodies, crcs, meta_bytes });
     }
@@ -259,7 +262,7 @@ impl Builder {
         if self.open.is_none() {
             let mut bufs = Vec::with_capacity(self.n);
             for _ in 0..self.n {
-                bufs.push(self.pool.get(SMALL_BODY_BYTES).ok_or(NoBuffers)?);
+                bufs.push(self.pool.get(SMALL_BATCH_BYTES).ok_or(NoBuffers)?);
             }
             let bodies = OpenBodies::Small { bufs, used: 0 };
             self.open = Some(Open::new(self.n, bodies));
@@ -350,11 +353,14 @@ impl Open {
     }
 
     fn takes(&self, large: bool, span: usize, meta: usize, value: &[u8], most: usize) -> bool {
-        if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > SMALL_META_BYTES {
+        if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > META_BYTES_MAX {
             return false;
         }
         match &self.bodies {
-            OpenBodies::Small { used, .. } => !large && used + span <= SMALL_BODY_BYTES,
+            OpenBodies::Small { used, .. } => {
+                let bytes = used + span + self.meta_bytes + meta + CRC_BYTES * (self.ops.len() + 1);
+                !large && bytes <= SMALL_BATCH_BYTES
+            }
             OpenBodies::Large { value_bytes, .. } => large && value_bytes + value.len() <= most,
         }
     }
