@@ -89,7 +89,8 @@ struct Read {
     /// Nodes that do not have the fragment, and the highest exec of those that say that the value is
     /// not in use any more.
     denied: NodeSet,
-    gone_exec: Slot,
+    gone: NodeSet,
+    gone_exec: Option<Slot>,
     /// The result is the state after all slots below this.
     as_of: Slot,
     started: Nanos,
@@ -203,7 +204,8 @@ impl<L: Link, D: Device> Node<L, D> {
             asked: NodeSet::EMPTY,
             pending: NodeSet::EMPTY,
             denied: NodeSet::EMPTY,
-            gone_exec: 0,
+            gone: NodeSet::EMPTY,
+            gone_exec: None,
             as_of: self.core.exec(),
             started: self.now,
             retry_at: self.now + RETRY_MIN,
@@ -508,7 +510,8 @@ impl<L: Link, D: Device> Node<L, D> {
             Came::Missing if wanted => read.denied.insert(index),
             Came::Gone(exec) if wanted => {
                 read.denied.insert(index);
-                read.gone_exec = read.gone_exec.max(exec);
+                read.gone.insert(index);
+                read.gone_exec = read.gone_exec.max(Some(exec));
             }
             _ => {}
         }
@@ -610,6 +613,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     // Fragments under way are of another version, or none were asked for.
                     read.pending = NodeSet::EMPTY;
                     read.denied = NodeSet::EMPTY;
+                    read.gone = NodeSet::EMPTY;
                 }
                 if !own && !guessed {
                     self.take_own(id, value.op);
@@ -666,33 +670,46 @@ impl<L: Link, D: Device> Node<L, D> {
         if on_the_way < missing {
             self.ask_fragments(id, missing - on_the_way);
         }
-        if self.n - self.reads.table[&id].denied.len() < k {
-            self.too_few_fragments(id, &value);
-        }
-    }
-
-    /// So many nodes lack their fragment that the value cannot be put together: it was replaced since,
-    /// or too many fragments are lost.
-    fn too_few_fragments(&mut self, id: u64, value: &Value) {
-        let exec = self.core.exec();
-        let read = self.reads.table.get_mut(&id).expect("the read is under way");
-        let live = self.machine.value(value.op).is_some();
-        let ahead = read.as_of.max(read.gone_exec);
-        if read.is_stripe && (!live || ahead > exec) {
-            return self.finish(id, &Reply::NotFound, &[]);
+        if self.is_replaced(id, &value) {
+            return self.replaced(id);
         }
         // PROTOCOL 9.5-g: never an older value, never silence.
-        if live && ahead <= exec {
-            let (lacking, k) = (read.denied.len(), value.k);
+        let lacking = self.reads.table[&id].denied.len();
+        if self.n - lacking < k {
             let text = format!(
                 "{lacking} of {} nodes answered that they lack their fragment; {k} are needed",
                 self.n
             );
-            return self.fail_read(id, ErrorCode::DataLoss, &text);
+            self.fail_read(id, ErrorCode::DataLoss, &text);
         }
-        // PROTOCOL 8.1 GONE: execute what the others have, and look again.
+    }
+
+    /// Whether it is certain that no version uses the value any more. A node that says so may only
+    /// not have executed it yet.
+    fn is_replaced(&self, id: u64, value: &Value) -> bool {
+        let read = &self.reads.table[&id];
+        let live_here = self.machine.value(value.op).is_some();
+        if !read.is_stripe {
+            // Whoever has executed all that the result shows has executed the value.
+            let here = !live_here && self.core.exec() >= read.as_of;
+            return here || read.gone_exec.is_some_and(|exec| exec >= read.as_of);
+        }
+        // So many nodes that one of them held a fragment when the value was decided, and would still
+        // hold it, if it were in use.
+        let gone = read.gone.len() + usize::from(!live_here && read.denied.contains(self.me));
+        gone > self.n - self.core.thresholds().support
+    }
+
+    /// PROTOCOL 8.1-o GONE: execute what the others have, and look again.
+    fn replaced(&mut self, id: u64) {
+        let exec = self.core.exec();
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        if read.is_stripe {
+            // The client looks again for the key.
+            return self.finish(id, &Reply::NotFound, &[]);
+        }
         read.guess = Found::Absent;
-        read.gone_exec = 0;
+        let ahead = read.gone_exec.take().unwrap_or(0).max(read.as_of);
         match ahead > exec {
             true => self.wait_executed(id, ahead - 1),
             false => self.resolve_here(id),

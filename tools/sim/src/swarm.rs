@@ -59,7 +59,8 @@ impl fmt::Display for Totals {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sum = &self.sum;
         writeln!(out, "simulated hours     {}", hours(sum.virtual_ns))?;
-        writeln!(out, "longest to settle   {} ms", sum.settled_ns / 1_000_000)?;
+        let (longest_ms, seed) = (sum.settled_ns / 1_000_000, sum.seed);
+        writeln!(out, "longest to settle   {longest_ms} ms (seed {seed})")?;
         writeln!(out, "events              {}", sum.events)?;
         writeln!(out, "slots committed     {}, {} with a batch", sum.slots, sum.batches)?;
         writeln!(
