@@ -14,9 +14,11 @@
 //! | `requests` | what clients ask |
 //! | `facts` | telling lagging nodes what was decided, and being told |
 //! | `replay` | restart from disk |
+//! | `api` | the door for threads outside of the reactor: etcd's meaning in native types |
 //! | `runtime` | the loop in a real process |
 #![forbid(unsafe_code)]
 
+pub mod api;
 mod assemble;
 mod batch;
 pub mod config;
