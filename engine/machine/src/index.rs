@@ -8,6 +8,8 @@
 //! A key costs one tree entry of 20 bytes, one version of 48, and 64 in the value table; only a
 //! key with several versions, or a value of several stripes, costs an allocation more.
 
+pub(crate) mod export;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 
@@ -209,6 +211,8 @@ pub(crate) struct Index {
     lists: Slab<Box<[Handle]>>,
     versions: usize,
     sum: Sum,
+    /// The state of an export under way; not part of the state.
+    pinned: Option<export::Pinned>,
 }
 
 impl Index {
@@ -422,6 +426,7 @@ impl Index {
             self.keys.remove(key);
             last
         };
+        self.save_pinned(key, &record, values);
         self.sum.sub(self.hash_of(hash::bytes(key), &record, values));
         self.versions -= 1;
         for &named in self.handles(&record.named) {

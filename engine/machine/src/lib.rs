@@ -15,7 +15,9 @@
 //! PROTOCOL 7 (execution), 9.8 (value table) and 11 (sessions) are the rules followed here.
 #![forbid(unsafe_code)]
 
+mod export;
 mod hash;
+mod import;
 mod index;
 mod machine;
 mod op;
@@ -25,6 +27,8 @@ mod slab;
 mod values;
 mod wire;
 
+pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Exported};
+pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
 pub use op::{

@@ -4,6 +4,7 @@
 //! same outcome on every node and stops none. What would break it: a panic that an operation's
 //! contents can cause, or a refusal that depends on anything but the state and the limits.
 
+use crate::export::Export;
 use crate::hash::{self, Kind};
 use crate::index::{Change, Index, Named, Revision, Version};
 use crate::op::{Action, Content, Key, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp, Value};
@@ -46,25 +47,27 @@ impl Default for Limits {
 
 /// A compaction under way.
 #[derive(Debug)]
-struct Sweep {
+pub(crate) struct Sweep {
     /// The next key to look at.
-    next: Key,
+    pub(crate) next: Key,
     /// Another compaction came in between: go through all keys once more.
-    again: bool,
+    pub(crate) again: bool,
 }
 
 /// The replicated state.
 #[derive(Debug)]
 pub struct Machine {
-    limits: Limits,
-    revision: u64,
-    compacted: Option<u64>,
-    sweep: Option<Sweep>,
-    index: Index,
-    values: ValueTable,
-    sessions: Sessions,
+    pub(crate) limits: Limits,
+    pub(crate) revision: u64,
+    pub(crate) compacted: Option<u64>,
+    pub(crate) sweep: Option<Sweep>,
+    pub(crate) index: Index,
+    pub(crate) values: ValueTable,
+    pub(crate) sessions: Sessions,
     /// Slot and position of the last operation applied.
-    applied: Option<(u64, u32)>,
+    pub(crate) applied: Option<(u64, u32)>,
+    /// An export under way; not part of the state.
+    pub(crate) export: Option<Box<Export>>,
 }
 
 impl Machine {
@@ -90,6 +93,7 @@ impl Machine {
             values: ValueTable::default(),
             sessions: Sessions::default(),
             applied: None,
+            export: None,
         }
     }
 

@@ -117,7 +117,7 @@ pub struct Value {
 }
 
 impl Value {
-    fn check(&self) -> Result<(), DecodeError> {
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
         if self.k == 0 || self.k > self.n {
             let problem = Problem::Inconsistent("k must be at least 1 and at most n");
             return Err(DecodeError::new("value code", problem));
@@ -264,7 +264,11 @@ fn check_stamp(stamp: &Stamp, action: &Action) -> Result<(), DecodeError> {
     Ok(())
 }
 
-fn check_key(field: &'static str, key: &[u8], bytes_min: usize) -> Result<(), DecodeError> {
+pub(crate) fn check_key(
+    field: &'static str,
+    key: &[u8],
+    bytes_min: usize,
+) -> Result<(), DecodeError> {
     check_bounds(field, key.len(), bytes_min, KEY_BYTES_MAX)
 }
 

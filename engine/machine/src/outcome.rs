@@ -63,6 +63,25 @@ pub enum Refusal {
     NoSpace,
 }
 
+impl Refusal {
+    /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
+    const ALL: [Refusal; 9] = [
+        Refusal::SessionExpired,
+        Refusal::Stale,
+        Refusal::Window,
+        Refusal::Malformed,
+        Refusal::ValueMissing,
+        Refusal::ValueConflict,
+        Refusal::Compacted,
+        Refusal::FutureRevision,
+        Refusal::NoSpace,
+    ];
+
+    pub(crate) fn from_code(code: u8) -> Option<Refusal> {
+        Refusal::ALL.get(usize::from(code)).copied()
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -80,3 +99,18 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_place_as_its_code() {
+        for (code, refusal) in (0..).zip(Refusal::ALL) {
+            assert_eq!(refusal as u8, code);
+            assert_eq!(Refusal::from_code(code), Some(refusal));
+        }
+        assert_eq!(Refusal::NoSpace as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
+    }
+}

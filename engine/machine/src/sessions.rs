@@ -9,6 +9,10 @@
 //! used moves to the end of a linked list, and the one to evict is its head: no cost grows with
 //! the table.
 
+mod export;
+
+pub(crate) use export::SessionBounds;
+
 use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
@@ -97,6 +101,8 @@ pub(crate) struct Sessions {
     /// Sum of all windows: what bounds the memory of results.
     windows: u64,
     sum: Sum,
+    /// The state of an export under way; not part of the state.
+    pinned: Option<export::Pinned>,
 }
 
 impl Default for Sessions {
@@ -108,6 +114,7 @@ impl Default for Sessions {
             newest: NONE,
             windows: 0,
             sum: Sum::default(),
+            pinned: None,
         }
     }
 }
@@ -153,6 +160,7 @@ impl Sessions {
     /// Takes a session out of the table; false if it is not there.
     pub(crate) fn close(&mut self, id: SessionId) -> bool {
         let Some(handle) = self.by_id.remove(&id) else { return false };
+        self.save_pinned(handle);
         self.unlink(handle);
         let session = self.slab.remove(handle);
         self.windows -= u64::from(session.window);
@@ -172,6 +180,7 @@ impl Sessions {
             // PROTOCOL 11-j
             return Verdict::Refuse(Refusal::SessionExpired);
         };
+        self.save_pinned(handle);
         self.sum.sub(self.slab.get(handle).hash());
         if self.newest != handle {
             self.unlink(handle);

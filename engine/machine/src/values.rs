@@ -8,6 +8,8 @@
 //! Waiting parts are bounded: the oldest goes when there are too many, and those of a session go
 //! with it.
 
+mod export;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashTable;
@@ -98,6 +100,8 @@ pub(crate) struct ValueTable {
     /// Values that left the table since the caller last asked; not part of the state.
     released: Vec<OpId>,
     released_missed: bool,
+    /// The state of an export under way; not part of the state.
+    pinned: Option<export::Pinned>,
 }
 
 impl Default for ValueTable {
@@ -111,6 +115,7 @@ impl Default for ValueTable {
             sum: Sum::default(),
             released: Vec::new(),
             released_missed: false,
+            pinned: None,
         }
     }
 }
@@ -236,6 +241,7 @@ impl ValueTable {
 
     fn stop_waiting(&mut self, handle: Handle) {
         let Some(waiting) = self.waiting.remove(&handle) else { return };
+        self.save_pinned(handle, &waiting);
         self.sum.sub(waiting.hash(self.op(handle)));
         self.waiting_by_age.remove(&(waiting.slot, waiting.position));
         if let Some(session) = waiting.session {

@@ -236,7 +236,7 @@ impl Op {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -244,12 +244,12 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_key(out: &mut Vec<u8>, key: &[u8]) {
+pub(crate) fn put_key(out: &mut Vec<u8>, key: &[u8]) {
     put_varint(out, key.len() as u64);
     out.extend_from_slice(key);
 }
 
-fn put_session(out: &mut Vec<u8>, session: SessionId) {
+pub(crate) fn put_session(out: &mut Vec<u8>, session: SessionId) {
     put_varint(out, session.slot);
     put_varint(out, u64::from(session.position));
 }
@@ -266,8 +266,23 @@ fn put_value(out: &mut Vec<u8>, value: &Value, named: bool) {
     out.push(value.n);
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
+/// Appends a value with the slot that stored it.
+pub(crate) fn put_stored(out: &mut Vec<u8>, value: &Value, slot: u64) {
+    put_value(out, value, true);
+    put_varint(out, slot);
+}
+
+/// A rule that fields must keep among each other.
+pub(crate) fn require(
+    holds: bool,
+    field: &'static str,
+    rule: &'static str,
+) -> Result<(), DecodeError> {
+    if holds { Ok(()) } else { Err(DecodeError::new(field, Problem::Inconsistent(rule))) }
+}
+
+pub(crate) struct Reader<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
@@ -278,18 +293,21 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const LEN: usize>(&mut self, field: &'static str) -> Result<[u8; LEN], DecodeError> {
+    pub(crate) fn array<const LEN: usize>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<[u8; LEN], DecodeError> {
         let (taken, rest) =
             self.rest.split_first_chunk().ok_or(DecodeError::new(field, Problem::Truncated))?;
         self.rest = rest;
         Ok(*taken)
     }
 
-    fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+    pub(crate) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.array::<1>(field).map(|[byte]| byte)
     }
 
-    fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+    pub(crate) fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte(field)?;
@@ -306,20 +324,20 @@ impl<'a> Reader<'a> {
         Err(DecodeError::new(field, Problem::NotMinimal))
     }
 
-    fn number32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+    pub(crate) fn number32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let value = self.varint(field)?;
         u32::try_from(value).map_err(|_| {
             DecodeError::new(field, Problem::OutOfRange { value, min: 0, max: u64::from(u32::MAX) })
         })
     }
 
-    fn count(&mut self, field: &'static str, max: usize) -> Result<usize, DecodeError> {
+    pub(crate) fn count(&mut self, field: &'static str, max: usize) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.varint(field)?).unwrap_or(usize::MAX);
         check_bounds(field, count, 1, max)?;
         Ok(count)
     }
 
-    fn key(&mut self, field: &'static str) -> Result<Key, DecodeError> {
+    pub(crate) fn key(&mut self, field: &'static str) -> Result<Key, DecodeError> {
         let len = usize::try_from(self.varint(field)?).unwrap_or(usize::MAX);
         check_bounds(field, len, 0, KEY_BYTES_MAX)?;
         self.take(field, len).map(Key::from)
@@ -329,7 +347,7 @@ impl<'a> Reader<'a> {
         self.array(field).map(|bytes| OpId(u128::from_le_bytes(bytes)))
     }
 
-    fn session(&mut self, field: &'static str) -> Result<SessionId, DecodeError> {
+    pub(crate) fn session(&mut self, field: &'static str) -> Result<SessionId, DecodeError> {
         Ok(SessionId { slot: self.varint(field)?, position: self.number32(field)? })
     }
 
@@ -355,7 +373,7 @@ impl<'a> Reader<'a> {
         Ok(Value { op, len, digest, crc, head, k, n })
     }
 
-    fn named_value(&mut self) -> Result<Value, DecodeError> {
+    pub(crate) fn named_value(&mut self) -> Result<Value, DecodeError> {
         let op = self.op_id("value op")?;
         self.value(op)
     }
