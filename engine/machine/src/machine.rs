@@ -409,6 +409,11 @@ impl Machine {
         self.values.find(op).map(|handle| self.values.describe(handle))
     }
 
+    /// Every value in the table, in no particular order.
+    pub fn values(&self) -> impl Iterator<Item = ValueUse> + '_ {
+        self.values.iter()
+    }
+
     /// Moves the names of values that became garbage to `into`. False if more than
     /// [`crate::RELEASED_MAX`] did since the last call: then the rest is to be found by asking
     /// [`Machine::value`] for each fragment held.

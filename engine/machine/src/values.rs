@@ -158,6 +158,10 @@ impl ValueTable {
         ValueUse { value: stored.value(), uses: stored.uses, slot: stored.slot }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ValueUse> + '_ {
+        self.shards.iter().flatten().map(|handle| self.describe(*handle))
+    }
+
     /// Adds a value that is not in the table. The caller retains it or lets it wait at once.
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");

@@ -17,15 +17,24 @@ pub(crate) enum Unfit {
     Digest,
 }
 
+/// Sets of k fragments that are tried when a digest differs.
+const SUBSETS_MAX: usize = 4096;
+
+/// A value that has its digest, and the k fragments that gave it.
+pub(crate) struct Decoded<'a> {
+    pub chosen: Vec<&'a Held>,
+    pub pieces: Vec<Slice>,
+}
+
 impl<L: Link, D: Device> Node<L, D> {
-    /// The bytes of a value from k fragments, checked against its digest.
+    /// A value from k of its fragments, checked against its digest.
     /// `suspicious`: they did not make the value before, so that one of them must be wrong.
-    pub(crate) fn put_together(
+    pub(crate) fn decode<'a>(
         &self,
-        all: &[Held],
+        all: &'a [Held],
         value: &Value,
         suspicious: bool,
-    ) -> Result<Vec<Slice>, Unfit> {
+    ) -> Result<Decoded<'a>, Unfit> {
         let len = layout::fragment_len(value.len as usize, usize::from(value.k));
         let fits = |held: &&Held| held.op == value.op && held.bytes.len() == len;
         let mut held: Vec<&Held> = all.iter().filter(fits).collect();
@@ -34,21 +43,19 @@ impl<L: Link, D: Device> Node<L, D> {
         if held.len() < k {
             return Err(Unfit::Digest);
         }
-        let result = self.join(&held[..k], value, len);
-        if !suspicious || result.is_ok() {
-            return result;
-        }
-        // PROTOCOL 9.5: find the subset that fits.
-        for skip in 0..held.len() {
-            let some: Vec<&Held> =
-                held.iter().enumerate().filter(|(i, _)| *i != skip).map(|(_, h)| *h).collect();
-            if some.len() >= k
-                && let Ok(pieces) = self.join(&some[some.len() - k..], value, len)
-            {
-                return Ok(pieces);
+        let mut subset: Vec<usize> = (0..k).collect();
+        let tries = if suspicious { SUBSETS_MAX } else { 1 };
+        for _ in 0..tries {
+            let chosen: Vec<&Held> = subset.iter().map(|index| held[*index]).collect();
+            match self.join(&chosen, value, len) {
+                Ok(pieces) => return Ok(Decoded { chosen, pieces }),
+                Err(Unfit::NoBuffers) => return Err(Unfit::NoBuffers),
+                // PROTOCOL 9.5-b: find the subset that fits.
+                Err(Unfit::Digest) if next_subset(&mut subset, held.len()) => {}
+                Err(Unfit::Digest) => break,
             }
         }
-        result
+        Err(Unfit::Digest)
     }
 
     fn join(&self, held: &[&Held], value: &Value, len: usize) -> Result<Vec<Slice>, Unfit> {
@@ -113,10 +120,43 @@ impl<L: Link, D: Device> Node<L, D> {
         Ok(pieces.collect())
     }
 
-    fn rebuild(&self, held: &[&Held], wanted: &[usize], outs: &mut [&mut [u8]]) {
+    pub(crate) fn rebuild(&self, held: &[&Held], wanted: &[usize], outs: &mut [&mut [u8]]) {
         let present: Vec<(usize, &[u8])> =
             held.iter().map(|held| (usize::from(held.index), &*held.bytes)).collect();
         let done = self.codec.rebuild(&present, wanted, outs);
         done.expect("k distinct fragments of one length");
+    }
+}
+
+/// The next set of as many indices below `n`, all ascending; false after the last.
+fn next_subset(subset: &mut [usize], n: usize) -> bool {
+    let k = subset.len();
+    let Some(place) = (0..k).rev().find(|place| subset[*place] < n - k + place) else {
+        return false;
+    };
+    subset[place] += 1;
+    for later in place + 1..k {
+        subset[later] = subset[later - 1] + 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_subset_comes_once() {
+        for (n, k, count) in [(5, 3, 10), (4, 4, 1), (7, 1, 7), (9, 3, 84)] {
+            let mut subset: Vec<usize> = (0..k).collect();
+            let mut seen = std::collections::BTreeSet::new();
+            loop {
+                assert!(subset.iter().all(|index| *index < n) && seen.insert(subset.clone()));
+                if !next_subset(&mut subset, n) {
+                    break;
+                }
+            }
+            assert_eq!(seen.len(), count);
+        }
     }
 }

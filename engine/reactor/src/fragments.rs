@@ -60,7 +60,12 @@ impl Fragments {
     }
 
     /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
+    /// An operation that was opened again is in the later slot: what comes late of the earlier one,
+    /// which is null, takes nothing from it.
     pub fn insert(&mut self, op: OpId, slot: u64, bytes: Slice, cost: usize, crc: u32) {
+        if self.is_of_later_slot(op, slot) {
+            return;
+        }
         let old = self.entries.insert(op, Entry { place: None, slot, crc, cached: None });
         self.uncount(old);
         self.keep(op, bytes, cost);
@@ -69,15 +74,23 @@ impl Fragments {
 
     /// A fragment found in the log at start-up.
     pub fn replay(&mut self, op: OpId, slot: u64, place: Place, crc: u32) {
+        if self.is_of_later_slot(op, slot) {
+            return;
+        }
         self.entries.insert(op, Entry { place: Some(place), slot, crc, cached: None });
     }
 
-    /// The log says where the record lies.
-    pub fn placed(&mut self, op: OpId, slot: u64, place: Place) {
-        if let Some(entry) = self.entries.get_mut(&op).filter(|entry| entry.slot == slot) {
-            entry.place = Some(place);
-            self.evict();
-        }
+    fn is_of_later_slot(&self, op: OpId, slot: u64) -> bool {
+        self.entries.get(&op).is_some_and(|entry| entry.slot > slot)
+    }
+
+    /// The log says where the record lies. False: the fragment was forgotten meanwhile.
+    pub fn placed(&mut self, op: OpId, slot: u64, place: Place) -> bool {
+        let entry = self.entries.get_mut(&op).filter(|entry| entry.slot == slot);
+        let Some(entry) = entry else { return false };
+        entry.place = Some(place);
+        self.evict();
+        true
     }
 
     /// Bytes read from the log, kept for the next reader.
@@ -155,6 +168,16 @@ impl Fragments {
         }
     }
 
+    /// After a replay: keeps only what is still of use.
+    pub fn retain(&mut self, mut is_used: impl FnMut(OpId, u64) -> bool) {
+        self.entries.retain(|op, entry| entry.cached.is_some() || is_used(*op, entry.slot));
+    }
+
+    /// Where a fragment lies in the log, if it is there.
+    pub fn place(&self, op: OpId) -> Option<Place> {
+        self.entries.get(&op)?.place
+    }
+
     /// Bytes of memory charged to the cache.
     #[cfg(test)]
     fn cached_bytes(&self) -> usize {
@@ -191,6 +214,21 @@ mod tests {
         assert!(fragments.contains(last), "another slot's record does not matter");
         fragments.forget(last, Some(9));
         assert!(!fragments.contains(last));
+    }
+
+    #[test]
+    fn what_comes_late_of_an_earlier_slot_takes_nothing_from_the_later_one() {
+        let pool = Pool::new(1 << 20);
+        let mut fragments = Fragments::new(0);
+        let op = OpId::new(0, 1, 1, 1);
+        fragments.insert(op, 9, pool.copy(&[1; 10]).unwrap(), 10, 0);
+        fragments.insert(op, 4, pool.copy(&[2; 10]).unwrap(), 10, 0);
+        fragments.forget(op, Some(4));
+        assert!(fragments.contains(op), "slot 4 is null, slot 9 holds the operation");
+        let place = Place { segment: 1, offset: 0, len: 10 };
+        assert!(!fragments.placed(op, 4, place) && fragments.placed(op, 9, place));
+        fragments.replay(op, 4, Place { segment: 0, offset: 0, len: 10 }, 0);
+        assert_eq!(fragments.place(op), Some(place));
     }
 
     #[test]

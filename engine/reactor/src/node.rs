@@ -11,6 +11,7 @@ use crate::history::History;
 use crate::observe::Observer;
 use crate::reads::Reads;
 use crate::record::{self, DecidedRun};
+use crate::repair::Repair;
 use crate::secrets::Secrets;
 use crate::status::RequestCounts;
 use crate::wire::client;
@@ -18,7 +19,7 @@ use crate::wire::cursor::Reader;
 use crate::wire::node::{get_message, kind, put_message};
 use racos_buffer::{Pool, Slice};
 use racos_codec::Codec;
-use racos_machine::Machine;
+use racos_machine::{Machine, OpId};
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
     ConfigError, Core, Effect, Effects, Input, Message, Nanos, Record, Release, Slot, Target,
@@ -66,13 +67,12 @@ pub(crate) struct Known {
     pub place: Option<Place>,
 }
 
-/// What waits for the place of a record.
-pub(crate) struct Placing {
-    pub id: RecordId,
-    pub slot: Slot,
-    pub batch: Rc<Batch>,
-    /// The record holds this node's fragments.
-    pub fragments: bool,
+/// What of a record is to be found again.
+pub(crate) enum Stored {
+    /// A batch; `fragments`: with this node's fragments.
+    Batch { slot: Slot, batch: Rc<Batch>, fragments: bool },
+    /// A repaired fragment.
+    Repaired { slot: Slot, op: OpId },
 }
 
 /// A record that the log could not take yet. Order is kept.
@@ -81,7 +81,7 @@ pub(crate) struct Waiting {
     pub head: Vec<u8>,
     pub body: Vec<Slice>,
     pub release: Release,
-    pub placing: Option<(Slot, Rc<Batch>, bool)>,
+    pub stored: Option<Stored>,
 }
 
 /// A batch that has just arrived, until the core has said what becomes of it.
@@ -113,6 +113,8 @@ pub struct UnderWay {
     pub batches: usize,
     pub records: usize,
     pub disk_reads: usize,
+    /// Fragments that this node lacks.
+    pub missing: usize,
 }
 
 /// One racos node over a link and a device.
@@ -149,9 +151,10 @@ pub struct Node<L: Link, D: Device> {
     /// Something among them cannot wait for the flush that is under way.
     out_urgent: bool,
     releases: VecDeque<(RecordId, Release)>,
-    placing: VecDeque<Placing>,
+    placing: VecDeque<(RecordId, Stored)>,
     unappended: VecDeque<Waiting>,
     pub(crate) reads: Reads,
+    pub(crate) repair: Repair,
     pub(crate) facts: FactsJobs,
     pub(crate) disk_reads: Vec<Option<DiskRead>>,
     pub(crate) disk_reads_free: Vec<usize>,
@@ -165,7 +168,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
-    released: Vec<racos_machine::OpId>,
+    released: Vec<OpId>,
     last_work: Nanos,
     beacon_at: Nanos,
     pub(crate) stalled_check_at: Nanos,
@@ -258,6 +261,7 @@ impl<L: Link, D: Device> Node<L, D> {
             unappended: VecDeque::new(),
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
+            repair: Repair::default(),
             facts: FactsJobs::default(),
             disk_reads: Vec::new(),
             disk_reads_free: Vec::new(),
@@ -279,6 +283,7 @@ impl<L: Link, D: Device> Node<L, D> {
             runtime_words: String::new(),
             config,
         };
+        node.list_missing();
         node.core.start(now, &mut node.effects);
         node.carry_out();
         node
@@ -315,11 +320,17 @@ impl<L: Link, D: Device> Node<L, D> {
             batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
             records: self.unappended.len() + self.releases.len() + self.placing.len(),
             disk_reads: self.disk_reads.len() - self.disk_reads_free.len(),
+            missing: self.repair.missing.len(),
         }
     }
     /// Whether this node has its fragment of what an operation stored, in memory or in the log.
-    pub fn has_fragment(&self, op: racos_machine::OpId) -> bool {
+    pub fn has_fragment(&self, op: OpId) -> bool {
         self.fragments.contains(op)
+    }
+
+    /// Where this node's fragment lies in the log: for tests that damage it.
+    pub fn fragment_place(&self, op: OpId) -> Option<Place> {
+        self.fragments.place(op)
     }
 
     /// One turn, and its work for the disk handed to the kernel. Returns whether anything was done.
@@ -344,6 +355,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.step(Input::Tick);
         }
         self.wake_reads();
+        self.repair_turn();
         self.open_batches();
         self.answer_stalled();
         if now >= self.beacon_at {
@@ -377,6 +389,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.core.deadline(),
             self.net.next_deadline_ns(),
             self.reads.deadline(),
+            self.repair.deadline(),
             idle,
             retry,
         ]
@@ -435,6 +448,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
+            kind::BAD => self.on_bad_fragment(&frame.head),
             _ => {}
         }
     }
@@ -535,14 +549,14 @@ impl<L: Link, D: Device> Node<L, D> {
         head: &[u8],
         body: &[Slice],
         release: Release,
-        placing: Option<(Slot, Rc<Batch>, bool)>,
+        stored: Option<Stored>,
     ) {
         if !self.decided.is_empty() {
             let mut decisions = Vec::with_capacity(64);
             self.decided.take(&mut decisions);
             self.append_now(record::kind::DECIDED, &decisions, &[], Release::Nothing, None);
         }
-        self.append_now(kind, head, body, release, placing);
+        self.append_now(kind, head, body, release, stored);
     }
 
     fn append_now(
@@ -551,28 +565,23 @@ impl<L: Link, D: Device> Node<L, D> {
         head: &[u8],
         body: &[Slice],
         release: Release,
-        placing: Option<(Slot, Rc<Batch>, bool)>,
+        stored: Option<Stored>,
     ) {
         if self.unappended.is_empty()
             && let Ok(id) = self.log.append(kind, head, body, Class::Urgent)
         {
-            return self.appended(id, release, placing);
+            return self.appended(id, release, stored);
         }
         let (head, body) = (head.to_vec(), body.to_vec());
-        self.unappended.push_back(Waiting { kind, head, body, release, placing });
+        self.unappended.push_back(Waiting { kind, head, body, release, stored });
     }
 
-    fn appended(
-        &mut self,
-        id: RecordId,
-        release: Release,
-        placing: Option<(Slot, Rc<Batch>, bool)>,
-    ) {
+    fn appended(&mut self, id: RecordId, release: Release, stored: Option<Stored>) {
         if release != Release::Nothing {
             self.releases.push_back((id, release));
         }
-        if let Some((slot, batch, fragments)) = placing {
-            self.placing.push_back(Placing { id, slot, batch, fragments });
+        if let Some(stored) = stored {
+            self.placing.push_back((id, stored));
         }
     }
 
@@ -581,7 +590,7 @@ impl<L: Link, D: Device> Node<L, D> {
         while let Some(waiting) = self.unappended.pop_front() {
             let body = &waiting.body;
             match self.log.append(waiting.kind, &waiting.head, body, Class::Urgent) {
-                Ok(id) => self.appended(id, waiting.release, waiting.placing),
+                Ok(id) => self.appended(id, waiting.release, waiting.stored),
                 Err(_) => return self.unappended.push_front(waiting),
             }
         }
@@ -607,22 +616,34 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn placed(&mut self, id: RecordId, head: Place, body: Place) {
-        let Some(placing) = self.placing.pop_front_if(|placing| placing.id == id) else { return };
-        if placing.fragments {
-            for spot in crate::layout::fragments(&placing.batch.ops) {
-                if let Some(place) = body.part(spot.offset as u32, spot.len as u32) {
-                    self.fragments.placed(spot.value.op, placing.slot, place);
+        let Some((_, stored)) = self.placing.pop_front_if(|(of, _)| *of == id) else { return };
+        let (slot, batch, fragments) = match stored {
+            Stored::Batch { slot, batch, fragments } => (slot, batch, fragments),
+            Stored::Repaired { slot, op } => {
+                if self.fragments.placed(op, slot, body) {
+                    self.repair.placed(id, op);
+                }
+                return;
+            }
+        };
+        if fragments {
+            for spot in crate::layout::fragments(&batch.ops) {
+                if let Some(place) = body.part(spot.offset as u32, spot.len as u32)
+                    && self.fragments.placed(spot.value.op, slot, place)
+                {
+                    self.repair.placed(id, spot.value.op);
                 }
             }
         }
-        match self.window.get_mut(&placing.slot) {
+        match self.window.get_mut(&slot) {
             Some(known) => known.place = known.place.or(Some(head)),
-            None => self.history.placed(placing.slot, head),
+            None => self.history.placed(slot, head),
         }
     }
 
     /// PROTOCOL 4.1-h, 13-d: what was waiting for this flush may now be said.
     fn flushed(&mut self, up_to: RecordId) {
+        self.repair.flushed(up_to);
         while let Some((id, release)) = self.releases.front().copied()
             && id <= up_to
         {
@@ -726,7 +747,10 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut released = std::mem::take(&mut self.released);
         // Some may go unnamed when very many leave at once: their entries stay, unused.
         self.machine.take_released(&mut released);
-        released.drain(..).for_each(|op| self.fragments.forget(op, None));
+        for op in released.drain(..) {
+            self.fragments.forget(op, None);
+            self.repair.missing.remove(op);
+        }
         self.released = released;
     }
 }

@@ -137,6 +137,12 @@ impl Reads {
         self.table.len()
     }
 
+    /// An id that no other question of this node has.
+    pub fn new_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
     pub fn deadline(&self) -> Option<Nanos> {
         (!self.table.is_empty()).then_some(self.scan_at)
     }
@@ -188,8 +194,7 @@ impl<L: Link, D: Device> Node<L, D> {
         best: Found,
         guess: Found,
     ) -> u64 {
-        let id = self.reads.next;
-        self.reads.next += 1;
+        let id = self.reads.new_id();
         if self.reads.table.is_empty() {
             self.reads.scan_at = self.now + SCAN;
         }
@@ -419,20 +424,25 @@ impl<L: Link, D: Device> Node<L, D> {
         op: u128,
         bytes: Option<Slice>,
     ) {
-        self.cache_read(op, &bytes);
+        self.read_back(op, &bytes);
         self.send_segment(to, read, op, bytes);
     }
 
-    fn cache_read(&mut self, op: u128, bytes: &Option<Slice>) {
-        if let Some(bytes) = bytes {
-            let cost = bytes.len().max(racos_buffer::ALIGN);
-            self.fragments.cache(OpId(op), bytes.clone(), cost);
+    /// A fragment was read from the log, or cannot be.
+    fn read_back(&mut self, op: u128, bytes: &Option<Slice>) {
+        match bytes {
+            Some(bytes) => {
+                let cost = bytes.len().max(racos_buffer::ALIGN);
+                self.fragments.cache(OpId(op), bytes.clone(), cost);
+            }
+            None => self.fragment_damaged(OpId(op)),
         }
     }
 
     fn send_segment(&mut self, to: u8, read: u64, op: u128, bytes: Option<Slice>) {
         let answer = match bytes {
             Some(_) => SegmentAnswer::Here,
+            // PROTOCOL 9.5-e: it should be here: no holder until it is repaired.
             None if self.machine.value(OpId(op)).is_some() => SegmentAnswer::Missing,
             // PROTOCOL 9.5-f: the reader executes up to here and looks again.
             None => SegmentAnswer::Gone { exec: self.core.exec() },
@@ -443,7 +453,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     pub(crate) fn own_fragment_read(&mut self, id: u64, op: u128, bytes: Option<Slice>) {
-        self.cache_read(op, &bytes);
+        self.read_back(op, &bytes);
         let came = bytes.map_or(Came::Missing, Came::Here);
         self.fragment_came(id, self.me, OpId(op), came);
     }
@@ -492,6 +502,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// SEG.
     pub(crate) fn on_segment_answer(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op, answer)) = get_segment_answer(&frame.head) else { return };
+        if self.repair_answer(read, from, OpId(op), answer, &frame.body) {
+            return;
+        }
         let came = match answer {
             SegmentAnswer::Here => Came::Here(frame.body.clone()),
             SegmentAnswer::Missing => Came::Missing,
@@ -609,13 +622,15 @@ impl<L: Link, D: Device> Node<L, D> {
                 let guessed = matches!(&read.guess, Found::Values { values, .. }
                     if values.len() == 1 && values[0].op == value.op);
                 read.held.retain(|held| held.op == value.op);
+                // The own one may have turned out to be unreadable while the quorum was asked.
+                let own = own || (guessed && read.pending.contains(self.me));
                 if !guessed {
                     // Fragments under way are of another version, or none were asked for.
                     read.pending = NodeSet::EMPTY;
                     read.denied = NodeSet::EMPTY;
                     read.gone = NodeSet::EMPTY;
                 }
-                if !own && !guessed {
+                if !own {
                     self.take_own(id, value.op);
                 }
                 self.try_finish(id);
@@ -649,8 +664,16 @@ impl<L: Link, D: Device> Node<L, D> {
         let k = usize::from(value.k);
         let held = read.held.iter().filter(|held| held.op == value.op).count();
         if held >= k {
-            match self.put_together(&read.held, &value, read.suspicious) {
-                Ok(pieces) => return self.finish(id, &Reply::Found { revision }, &pieces),
+            let decoded = self.decode(&read.held, &value, read.suspicious);
+            match decoded.map(|decoded| decoded.pieces) {
+                Ok(pieces) => {
+                    let read = self.reads.table.get_mut(&id).expect("the read is under way");
+                    if read.suspicious {
+                        let held = std::mem::take(&mut read.held);
+                        self.report_odd(&held, &value);
+                    }
+                    return self.finish(id, &Reply::Found { revision }, &pieces);
+                }
                 Err(Unfit::NoBuffers) => return,
                 Err(Unfit::Digest) => {
                     let all = NodeSet::first(self.n);
@@ -700,7 +723,7 @@ impl<L: Link, D: Device> Node<L, D> {
         gone > self.n - self.core.thresholds().support
     }
 
-    /// PROTOCOL 8.1-o GONE: execute what the others have, and look again.
+    /// PROTOCOL 8.1-p GONE: execute what the others have, and look again.
     fn replaced(&mut self, id: u64) {
         let exec = self.core.exec();
         let read = self.reads.table.get_mut(&id).expect("the read is under way");

@@ -20,6 +20,9 @@ pub mod kind {
     pub const DECIDED: u8 = 7;
     /// Head as in SPREAD without checksums: a batch learned without fragments.
     pub const META: u8 = 8;
+    /// Head: operation, slot of its execution, checksum; the body is this node's fragment. No
+    /// promise.
+    pub const REPAIRED: u8 = 9;
 }
 
 /// Encodes the head of a record that carries no batch; returns its kind.

@@ -12,10 +12,11 @@ use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
 use crate::record::{DecidedRun, get_record, kind};
 use crate::secrets::{Secrets, local_coin};
+use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
 use racos_buffer::Pool;
 use racos_codec::Codec;
-use racos_machine::{Limits, Machine};
+use racos_machine::{Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
 use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
@@ -89,6 +90,9 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(problem) = replay.problem {
             return Err(OpenError::Record(problem));
         }
+        let exec = replay.recovery.exec();
+        let machine = &replay.machine;
+        replay.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
         let mut core = replay.recovery.finish(now);
         core.set_local_coin(local_coin(config.seed, config.node, recovered.boot));
         let net_identity = NetIdentity {
@@ -196,6 +200,8 @@ impl Replay {
                 self.recovery.meta(slot, batch.info.clone());
                 self.pend(slot, batch, record.head_place);
             }
+            // PROTOCOL 9.5-d: nothing was promised with it.
+            kind::REPAIRED => self.repaired(record)?,
             kind::DECIDED => {
                 let run = DecidedRun::get(record.head).map_err(|error| error.to_string())?;
                 for (slot, batch) in run {
@@ -238,6 +244,16 @@ impl Replay {
         };
         self.recovery.record(said, Some(batch.info.clone()))?;
         self.pend(slot, batch, record.head_place);
+        Ok(())
+    }
+
+    fn repaired(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        let mut head = Reader::new(record.head);
+        let mut fields = || Ok((head.u128("op")?, head.u64("slot")?, head.u32("checksum")?));
+        let (op, slot, crc) = fields().map_err(|error: WireError| error.to_string())?;
+        if !matches!(record.body, ReplayedBody::Damaged) {
+            self.fragments.replay(OpId(op), slot, record.body_place, crc);
+        }
         Ok(())
     }
 

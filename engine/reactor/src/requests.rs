@@ -5,7 +5,7 @@
 
 use crate::batch::{Payload, Waiter};
 use crate::node::Node;
-use crate::status::{DiskStatus, NetStatus, PeerStatus, SlotCounts, Status};
+use crate::status::{DiskStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts, Status};
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
 use racos_buffer::Slice;
@@ -186,6 +186,13 @@ impl<L: Link, D: Device> Node<L, D> {
                 datagrams_received: net.datagrams_received,
                 datagrams_junk: net.junk_total(),
                 retransmissions: net.chunks_retransmitted,
+            },
+            repair: RepairStatus {
+                missing: self.repair.missing.len() as u64,
+                under_way: self.repair.under_way() as u64,
+                lost: self.repair.missing.lost() as u64,
+                repaired: self.repair.repaired,
+                odd: self.repair.odd,
             },
             requests: self.counts,
             cpu_us: usage.cpu_us,

@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, Parcel, Waiter};
 use crate::layout;
-use crate::node::{Arrived, DiskRead, Known, Node};
+use crate::node::{Arrived, DiskRead, Known, Node, Stored};
 use crate::record::kind as record_kind;
 use crate::wire::client::{ErrorCode, Reply, RequestError};
 use crate::wire::cursor::{Reader, Writer};
@@ -135,8 +135,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let digest = batch.info.digest;
         SpreadHead { slot, digest, batch: &batch.bytes, crcs: &body.crcs }.put(&mut head);
         self.insert_fragments(slot, &batch, &head, &body.slices);
-        let placing = Some((slot, batch, true));
-        self.append(kind, &head, &body.slices, release, placing);
+        let stored = Some(Stored::Batch { slot, batch, fragments: true });
+        self.append(kind, &head, &body.slices, release, stored);
     }
 
     fn append_batch(&mut self, kind: u8, batch: &Rc<Batch>, arrived: Arrived, release: Release) {
@@ -145,8 +145,9 @@ impl<L: Link, D: Device> Node<L, D> {
             false => std::slice::from_ref(&arrived.body),
         };
         self.insert_fragments(arrived.slot, batch, &arrived.head, slices);
-        let placing = Some((arrived.slot, batch.clone(), true));
-        self.append(kind, &arrived.head, slices, release, placing);
+        let batch = batch.clone();
+        let stored = Some(Stored::Batch { slot: arrived.slot, batch, fragments: true });
+        self.append(kind, &arrived.head, slices, release, stored);
     }
 
     fn insert_fragments(&mut self, slot: Slot, batch: &Batch, head: &[u8], body: &[Slice]) {
@@ -282,9 +283,9 @@ impl<L: Link, D: Device> Node<L, D> {
             let batch = &known.batch;
             let mut head = Vec::with_capacity(batch.bytes.len() + 32);
             SpreadHead { slot, digest, batch: &batch.bytes, crcs: &[] }.put(&mut head);
-            let placing = Some((slot, batch.clone(), false));
+            let stored = Stored::Batch { slot, batch: batch.clone(), fragments: false };
             // PROTOCOL 3.1-e: the metas of what is executed, also without fragments.
-            self.append(record_kind::META, &head, &[], Release::Nothing, placing);
+            self.append(record_kind::META, &head, &[], Release::Nothing, Some(stored));
         }
         self.decided.push(slot, true);
         let own = self.open.remove(&slot);
@@ -304,6 +305,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
             }
         }
+        self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released();
     }

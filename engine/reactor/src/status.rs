@@ -23,6 +23,7 @@ pub struct Status {
     pub slots: SlotCounts,
     pub disk: DiskStatus,
     pub net: NetStatus,
+    pub repair: RepairStatus,
     pub requests: RequestCounts,
     /// CPU time of the process, user and system, in microseconds; resident memory in bytes.
     pub cpu_us: u64,
@@ -52,6 +53,19 @@ pub struct SlotCounts {
     /// Null slots decided by consensus; slots that their owner skipped.
     pub null: u64,
     pub skipped: u64,
+}
+
+/// Fragments that this node should have and has not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairStatus {
+    pub missing: u64,
+    pub under_way: u64,
+    /// Of the missing ones: fewer than k fragments of the value were found.
+    pub lost: u64,
+    /// Made again and stored.
+    pub repaired: u64,
+    /// Found to be wrong though their checksum was good, here or at another node.
+    pub odd: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

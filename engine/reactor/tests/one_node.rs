@@ -257,6 +257,86 @@ fn fragments_are_given_by_op() {
     }
 }
 
+/// What the five nodes hold of the value.
+fn fragments() -> Vec<Vec<u8>> {
+    let value = [7; VALUE_BYTES];
+    let codec = racos_codec::Codec::new(3, 2).unwrap();
+    let mut parity = vec![vec![0; VALUE_BYTES / 3]; 2];
+    let mut outs: Vec<&mut [u8]> = parity.iter_mut().map(|part| &mut part[..]).collect();
+    codec.encode_value(&value, &mut outs).unwrap();
+    let data = value.chunks(VALUE_BYTES / 3).map(<[u8]>::to_vec);
+    data.chain(parity).collect()
+}
+
+/// The stand-ins give node 0 these fragments when it asks; who was told that its own is bad, and who
+/// was asked, comes back.
+fn give_fragments(world: &mut World, given: &[Vec<u8>], time: u64) -> (Vec<usize>, Vec<usize>) {
+    let (mut told, mut asked) = (Vec::new(), Vec::new());
+    let op = world.stored().0;
+    world.pass_until(time, |world, _| {
+        for (from, message) in world.receive() {
+            match message.kind {
+                kind::GETSEG => {
+                    asked.push(from);
+                    let id = u64::from_le_bytes(message.head[..8].try_into().unwrap());
+                    let mut head = Vec::new();
+                    put_segment(&mut head, id, op, Some(SegmentAnswer::Here));
+                    let body = world.pool.copy(&given[from]).unwrap();
+                    let now = world.now;
+                    let stand_in = &mut world.stand_ins[from - 1];
+                    stand_in.send(address(0), kind::SEG, &head, &[body], now).unwrap();
+                    stand_in.flush(now);
+                }
+                kind::BAD => told.push(from),
+                _ => {}
+            }
+        }
+        false
+    });
+    (told, asked)
+}
+
+/// tests PROTOCOL 9.5-a, 9.5-b: a node whose fragment is said to be bad makes it again from k others;
+/// if one of those is bad in turn, it asks all, finds the ones that fit and tells the odd one.
+#[test]
+fn the_odd_fragment_is_found_and_its_node_is_told() {
+    let right = fragments();
+    for bad in [None, Some(1), Some(2), Some(4)] {
+        let mut world = World::new();
+        let op = world.stored().0.to_le_bytes();
+        world.speak(3, kind::BAD, &op);
+        let mut given = right.clone();
+        if let Some(bad) = bad {
+            given[bad][17] ^= 1;
+        }
+        let (told, asked) = give_fragments(&mut world, &given, 100 * MS);
+        let repair = world.nodes[0].status().repair;
+        assert_eq!((repair.repaired, repair.missing, repair.lost), (1, 0, 0), "{bad:?}: {asked:?}");
+        // With all right, or with the bad one not among the first three asked, three suffice.
+        let met = bad.filter(|bad| asked.contains(bad));
+        assert_eq!(asked.len(), if met.is_some() { 4 } else { 3 });
+        assert_eq!(told, met.into_iter().collect::<Vec<_>>());
+        let mut head = Vec::new();
+        put_segment(&mut head, 5, world.stored().0, None);
+        world.speak(4, kind::GETSEG, &head);
+        assert_eq!(world.heard(4, kind::SEG, 5 * MS)[0].body[..], right[0][..]);
+    }
+}
+
+/// tests PROTOCOL 9.5-a: what does not have the digest is not stored.
+#[test]
+fn fragments_that_do_not_fit_repair_nothing() {
+    let mut world = World::new();
+    let op = world.stored().0.to_le_bytes();
+    world.speak(3, kind::BAD, &op);
+    let mut given = fragments();
+    given.iter_mut().skip(1).take(2).for_each(|fragment| fragment[17] ^= 1);
+    let (told, _) = give_fragments(&mut world, &given, 100 * MS);
+    let repair = world.nodes[0].status().repair;
+    assert_eq!((repair.repaired, repair.missing, repair.lost), (0, 1, 1));
+    assert_eq!(told, [] as [usize; 0]);
+}
+
 /// Answers node 0's questions for the stand-ins: as guessed, and without any fragment.
 fn read_without_fragments(world: &mut World, lacking: &[usize]) -> Option<Reply> {
     world.send(11, &Request::Get { key: KEY.to_vec() }, &[]);
@@ -297,6 +377,46 @@ fn a_value_without_k_fragments_is_data_loss() {
     let mut world = World::new();
     let undecided = read_without_fragments(&mut world, &[1, 2]);
     assert_eq!(undecided, None, "nodes 3 and 4 may still have theirs");
+}
+
+/// tests PROTOCOL 8.1-p: told that the value is gone as of a later slot, the reader asks for the slots
+/// up to there and does not answer with what it knows.
+#[test]
+fn a_reader_that_meets_gone_executes_up_to_it() {
+    let mut world = World::new();
+    world.pass(50 * MS, |_| {});
+    world.send(11, &Request::Get { key: KEY.to_vec() }, &[]);
+    let (op, exec) = (world.stored().0, world.nodes[0].exec());
+    let mut wanted = 0;
+    world.pass_until(300 * MS, |world, to_client| {
+        assert!(to_client.is_empty(), "an answer from before");
+        for (to, message) in world.receive() {
+            let mut head = Vec::new();
+            if message.kind == kind::READQ {
+                let read = get_question(&message.head).unwrap().read;
+                AnswerHead { read, exec, mark: None, form: AnswerForm::AsGuessed }.put(&mut head);
+                world.speak(to, kind::READR, &head);
+                head.clear();
+                put_segment(&mut head, read, op, Some(SegmentAnswer::Gone { exec: exec + 4 }));
+                world.speak(to, kind::SEG, &head);
+            } else if message.kind == kind::GETSEG {
+                let read = u64::from_le_bytes(message.head[..8].try_into().unwrap());
+                put_segment(&mut head, read, op, Some(SegmentAnswer::Gone { exec: exec + 4 }));
+                world.speak(to, kind::SEG, &head);
+            } else if message.kind == kind::CORE {
+                let mut words = Reader::new(&message.head);
+                while let Ok(word) = get_message(&mut words) {
+                    if let Word::Pull { from, wanted: bits, .. } = word
+                        && bits != 0
+                    {
+                        wanted = wanted.max(from + 63 - u64::from(bits.leading_zeros()));
+                    }
+                }
+            }
+        }
+        false
+    });
+    assert_eq!(wanted, exec + 3, "the last slot below the exec of GONE");
 }
 
 /// tests PROTOCOL 4.4-l, 9.1-b: a peer with an older boot than was heard is told so, and nothing of

@@ -5,7 +5,7 @@ use crate::exit::{Failure, Outcome, UNAVAILABLE};
 use crate::output;
 use clap::Args;
 use racos_client::ClientError;
-use racos_engine::status::Status;
+use racos_engine::status::{RepairStatus, Status};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -63,8 +63,8 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let answered = || reports.iter().flatten();
     let newest = answered().map(|status| status.exec).max().unwrap_or(0);
     let heading = [
-        "node", "endpoint", "executed", "lag", "keys", "peers", "disk", "fast", "slow", "told",
-        "null", "memory", "up",
+        "node", "endpoint", "executed", "lag", "repair", "keys", "peers", "disk", "fast", "slow",
+        "told", "null", "memory", "up",
     ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
@@ -98,6 +98,7 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         endpoint.to_string(),
         status.exec.to_string(),
         newest.saturating_sub(status.exec).to_string(),
+        repair(&status.repair),
         status.keys.to_string(),
         peers,
         format!("{}{full}", output::bytes(status.disk.log_bytes)),
@@ -108,6 +109,14 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         output::bytes(status.memory_bytes),
         format!("{} s", status.uptime_ms / 1000),
     ]
+}
+
+/// Fragments that a node has still to make again, and values that it cannot.
+fn repair(repair: &RepairStatus) -> String {
+    match repair.lost {
+        0 => repair.missing.to_string(),
+        lost => format!("{}, {lost} LOST", repair.missing),
+    }
 }
 
 #[cfg(test)]

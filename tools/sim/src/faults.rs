@@ -9,6 +9,8 @@ use crate::world::{Event, World, place};
 
 /// Additional loss while a burst lasts, in a million.
 const BURST_LOSS_PPM: u32 = 700_000;
+/// Fragments from this length on lie in sectors of their own, apart from any promise.
+const SPOILED_BYTES_MIN: u32 = 16 << 10;
 
 impl World {
     /// Draws a fault and has the next one in the queue.
@@ -45,7 +47,7 @@ impl World {
                     self.start_later(index);
                 }
             }
-            Kind::Lose if is_up && self.lost < self.plan.faults.lost_max => {
+            Kind::Lose if is_up && self.may_lose(index) => {
                 self.lost += 1;
                 self.kill(index, true);
                 self.hosts[index].state = State::Lost;
@@ -87,6 +89,51 @@ impl World {
             _ => return false,
         }
         true
+    }
+
+    /// PROTOCOL 9.5-e: a node with rotten fragments counts as lost for what they were part of.
+    fn may_lose(&self, index: usize) -> bool {
+        let others = self.spoiled.iter().filter(|node| **node != index);
+        let others = others.filter(|node| self.hosts[**node].state != State::Lost);
+        self.plan.faults.lost_max > 0 && self.lost + others.count() < self.plan.f
+    }
+
+    /// One fragment rots on the disk of a node; only one that was written long enough ago not to be
+    /// taken for a torn write, and in sectors of its own, as only large ones are.
+    pub fn spoil(&mut self) {
+        if !self.is_faulty || self.plan.f == 0 {
+            return;
+        }
+        let wait_ns = self.spoil_rng.exponential(self.plan.faults.spoil_ns_mean).max(MS);
+        self.at(self.now_ns + wait_ns, Event::Spoil);
+        let index = self.spoil_rng.below(self.plan.n as u64) as usize;
+        let others = self.spoiled.iter().filter(|node| **node != index);
+        let others = others.filter(|node| self.hosts[**node].state != State::Lost).count();
+        let Some(node) = &self.hosts[index].node else { return };
+        if self.lost + others >= self.plan.f {
+            return;
+        }
+        let contents = self.contents.borrow();
+        let keys = (0..contents.keys()).map(|key| contents.key(key));
+        let versions = keys.flat_map(|key| node.machine().history(key));
+        let values = versions.flat_map(|version| version.values().collect::<Vec<_>>());
+        let places: Vec<_> = values.filter_map(|value| node.fragment_place(value.op)).collect();
+        let newest = places.iter().map(|place| place.segment).max().unwrap_or(0);
+        let fit: Vec<_> = places
+            .iter()
+            .filter(|place| place.segment < newest && place.len >= SPOILED_BYTES_MIN)
+            .collect();
+        if fit.is_empty() {
+            return;
+        }
+        let place = fit[self.spoil_rng.below(fit.len() as u64) as usize];
+        let offset = u64::from(place.offset) + self.spoil_rng.below(u64::from(place.len));
+        self.hosts[index].disk.borrow_mut().corrupt(place.segment, offset);
+        drop(contents);
+        self.spoiled.insert(index);
+        self.faults[crate::world::place(Kind::Spoil)] += 1;
+        self.trace.note(self.now_ns, &[8, index as u64, offset]);
+        self.trace.say(self.now_ns, || format!("fault: Spoil, node {index}, byte {offset}"));
     }
 
     /// A client begins anew at another address; what the old one asked stays unanswered.
@@ -193,7 +240,11 @@ impl World {
             self.kill(index, true);
         }
         while self.lost < self.plan.f {
-            let index = self.rng.below(self.plan.n as u64) as usize;
+            let spoiled = self.spoiled.iter().find(|node| self.hosts[**node].state == State::Down);
+            let index = match spoiled {
+                Some(node) => *node,
+                None => self.rng.below(self.plan.n as u64) as usize,
+            };
             if self.hosts[index].state == State::Down {
                 self.hosts[index].state = State::Lost;
                 self.lost += 1;

@@ -91,9 +91,11 @@ pub enum Kind {
     ClockJump,
     /// A client forgets everything and starts anew.
     ClientRestart,
+    /// A fragment on disk rots.
+    Spoil,
 }
 
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 14] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -107,7 +109,10 @@ pub const KINDS: [Kind; 13] = [
     Kind::FlushError,
     Kind::ClockJump,
     Kind::ClientRestart,
+    Kind::Spoil,
 ];
+/// Kinds that a run draws some of; those behind them come by a plan of their own.
+const DRAWN: usize = 13;
 
 /// Faults of a run.
 #[derive(Debug, Clone)]
@@ -118,6 +123,8 @@ pub struct FaultPlan {
     pub last_ns_mean: u64,
     /// Nodes that may be lost for ever.
     pub lost_max: usize,
+    /// Mean time between two fragments that rot; 0: none.
+    pub spoil_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -176,6 +183,10 @@ impl Plan {
             faults_end_ns: rng.between(1_500, 4_000) * MS,
             ends_in_blackout: !fixed.calm && Rng::new(seed).fork(10).one_in(5),
         };
+        let mut rng = Rng::new(seed).fork(11);
+        if !fixed.calm && rng.one_in(2) {
+            plan.faults.spoil_ns_mean = rng.between(20, 400) * MS;
+        }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
     }
@@ -268,7 +279,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
 fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
     // A few kinds, many, or one.
     let keep = *rng.pick(&[1, 3, 3, 8]);
-    let mut kinds: Vec<Kind> = KINDS.to_vec();
+    let mut kinds: Vec<Kind> = KINDS[..DRAWN].to_vec();
     while kinds.len() > keep {
         kinds.remove(rng.below(kinds.len() as u64) as usize);
     }
@@ -278,6 +289,7 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         every_ns_mean: if calm || rng.one_in(12) { 0 } else { every_ns_mean },
         last_ns_mean: rng.between(20, 500) * MS,
         lost_max: rng.below(f as u64 + 1) as usize,
+        spoil_ns_mean: 0,
     }
 }
 

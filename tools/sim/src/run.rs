@@ -242,8 +242,11 @@ fn converge(world: &mut World) -> Result<(), String> {
         let Some(first) = nodes.next() else { return true };
         let exec = world.oracle.borrow().slots();
         first.exec() == exec
+            && first.under_way().missing == 0
             && nodes.all(|node| {
-                node.exec() == exec && node.machine().state_hash() == first.machine().state_hash()
+                node.exec() == exec
+                    && node.machine().state_hash() == first.machine().state_hash()
+                    && node.under_way().missing == 0
             })
     };
     let converged = world.run(until_ns, equal);
@@ -252,7 +255,11 @@ fn converge(world: &mut World) -> Result<(), String> {
         let nodes = world.hosts.iter().map(|host| host.node.as_ref().map(SimNode::exec));
         let execs: Vec<_> = nodes.collect();
         let slots = world.oracle.borrow().slots();
-        return Err(format!("liveness: nodes at {execs:?} of {slots} slots do not converge"));
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let missing: Vec<_> = nodes.map(|node| node.status().repair).collect();
+        return Err(format!(
+            "liveness: nodes at {execs:?} of {slots} slots do not converge; {missing:?}"
+        ));
     }
     for host in &world.hosts {
         let Some(node) = &host.node else { continue };
@@ -264,12 +271,12 @@ fn converge(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// PROTOCOL 6.2, L6: of every value in use at least k+f nodes hold their fragment durably; of those at
-/// most the lost ones are gone.
+/// PROTOCOL 6.2, 9.5, L6: of every value in use k+f nodes hold their fragment durably, of those at most
+/// the lost ones are gone, and the others have made theirs again.
 fn count_holders(world: &World) -> Result<(), String> {
     let nodes: Vec<&SimNode> = world.hosts.iter().filter_map(|host| host.node.as_ref()).collect();
     let Some(first) = nodes.first() else { return Ok(()) };
-    let least = world.plan.k + world.plan.f - world.lost;
+    let least = world.plan.n - world.lost;
     let contents = world.contents.borrow();
     for key in 0..contents.keys() {
         for version in first.machine().history(contents.key(key)) {

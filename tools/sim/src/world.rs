@@ -16,7 +16,7 @@ use crate::trace::Trace;
 use racos_buffer::Pool;
 use racos_client::ClientConfig;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -32,6 +32,8 @@ pub enum Event {
     Client(usize),
     /// The next fault is drawn.
     Fault,
+    /// A fragment on some disk rots.
+    Spoil,
     /// What a fault did ends.
     Start(usize),
     Thaw(usize),
@@ -56,6 +58,9 @@ pub struct World {
     /// Whether faults still come.
     pub is_faulty: bool,
     pub lost: usize,
+    /// Nodes with rotten fragments: they count as lost for what they held.
+    pub spoiled: BTreeSet<usize>,
+    pub spoil_rng: Rng,
     pub problem: Option<String>,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -91,6 +96,8 @@ impl World {
             faults: [0; KINDS.len()],
             is_faulty: plan.faults.every_ns_mean > 0,
             lost: 0,
+            spoiled: BTreeSet::new(),
+            spoil_rng: rng.fork(4),
             problem: None,
             queue: BTreeMap::new(),
             events: 0,
@@ -111,6 +118,9 @@ impl World {
         if world.is_faulty {
             let at_ns = world.rng.exponential(world.plan.faults.every_ns_mean);
             world.at(at_ns, Event::Fault);
+        }
+        if world.plan.faults.spoil_ns_mean > 0 {
+            world.at(300_000_000, Event::Spoil);
         }
         world
     }
@@ -186,6 +196,7 @@ impl World {
                 }
             }
             Event::Fault => self.fault(),
+            Event::Spoil => self.spoil(),
             Event::Start(index) => self.start(index),
             Event::Thaw(index) => self.thaw(index),
             Event::HealCuts => self.heal_cuts(),

@@ -23,6 +23,8 @@ pub mod kind {
     pub const FULL: u8 = 0x09;
     /// The highest boot of the receiver that this node has heard.
     pub const BOOT: u8 = 0x0a;
+    /// The receiver's fragment of an operation is not what its value gives.
+    pub const BAD: u8 = 0x0b;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).

@@ -1,0 +1,168 @@
+//! A cluster of whole nodes over a network and disks in memory, driven step by step.
+
+use racos_buffer::{Pool, Slice};
+use racos_engine::wire::client::{self, Reply, Request};
+use racos_engine::{Bounds, Node, NodeConfig, OpenError};
+use racos_machine::{OpId, SessionId, Stamp};
+use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
+use racos_net::{Identity, Transport, TransportConfig};
+use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+pub const CLUSTER: u64 = 77;
+pub const US: u64 = 1000;
+pub const MS: u64 = 1000 * US;
+
+pub fn address(place: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 4000 + place as u16))
+}
+
+pub type TestNode = Node<MemoryLink, MemoryDevice>;
+
+pub struct Host {
+    pub node: Option<TestNode>,
+    pub disk: Rc<RefCell<Disk>>,
+    pub config: NodeConfig,
+}
+
+pub struct Cluster {
+    pub hub: MemoryHub,
+    pub pool: Pool,
+    pub now: u64,
+    pub hosts: Vec<Host>,
+    client: Transport<MemoryLink>,
+    session: SessionId,
+    sequence: u64,
+    request: u64,
+}
+
+impl Cluster {
+    pub fn new(n: usize, f: usize, k: usize) -> Cluster {
+        let hub = MemoryHub::new(1, MemoryConfig::default());
+        let pool = Pool::new(512 << 20);
+        let members: Vec<SocketAddr> = (0..n).map(address).collect();
+        let hosts = (0..n).map(|index| {
+            let mut config = NodeConfig::new(CLUSTER, index as u8, members.clone(), f, k);
+            config.bounds = Bounds {
+                segment_bytes: 1 << 20,
+                value_bytes_max: 256 << 10,
+                // Fragments are read from the disk.
+                cache_bytes_max: 0,
+                disk_reserve_bytes: 0,
+                ..Bounds::default()
+            };
+            let disk = Disk::new(256 << 20, Timing::Immediate);
+            format(&config, &disk, &pool, 9 + index as u128);
+            Host { node: None, disk, config }
+        });
+        let hosts = hosts.collect();
+        let identity = Identity { cluster: CLUSTER, node: None, incarnation: 1, boot: 1 };
+        let link = hub.link(address(100));
+        let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
+        let session = SessionId::default();
+        let mut cluster =
+            Cluster { hub, pool, now: 0, hosts, client, session, sequence: 0, request: 0 };
+        (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
+        cluster.session = match cluster.ask(0, &Request::OpenSession { window: 8 }, &[]) {
+            Some((Reply::SessionOpened { session }, _)) => session,
+            other => panic!("{other:?}"),
+        };
+        cluster
+    }
+
+    pub fn start(&mut self, node: usize) -> Result<(), OpenError> {
+        let host = &mut self.hosts[node];
+        let (link, device) = (self.hub.link(address(node)), MemoryDevice::new(host.disk.clone()));
+        let pool = self.pool.clone();
+        host.node = Some(TestNode::open(host.config.clone(), link, device, pool, self.now)?);
+        Ok(())
+    }
+
+    /// The process of a node ends.
+    pub fn stop(&mut self, node: usize) {
+        self.hosts[node].node = None;
+        self.hosts[node].disk.borrow_mut().kill(1);
+    }
+
+    pub fn node(&self, node: usize) -> &TestNode {
+        self.hosts[node].node.as_ref().expect("the node runs")
+    }
+
+    pub fn pass(&mut self, time: u64) {
+        self.pass_until(time, |_| false);
+    }
+
+    /// Lets time pass until `done`; whether it came to that.
+    pub fn pass_until(&mut self, time: u64, mut done: impl FnMut(&mut Cluster) -> bool) -> bool {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += 50 * US;
+            self.hub.advance(self.now);
+            for host in &mut self.hosts {
+                if let Some(node) = &mut host.node {
+                    node.poll(self.now);
+                }
+            }
+            if done(self) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sends a request to a node and waits for its reply.
+    pub fn ask(&mut self, node: usize, asked: &Request, body: &[Slice]) -> Option<(Reply, Slice)> {
+        self.request += 1;
+        let request = self.request;
+        let mut head = Vec::new();
+        asked.put(7, request, &mut head);
+        let kind = client::kind::REQUEST;
+        self.client.send(address(node), kind, &head, body, self.now).unwrap();
+        let mut reply = None;
+        self.pass_until(6000 * MS, |cluster| {
+            let mut messages = Vec::new();
+            cluster.client.receive(cluster.now, &mut messages);
+            cluster.client.flush(cluster.now);
+            for message in messages {
+                let (number, answer) = Reply::get(&message.head).unwrap();
+                if number == request {
+                    reply = Some((answer, message.body.clone()));
+                }
+            }
+            reply.is_some()
+        });
+        reply
+    }
+
+    pub fn put(&mut self, node: usize, key: &[u8], value: &[u8]) {
+        self.sequence += 1;
+        let (session, sequence) = (self.session, self.sequence);
+        let stamp = Stamp { session, sequence, low: sequence };
+        let mut buf = self.pool.get(value.len()).unwrap();
+        buf.copy_from_slice(value);
+        let put = Request::Put { stamp, key: key.to_vec() };
+        let done = self.ask(node, &put, &[buf.freeze()]);
+        assert!(matches!(done, Some((Reply::Done { changes: 1, .. }, _))), "{done:?}");
+    }
+
+    pub fn get(&mut self, node: usize, key: &[u8]) -> Option<Vec<u8>> {
+        match self.ask(node, &Request::Get { key: key.to_vec() }, &[])? {
+            (Reply::Found { .. }, bytes) => Some(bytes.to_vec()),
+            (Reply::NotFound, _) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The operation that stored the newest version of a key, as a node knows it.
+    pub fn stored(&self, node: usize, key: &[u8]) -> OpId {
+        let version = self.node(node).machine().get(key).expect("the key is there");
+        version.values().next().unwrap().op
+    }
+}
+
+pub fn format(config: &NodeConfig, disk: &Rc<RefCell<Disk>>, pool: &Pool, disk_id: u128) {
+    let mut device = MemoryDevice::new(disk.clone());
+    TestNode::format(config, &mut device, pool, disk_id, &mut |_, _| {}).unwrap();
+}
