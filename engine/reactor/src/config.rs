@@ -2,18 +2,8 @@
 
 use crate::layout::VALUE_BYTES_MAX;
 use racos_protocol::Timing;
+pub use racos_storage::device::waiting::PollMode;
 use std::net::SocketAddr;
-
-/// How the loop waits for work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PollMode {
-    /// Never sleeps: for a core of its own.
-    Busy,
-    /// Looks again for this many nanoseconds, yielding, then sleeps in the ring.
-    Adaptive { spin_ns: u64 },
-    /// Sleeps in the ring as soon as there is nothing to do.
-    Blocking,
-}
 
 /// What was measured or chosen for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

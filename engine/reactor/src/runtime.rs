@@ -3,11 +3,12 @@
 //! One thread turns the node and, by the profile, spins or sleeps in the ring on socket, disk and
 //! deadline together.
 
-use crate::config::{NodeConfig, PollMode, Profile};
+use crate::config::{NodeConfig, Profile};
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
 use racos_net::{UdpConfig, UdpLink};
 use racos_storage::device::file::FileDevice;
+use racos_storage::device::waiting::{Next, Waiting};
 use racos_storage::device::{FlushMethod, Sleep, UringConfig};
 use racos_storage::{Condition, Log};
 use std::fmt;
@@ -115,41 +116,30 @@ pub fn serve(
     let mut node = Node::open(config, link, device, pool, now()).map_err(ServeError::Open)?;
     node.runtime_words = words;
     ready();
-    let mut last_work = now();
+    let mut waiting = Waiting::new(profile.poll, now());
     while !stop.load(Ordering::Relaxed) {
         let at = now();
         let turn = node.turn(at);
         if let Some(why) = node.failed() {
             return Err(ServeError::Stopped(why.to_string()));
         }
-        if turn.busy {
-            last_work = at;
-        }
-        let spin = match profile.poll {
-            PollMode::Busy => true,
-            PollMode::Adaptive { spin_ns } => at < last_work + spin_ns,
-            PollMode::Blocking => false,
-        };
-        if spin || !turn.drained {
+        let next = waiting.after_turn(at, turn.busy, turn.drained);
+        if next != Next::Sleep {
             node.log_mut().submit();
-            if spin && !turn.busy {
-                rest(profile.poll);
+            if next == Next::Yield {
+                let before = now();
+                std::thread::yield_now();
+                waiting.yielded(now(), now() - before);
             }
             continue;
         }
+        node.log_mut().device_mut().set_disturbed(waiting.is_disturbed(at));
         // The same call hands the disk its work and sleeps: a socket with data wakes it at once.
         let wait = node.deadline().map_or(SLEEP_NS_MAX, |due| due.saturating_sub(now()));
         let wait = Some(wait.min(SLEEP_NS_MAX));
         node.log_mut().device_mut().wait(&[socket], wait).map_err(ServeError::Sleep)?;
     }
     Ok(())
-}
-
-fn rest(poll: PollMode) {
-    match poll {
-        PollMode::Busy => std::hint::spin_loop(),
-        _ => std::thread::yield_now(),
-    }
 }
 
 /// The flush method that is safe on every host.

@@ -57,6 +57,17 @@ impl FileDevice {
     }
 }
 
+impl FileDevice {
+    /// Says whether others compute on this CPU; see [`UringDevice::set_disturbed`].
+    pub fn set_disturbed(&mut self, disturbed: bool) {
+        match self {
+            #[cfg(target_os = "linux")]
+            FileDevice::Uring(device) => device.set_disturbed(disturbed),
+            FileDevice::Sync(..) => {}
+        }
+    }
+}
+
 impl Device for FileDevice {
     fn sector(&self) -> usize {
         either!(self, device => device.sector())

@@ -17,6 +17,7 @@ pub mod sync;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 pub mod uring;
+pub mod waiting;
 
 use racos_buffer::{Buf, Slice};
 use std::io;

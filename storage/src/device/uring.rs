@@ -51,6 +51,8 @@ pub struct UringDevice {
     ring: IoUring,
     directory: Directory,
     flush: FlushMethod,
+    /// Others compute on this CPU.
+    disturbed: bool,
     setup: &'static str,
     sector: usize,
     files: BTreeMap<FileId, File>,
@@ -87,6 +89,7 @@ impl UringDevice {
             ring,
             directory,
             flush: config.flush,
+            disturbed: false,
             setup,
             sector,
             files: BTreeMap::new(),
@@ -112,10 +115,18 @@ impl UringDevice {
         format!("io_uring ({}), O_DIRECT, sector {}, flush: {flush}", self.setup, self.sector)
     }
 
-    /// Changes how later writes are made durable. None may be in flight.
-    pub fn set_flush_method(&mut self, flush: FlushMethod) {
-        assert!(self.writing.is_none(), "the flush method changes only between writes");
-        self.flush = flush;
+    /// Says whether others compute on this CPU. They starve the kernel worker that ends a
+    /// `RWF_DSYNC` write: a linked flush is used instead while they do.
+    pub fn set_disturbed(&mut self, disturbed: bool) {
+        self.disturbed = disturbed;
+    }
+
+    /// How the next write is made durable.
+    fn method(&self) -> FlushMethod {
+        match self.flush {
+            FlushMethod::Dsync if self.disturbed => FlushMethod::Linked,
+            method => method,
+        }
     }
 
     fn file(&mut self, file: FileId) -> io::Result<RawFd> {
@@ -153,11 +164,11 @@ impl UringDevice {
         pushed.expect("room was made for the entry");
     }
 
-    fn queue_write(&mut self, fd: RawFd, offset: u64) {
+    fn queue_write(&mut self, fd: RawFd, offset: u64, method: FlushMethod) {
         self.ensure_room(2);
         let (iovecs, count) = (self.iovecs.as_ptr(), self.iovecs.len() as u32);
         let write = opcode::Writev::new(types::Fd(fd), iovecs, count).offset(offset);
-        if self.flush == FlushMethod::Dsync {
+        if method == FlushMethod::Dsync {
             let write = write.rw_flags(libc::RWF_DSYNC).build();
             self.push(&write.user_data(WRITE << KIND_SHIFT));
             return;
@@ -356,15 +367,16 @@ impl Device for UringDevice {
         };
         self.iovecs.extend(parts.iter().map(iovec));
         let expected = parts.iter().map(|part| part.len()).sum();
-        if self.flush == FlushMethod::Sync {
+        let method = self.method();
+        if method == FlushMethod::Sync {
             let result = posix::write_flush(&self.files[&file], &self.iovecs, offset, expected);
             self.parts.clear();
             self.done.push(Completion::Written { token, result });
             return;
         }
-        let left = if self.flush == FlushMethod::Linked { 2 } else { 1 };
+        let left = if method == FlushMethod::Linked { 2 } else { 1 };
         self.writing = Some(Writing { token, expected, left, error: None });
-        self.queue_write(fd, offset);
+        self.queue_write(fd, offset, method);
     }
 
     fn read(&mut self, token: u64, file: FileId, offset: u64, mut buf: Buf) {

@@ -10,6 +10,7 @@ use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, NodeConfig, PollMode, Profile};
 use racos_protocol::Thresholds;
 use racos_storage::device::FlushMethod;
+use racos_tuning::SPIN_US_DEFAULT;
 use serde::Deserialize;
 use std::fmt;
 use std::net::SocketAddr;
@@ -253,7 +254,7 @@ impl Source<'_> {
     fn profile(&self, tuning: &Tuning) -> Result<Profile, ConfigError> {
         let spin_us = match &tuning.spin_us {
             Some(value) => self.number("spin_us", value, 1, 1_000_000)?,
-            None => 50,
+            None => SPIN_US_DEFAULT,
         };
         let poll = match &tuning.poll {
             Some(value) => parse_poll(value.get_ref(), spin_us).ok_or_else(|| {

@@ -1,12 +1,16 @@
 //! `racos tune`: measures this host and prints how a node should run on it.
 
-use crate::exit::{Outcome, failed};
+use crate::exit::{Failure, Outcome, failed};
 use crate::output;
 use clap::Args;
-use std::path::PathBuf;
+use racos_tuning::{Measured, Profile, SPIN_US_DEFAULT};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Durable writes measured for each way to flush.
-const WRITES: usize = 400;
+/// How long each way is measured for a configuration that stays.
+const LONG: Duration = Duration::from_millis(1000);
+/// And for a local cluster that is about to start.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// Measure this host's disk and cores; print the [tuning] section of a node's configuration
 #[derive(Args, Debug)]
@@ -20,23 +24,38 @@ pub struct TuneArgs {
     dir: PathBuf,
     /// Nodes, and other busy programs, that will share this host's CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
-    nodes_here: usize,
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes_here: u16,
 }
 
 pub fn run(args: &TuneArgs) -> Outcome {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut times = Vec::new();
-    for method in racos_tuning::METHODS {
-        let name = racos_tuning::flush_name(method);
-        let measured = racos_tuning::measure_flush(&args.dir, method, WRITES).map_err(|error| {
-            failed(format!("cannot measure {name} flushes in {}: {error}", args.dir.display()))
-        })?;
+    let nodes_here = usize::from(args.nodes_here);
+    let measured = measure(&args.dir, nodes_here, LONG)?;
+    for Measured { way, per_second, p50_us, p99_us } in &measured {
+        let wait = if way.adaptive { "adaptive" } else { "blocking" };
         output::line(&format!(
-            "# {name}: {WRITES} durable writes of 4 KiB, p50 {:.0} us, p99 {:.0} us",
-            measured.p50_us, measured.p99_us
+            "# {}, {wait}: {per_second:.0} durable writes of 4 KiB a second, p50 {p50_us:.0} us, \
+             p99 {p99_us:.0} us",
+            racos_tuning::flush_name(way.flush)
         ));
-        times.push(measured);
     }
-    output::line(racos_tuning::choose(&times, cpus, args.nodes_here).to_toml().trim_end());
+    let profile = racos_tuning::choose(&measured, cpus(), nodes_here);
+    output::line(&format!("[tuning]\n{}", profile.to_toml().trim_end()));
     Ok(())
+}
+
+/// A profile for `nodes` nodes that are about to start on this host, with data in `dir`: about a
+/// second of measuring. Where it cannot be measured, the default.
+pub fn profile_here(dir: &Path, nodes: usize) -> Profile {
+    let measured = measure(dir, nodes, SHORT).unwrap_or_default();
+    racos_tuning::choose(&measured, cpus(), nodes)
+}
+
+fn measure(dir: &Path, nodes: usize, duration: Duration) -> Result<Vec<Measured>, Failure> {
+    racos_tuning::measure(dir, nodes, duration, SPIN_US_DEFAULT)
+        .map_err(|error| failed(format!("cannot measure flushes in {}: {error}", dir.display())))
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -5,6 +5,7 @@ use crate::connect::{DIR_DEFAULT, PORT_DEFAULT};
 use crate::exit::{Outcome, failed, usage};
 use crate::node::stop_flag;
 use crate::output;
+use crate::tune::profile_here;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -51,6 +52,7 @@ pub fn run(args: &UpArgs) -> Outcome {
             let mut plan = Plan::new(n, f, k);
             plan.port_base = Some(args.port_base.unwrap_or(PORT_DEFAULT));
             plan.segment_mib = args.segment_mib;
+            plan.tuning = profile_here(&args.dir, n).to_toml();
             Cluster::create(&args.dir, &plan)?
         }
     };

@@ -18,10 +18,12 @@ use crate::exit::{Failure, Outcome, failed, usage};
 use crate::node::stop_flag;
 use crate::output;
 use crate::scratch::Scratch;
+use crate::tune::profile_here;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::ProgressBar;
+use racos_engine::PollMode;
 use report::{Report, Snapshot};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -99,18 +101,45 @@ struct OwnArgs {
     /// Memory for fragments kept after use, each node.
     #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes, default_value = "128m")]
     cache: u64,
-    /// How the nodes wait: blocking, adaptive or busy.
-    #[arg(long, default_value = "blocking")]
-    poll: String,
-    /// How the nodes flush: linked, dsync or sync.
-    #[arg(long, default_value = "linked")]
-    flush: String,
+    /// How the nodes wait: blocking, adaptive or busy [default: measured, as by `racos tune`].
+    #[arg(long)]
+    poll: Option<String>,
+    /// Microseconds that an adaptive node goes on looking before it sleeps.
+    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    spin_us: Option<u64>,
+    /// How the nodes flush: linked, dsync or sync [default: measured, as by `racos tune`].
+    #[arg(long)]
+    flush: Option<String>,
     /// Own slots in flight, each node.
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     own_slots: u32,
     /// Keep data in this new directory instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+}
+
+impl OwnArgs {
+    /// The `[tuning]` lines of the nodes: as asked, the rest as measured.
+    fn tuning(&self, dir: &Path) -> Result<String, Failure> {
+        let mut profile = match (&self.poll, &self.flush) {
+            (Some(_), Some(_)) => racos_tuning::choose(&[], 1, self.nodes),
+            _ => profile_here(dir, self.nodes),
+        };
+        let spin_us = self.spin_us.unwrap_or(racos_tuning::SPIN_US_DEFAULT);
+        if let Some(poll) = &self.poll {
+            profile.poll = parse_poll(poll, spin_us)
+                .ok_or_else(|| usage("--poll: blocking, adaptive or busy"))?;
+        } else if let PollMode::Adaptive { spin_ns } = &mut profile.poll {
+            *spin_ns = spin_us * 1000;
+        }
+        if let Some(flush) = &self.flush {
+            profile.flush =
+                parse_flush(flush).ok_or_else(|| usage("--flush: linked, dsync or sync"))?;
+        }
+        profile.reasons.clear();
+        Ok(format!("{}own_slots_in_flight = {}\n", profile.to_toml(), self.own_slots))
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -168,18 +197,13 @@ fn with_own_cluster(
     bar: &ProgressBar,
 ) -> Result<Report, Failure> {
     let own = &args.own;
-    parse_poll(&own.poll, 1).ok_or_else(|| usage("--poll: blocking, adaptive or busy"))?;
-    parse_flush(&own.flush).ok_or_else(|| usage("--flush: linked, dsync or sync"))?;
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
     let prepare = own.prepare.unwrap_or_else(|| volume(args));
     plan.segment_mib = SEGMENT_MIB as u32;
     plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
     plan.limits = format!("cache_mib = {}\n", own.cache >> 20);
-    plan.tuning = format!(
-        "poll = \"{}\"\nflush = \"{}\"\nown_slots_in_flight = {}\n",
-        own.poll, own.flush, own.own_slots
-    );
+    plan.tuning = own.tuning(scratch.path())?;
     let mut cluster = Cluster::create(scratch.path(), &plan)?;
     bar.set_message("log files prepared");
     cluster.start(&mut |done, total| {

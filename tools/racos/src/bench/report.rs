@@ -51,6 +51,8 @@ struct Costs {
     skipped: u64,
     memory_bytes_max: u64,
     unreachable: usize,
+    /// How the nodes wait and flush, as the first one tells.
+    runtime: String,
 }
 
 /// The result of a bench.
@@ -114,6 +116,7 @@ impl Report {
             skipped: over(|node| node.slots.skipped),
             memory_bytes_max: after.nodes.iter().map(|node| node.memory_bytes).max().unwrap_or(0),
             unreachable: before.unreachable.max(after.unreachable),
+            runtime: after.nodes.first().map(|node| node.runtime.clone()).unwrap_or_default(),
         };
     }
 
@@ -186,6 +189,7 @@ impl Report {
             "resent": self.resent,
             "errors": self.errors,
             "unreachable": costs.unreachable,
+            "runtime": costs.runtime,
         })
         .to_string()
     }
@@ -234,6 +238,7 @@ impl Report {
             self.resent,
             self.errors
         );
+        text += &format!("nodes: {}\n", costs.runtime);
         if costs.unreachable > 0 {
             text += &format!("{} nodes did not tell their counts\n", costs.unreachable);
         }

@@ -6,6 +6,7 @@ use super::load::{Counters, Load, Sum, sum, verify};
 use crate::cluster::{Cluster, Plan};
 use crate::exit::{Failure, Outcome, failed};
 use crate::output;
+use crate::tune::profile_here;
 use racos_client::{Answer, Client, ClientError, Op, Route, Ticket};
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +30,7 @@ const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn all(show: &mut Show, dir: &Path, root: &Path) -> Outcome {
     show.begin("start five nodes");
-    let mut cluster = Cluster::create(&dir.join("cluster"), &plan())?;
+    let mut cluster = Cluster::create(&dir.join("cluster"), &plan(dir))?;
     cluster.start(&mut |done, total| show.tell(&format!("log files {done} of {total}")))?;
     show.check(cluster.first_ended().is_none(), || "a node has ended".to_string());
     show.end(&format!("n = {NODES}, f = 1, k = 3, {}", dir.display()));
@@ -53,9 +54,10 @@ pub fn all(show: &mut Show, dir: &Path, root: &Path) -> Outcome {
     Ok(())
 }
 
-fn plan() -> Plan {
+fn plan(dir: &Path) -> Plan {
     let mut plan = Plan::new(NODES, 1, 3);
     plan.initial_segments = 3;
+    plan.tuning = profile_here(dir, NODES).to_toml();
     plan
 }
 

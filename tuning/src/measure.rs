@@ -1,0 +1,168 @@
+//! How quickly this host makes writes durable, by every way to flush and to wait.
+//!
+//! Purpose: as many writers as nodes will share the host, each a thread that does what a node's loop
+//! does around a flush. One writer alone would not show what decides where CPUs are few: how often
+//! a way needs them.
+//!
+//! Invariant: nothing is left behind on the disk.
+
+use crate::{Measured, Way};
+use racos_buffer::{Pool, Slice};
+use racos_storage::device::uring::UringDevice;
+use racos_storage::device::waiting::{Next, PollMode, Waiting};
+use racos_storage::device::{Completion, Device, FileId, FlushMethod, Sleep, UringConfig};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+const FILE: FileId = 1;
+const WRITE_BYTES: usize = 4096;
+const FILE_BYTES: u64 = 4 << 20;
+/// More would not show more.
+const WRITERS_MAX: usize = 16;
+
+/// Measures each way for `duration` with `writers` writers, in a fresh directory below `dir`. A node
+/// that waits adaptively looks for `spin_us` here.
+///
+/// # Errors
+/// The directory cannot be written, or the system has no io_uring with direct writes.
+pub fn measure(
+    dir: &Path,
+    writers: usize,
+    duration: Duration,
+    spin_us: u64,
+) -> io::Result<Vec<Measured>> {
+    let dir = dir.join(format!("racos-tune-{}", std::process::id()));
+    let writers = writers.clamp(1, WRITERS_MAX);
+    let result = prepare(&dir, writers).and_then(|()| {
+        Way::ALL.iter().map(|way| measure_way(&dir, *way, writers, duration, spin_us)).collect()
+    });
+    std::fs::remove_dir_all(&dir)?;
+    result
+}
+
+fn writer_dir(dir: &Path, writer: usize) -> PathBuf {
+    dir.join(writer.to_string())
+}
+
+fn prepare(dir: &Path, writers: usize) -> io::Result<()> {
+    for writer in 0..writers {
+        let mut device = UringDevice::open(&writer_dir(dir, writer), &UringConfig::default())?;
+        device.prepare(FILE, FILE_BYTES);
+        let mut waiting = Waiting::new(PollMode::Blocking, 0);
+        wait_for(&mut device, &mut waiting, Instant::now())?;
+    }
+    Ok(())
+}
+
+fn measure_way(
+    dir: &Path,
+    way: Way,
+    writers: usize,
+    duration: Duration,
+    spin_us: u64,
+) -> io::Result<Measured> {
+    let start = Barrier::new(writers);
+    let one = |writer: usize| write(&writer_dir(dir, writer), way, duration, spin_us, &start);
+    let results: Vec<io::Result<Vec<Duration>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..writers).map(|writer| scope.spawn(move || one(writer))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().expect("writers return"));
+        joined.collect()
+    });
+    let mut times = Vec::new();
+    for result in results {
+        times.extend(result?);
+    }
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    let per_second = times.len() as f64 / duration.as_secs_f64();
+    Ok(Measured { way, per_second, p50_us: at(0.5), p99_us: at(0.99) })
+}
+
+/// Writes one after the other for `duration`; how long each took, at least one.
+fn write(
+    dir: &Path,
+    way: Way,
+    duration: Duration,
+    spin_us: u64,
+    start: &Barrier,
+) -> io::Result<Vec<Duration>> {
+    let opened = open(dir, way.flush);
+    // Nobody waits for a writer that could not open.
+    start.wait();
+    let (mut device, parts) = opened?;
+    let clock = Instant::now();
+    let poll = if way.adaptive {
+        PollMode::Adaptive { spin_ns: spin_us * 1000 }
+    } else {
+        PollMode::Blocking
+    };
+    let mut waiting = Waiting::new(poll, 0);
+    let mut times = Vec::new();
+    while times.is_empty() || clock.elapsed() < duration {
+        let offset = (times.len() * WRITE_BYTES) as u64 % FILE_BYTES;
+        let began = clock.elapsed();
+        device.write_flush(times.len() as u64, FILE, offset, &parts);
+        wait_for(&mut device, &mut waiting, clock)?;
+        times.push(clock.elapsed() - began);
+    }
+    Ok(times)
+}
+
+fn open(dir: &Path, flush: FlushMethod) -> io::Result<(UringDevice, [Slice; 1])> {
+    let device = UringDevice::open(dir, &UringConfig { flush, ..UringConfig::default() })?;
+    let buf = Pool::new(1 << 20).get(WRITE_BYTES).expect("the pool is large enough");
+    Ok((device, [buf.freeze()]))
+}
+
+/// Waits as a node does until one thing has completed.
+fn wait_for(device: &mut UringDevice, waiting: &mut Waiting, clock: Instant) -> io::Result<()> {
+    let now = || clock.elapsed().as_nanos() as u64;
+    let mut done = Vec::new();
+    loop {
+        let at = now();
+        device.poll(&mut done);
+        let next = waiting.after_turn(at, !done.is_empty(), true);
+        if !done.is_empty() {
+            break;
+        }
+        device.submit();
+        match next {
+            Next::Look => {}
+            Next::Yield => {
+                let before = now();
+                std::thread::yield_now();
+                waiting.yielded(now(), now() - before);
+            }
+            Next::Sleep => device.wait(&[], Some(1_000_000_000))?,
+        }
+    }
+    done.drain(..).try_for_each(|completion| match completion {
+        Completion::Written { result, .. }
+        | Completion::Prepared { result, .. }
+        | Completion::Read { result, .. } => result,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_writes_durably_in_every_way_and_leaves_nothing_behind() {
+        let dir = std::env::temp_dir().join(format!("racos-tuning-test-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        match measure(&dir, 2, Duration::from_millis(10), 50) {
+            Ok(measured) => {
+                assert_eq!(measured.len(), Way::ALL.len());
+                for one in measured {
+                    assert!(one.per_second > 0.0 && one.p99_us >= one.p50_us, "{one:?}");
+                }
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}"),
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
