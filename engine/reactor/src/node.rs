@@ -736,7 +736,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
-        reply.put(waiter.request, &mut head);
+        reply.put(waiter.client, waiter.request, &mut head);
         let to: SocketAddr = waiter.to;
         let _ = self.net.send(to, client::kind::REPLY, &head, body, self.now);
         self.scratch = head;

@@ -101,7 +101,7 @@ impl World {
         let mut reply = None;
         self.pass_until(2000 * MS, |_, to_client| {
             for message in to_client.drain(..) {
-                let (number, answer) = Reply::get(&message.head).unwrap();
+                let (_, number, answer) = Reply::get(&message.head).unwrap();
                 if number == request {
                     reply = Some((answer, message.body.clone()));
                 }
@@ -359,7 +359,7 @@ fn read_without_fragments(world: &mut World, lacking: &[usize]) -> Option<Reply>
                 world.speak(to, kind::SEG, &head);
             }
         }
-        reply = to_client.pop().map(|message| Reply::get(&message.head).unwrap().1);
+        reply = to_client.pop().map(|message| Reply::get(&message.head).unwrap().2);
         reply.is_some()
     });
     reply

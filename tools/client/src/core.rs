@@ -411,10 +411,15 @@ impl<L: Link> ClientCore<L> {
             return;
         };
         self.endpoints.heard(from, now_ns);
-        let Ok((number, reply)) = Reply::get(&message.head) else {
+        let Ok((client, number, reply)) = Reply::get(&message.head) else {
             self.counts.junk += 1;
             return;
         };
+        // Meant for a client that had this address before.
+        if client != self.config.client {
+            self.counts.junk += 1;
+            return;
+        }
         let Some(place) = self.table.find(number) else {
             self.counts.late += 1;
             return;

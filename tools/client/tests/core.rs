@@ -36,6 +36,16 @@ fn get(world: &mut World, key: &str) -> Option<Vec<u8>> {
     }
 }
 
+#[test]
+fn a_reply_to_a_client_that_had_the_address_before_is_not_taken_for_ours() {
+    let mut world = calm(3);
+    world.strangers = true;
+    put(&mut world, "key", b"value", Route::Any);
+    assert!(matches!(world.run(1)[0].result, Ok(Answer::Done { .. })));
+    assert_eq!(get(&mut world, "key").as_deref(), Some(&b"value"[..]));
+    assert!(world.core.counts().junk >= 3, "session, put and get: {:?}", world.core.counts());
+}
+
 fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }

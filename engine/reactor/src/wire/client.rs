@@ -256,7 +256,10 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn put(&self, request: u64, out: &mut Vec<u8>) {
+    /// `client` and `request`: whom it answers. An address alone does not say: another client may
+    /// have used it a moment ago.
+    pub fn put(&self, client: u64, request: u64, out: &mut Vec<u8>) {
+        out.put_u64(client);
         out.put_u64(request);
         match self {
             Reply::SessionOpened { session } => {
@@ -294,9 +297,10 @@ impl Reply {
         }
     }
 
-    /// Request number and answer.
-    pub fn get(bytes: &[u8]) -> Result<(u64, Reply), WireError> {
+    /// Client, request number and answer.
+    pub fn get(bytes: &[u8]) -> Result<(u64, u64, Reply), WireError> {
         let mut from = Reader::new(bytes);
+        let client = from.u64("client")?;
         let request = from.u64("request")?;
         let reply = match from.u8("reply kind")? {
             1 => Reply::SessionOpened { session: get_session(&mut from)? },
@@ -322,7 +326,7 @@ impl Reply {
             _ => return Err(WireError { field: "reply kind" }),
         };
         from.end("reply")?;
-        Ok((request, reply))
+        Ok((client, request, reply))
     }
 }
 
@@ -382,8 +386,8 @@ mod tests {
             Reply::Error(error),
         ] {
             let mut bytes = Vec::new();
-            reply.put(2, &mut bytes);
-            assert_eq!(Reply::get(&bytes), Ok((2, reply)));
+            reply.put(1, 2, &mut bytes);
+            assert_eq!(Reply::get(&bytes), Ok((1, 2, reply)));
         }
     }
 

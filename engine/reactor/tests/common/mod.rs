@@ -126,7 +126,7 @@ impl Cluster {
             cluster.client.receive(cluster.now, &mut messages);
             cluster.client.flush(cluster.now);
             for message in messages {
-                let (number, answer) = Reply::get(&message.head).unwrap();
+                let (_, number, answer) = Reply::get(&message.head).unwrap();
                 if number == request {
                     reply = Some((answer, message.body.clone()));
                 }

@@ -59,6 +59,8 @@ pub struct World {
     delayed: Vec<Delayed>,
     /// Stripes that no key shows are not served any more.
     pub forget_replaced: bool,
+    /// Before each reply comes one to another client, which had this address before.
+    pub strangers: bool,
 }
 
 /// When, from which node, to whom, head, body, and whether it answers a part.
@@ -95,6 +97,7 @@ impl World {
             reply_after_ns: 0,
             delayed: Vec::new(),
             forget_replaced: false,
+            strangers: false,
             hub,
             now_ns: 0,
         }
@@ -159,7 +162,7 @@ impl World {
 
     fn answer(&mut self, node: usize, message: &Message) {
         assert_eq!(message.kind, kind::REQUEST);
-        let (_, number, request) = Request::get(&message.head).expect("a valid request");
+        let (client, number, request) = Request::get(&message.head).expect("a valid request");
         self.seen.requests += 1;
         let mut body = Vec::new();
         let is_part = matches!(request, Request::Part { .. });
@@ -171,7 +174,12 @@ impl World {
             return;
         }
         let mut head = Vec::new();
-        reply.put(number, &mut head);
+        reply.put(client, number, &mut head);
+        if self.strangers {
+            let mut head = Vec::new();
+            Reply::NotFound.put(client ^ 1, number, &mut head);
+            self.delayed.push((self.now_ns, node, message.from.address, head, Vec::new(), false));
+        }
         let at_ns = self.now_ns + self.reply_after_ns;
         self.delayed.push((at_ns, node, message.from.address, head, body, is_part));
         let parts = self.delayed.iter().filter(|delayed| delayed.5).count();
