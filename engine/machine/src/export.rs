@@ -10,8 +10,8 @@
 //! part    = format (1 byte), number (4), chain (16), entry...
 //! chain   = XXH3-128 of (the part's format and number, chain of the part before, XXH3-128 of
 //!           the entries): names this part and every one before it
-//! entries = HEAD, SESSION in order of last use, WAITING in order of age,
-//!           (KEY, VERSION in order of revision) in order of keys, END
+//! entries = HEAD, SESSION in order of last use, WAITING in order of age, LEASE in order of id,
+//!           ALARM in order, (KEY, VERSION in order of revision) in order of keys, END
 //! ```
 //!
 //! Invariant: the parts are a function of the state pinned and of the part size alone: equal on
@@ -39,9 +39,11 @@ pub(crate) mod entry {
     pub(crate) const HEAD: u8 = 1;
     pub(crate) const SESSION: u8 = 2;
     pub(crate) const WAITING: u8 = 3;
-    pub(crate) const KEY: u8 = 4;
-    pub(crate) const VERSION: u8 = 5;
-    pub(crate) const END: u8 = 6;
+    pub(crate) const LEASE: u8 = 4;
+    pub(crate) const ALARM: u8 = 5;
+    pub(crate) const KEY: u8 = 6;
+    pub(crate) const VERSION: u8 = 7;
+    pub(crate) const END: u8 = 8;
 }
 
 /// What a slice of an export came to.
@@ -83,6 +85,7 @@ impl Out<'_> {
 enum Section {
     Sessions,
     Waiting,
+    Leases,
     Keys,
     End,
 }
@@ -96,8 +99,8 @@ pub(crate) struct Export {
     chain: u128,
     bytes: Vec<u8>,
     section: Section,
-    /// Keys, versions, sessions and waiting parts of the pinned state.
-    counts: [u64; 4],
+    /// Keys, versions, sessions, waiting parts and leases of the pinned state.
+    counts: [u64; 5],
 }
 
 /// The chain up to and with a part.
@@ -124,12 +127,14 @@ impl Machine {
             self.index.versions() as u64,
             self.sessions.len() as u64,
             self.values.waiting_len() as u64,
+            self.leases.len() as u64,
         ];
         let mut bytes = Vec::with_capacity(part_bytes + part_bytes / 8);
         bytes.resize(PART_HEADER, 0);
         self.put_head(&mut bytes);
         self.sessions.pin(self.applied);
         self.values.pin(self.applied);
+        self.leases.pin(&self.alarms);
         self.index.pin(self.revision);
         let section = Section::Sessions;
         let bytes_max = PART_HEADER + part_bytes.max(1);
@@ -157,6 +162,7 @@ impl Machine {
             let done = match export.section {
                 Section::Sessions => self.sessions.export(&mut out),
                 Section::Waiting => self.values.export_waiting(&mut out),
+                Section::Leases => self.leases.export(&mut out),
                 Section::Keys => self.index.export(&self.values, &mut out),
                 Section::End => unreachable!("left above"),
             };
@@ -165,7 +171,8 @@ impl Machine {
             }
             export.section = match export.section {
                 Section::Sessions => Section::Waiting,
-                Section::Waiting => Section::Keys,
+                Section::Waiting => Section::Leases,
+                Section::Leases => Section::Keys,
                 Section::Keys | Section::End => Section::End,
             };
         }
@@ -198,6 +205,7 @@ impl Machine {
     fn unpin(&mut self) {
         self.sessions.unpin();
         self.values.unpin();
+        self.leases.unpin();
         self.index.unpin();
     }
 

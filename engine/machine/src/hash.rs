@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Part,
     Session,
     Recorded,
+    Lease,
+    Alarm,
 }
 
 /// Hash of one entry: its kind and its fields, always in the same order.

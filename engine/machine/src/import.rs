@@ -158,7 +158,8 @@ impl Import {
             && self.last != entry::END
             && (kind >= self.last || (kind == entry::KEY && self.last == entry::VERSION));
         require(follows, "entry", "entries stand in the order of their kinds")?;
-        let Machine { limits, applied, revision, index, values, sessions, .. } = &mut self.machine;
+        let Machine { limits, applied, revision, index, values, sessions, leases, .. } =
+            &mut self.machine;
         match kind {
             entry::SESSION => {
                 let bounds = SessionBounds {
@@ -172,13 +173,15 @@ impl Import {
                 let known = |session| sessions.state(session).is_some();
                 values.import_waiting(from, limits.parts_max, &known, stored)
             }
+            entry::LEASE => leases.import(from),
+            entry::ALARM => self.alarm(from),
             entry::KEY => {
                 let key = from.key("key")?;
                 self.keys.key(key)
             }
             entry::VERSION => {
                 let history_max = limits.history_max;
-                let bounds = Bounds { revision: *revision, applied: *applied, history_max };
+                let bounds = Bounds { revision: *revision, history_max };
                 self.keys.version(from, index, values, &bounds, stored)
             }
             entry::END => self.end(from),
@@ -218,14 +221,28 @@ impl Import {
         Ok(())
     }
 
+    fn alarm(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let alarm = (from.varint("member")?, from.alarm_kind()?);
+        let alarms = &mut self.machine.alarms;
+        require(alarms.last() < Some(&alarm), "alarm", "alarms stand in order")?;
+        alarms.insert(alarm);
+        Ok(())
+    }
+
     fn end(&mut self, from: &mut Reader<'_>) -> Result<(), DecodeError> {
         self.keys.end()?;
+        let Machine { index, values, leases, .. } = &mut self.machine;
+        for (key, lease) in index.leased(values) {
+            require(leases.contains(lease), "lease", "a live key's lease exists")?;
+            leases.attach(lease, key);
+        }
         let machine = &self.machine;
         let held = [
             machine.index.len(),
             machine.index.versions(),
             machine.sessions.len(),
             machine.values.waiting_len(),
+            machine.leases.len(),
         ];
         for count in held {
             let counted = from.varint("count")? == count as u64;

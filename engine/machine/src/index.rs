@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 
 use crate::hash::{self, Kind, Sum};
-use crate::op::{Key, Value};
+use crate::op::{Content, Key, Value};
 use crate::slab::{Handle, Slab};
 use crate::values::ValueTable;
 
@@ -26,12 +26,11 @@ pub struct Revision {
     pub sub: u32,
 }
 
-/// Where a change stands: its revision, and the slot and position of the operation.
+/// Where a change stands, and the lease that the version is attached to (0: none).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) modified: Revision,
-    pub(crate) slot: u64,
-    pub(crate) position: u32,
+    pub(crate) lease: i64,
 }
 
 /// What a version names, by handles of the value table.
@@ -51,9 +50,8 @@ struct Record {
     create: u64,
     main: u64,
     number: u64,
-    slot: u64,
+    lease: i64,
     sub: u32,
-    position: u32,
 }
 
 impl Record {
@@ -156,14 +154,19 @@ impl<'a> Version<'a> {
         self.record.number
     }
 
-    /// Slot of the operation that made it.
-    pub fn slot(&self) -> u64 {
-        self.record.slot
+    /// The lease that it is attached to; 0: none.
+    pub fn lease(&self) -> i64 {
+        self.record.lease
     }
 
-    /// Position of that operation in the batch of the slot.
-    pub fn position(&self) -> u32 {
-        self.record.position
+    /// What it says of its value; `None` for a tombstone.
+    pub fn content(&self) -> Option<Content> {
+        let mut values = self.values();
+        match self.record.named {
+            Named::Nothing => None,
+            Named::Whole(_) => values.next().map(Content::Whole),
+            Named::Stripes(_) => Some(Content::Stripes(values.collect())),
+        }
     }
 
     /// Whether it records a deletion.
@@ -238,6 +241,64 @@ impl Index {
         values: &'a ValueTable,
     ) -> Option<Version<'a>> {
         self.live_at(*self.keys.get(key)?, revision, values)
+    }
+
+    /// The version of a key that was made at a revision, and the one before it if that is held and
+    /// live.
+    pub(crate) fn exactly<'a>(
+        &'a self,
+        key: &[u8],
+        modified: Revision,
+        values: &'a ValueTable,
+    ) -> Option<(Version<'a>, Option<Version<'a>>)> {
+        let history = self.histories.get(*self.keys.get(key)?);
+        let mut at = history.count_up_to(modified.main).checked_sub(1)?;
+        while history.get(at).main == modified.main && history.get(at).sub != modified.sub {
+            at = at.checked_sub(1)?;
+        }
+        let record = history.get(at);
+        if record.main != modified.main {
+            return None;
+        }
+        let before = at.checked_sub(1).and_then(|at| self.live(history.get(at), values));
+        Some((Version { record, index: self, values }, before))
+    }
+
+    /// All versions of all keys, by key and then by revision.
+    pub(crate) fn all<'a>(
+        &'a self,
+        values: &'a ValueTable,
+    ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
+        self.keys.iter().flat_map(move |(key, &handle)| {
+            let records = self.histories.get(handle).records();
+            records.map(move |record| (&**key, Version { record, index: self, values }))
+        })
+    }
+
+    /// Live keys whose newest version names a lease.
+    pub(crate) fn leased<'a>(
+        &'a self,
+        values: &'a ValueTable,
+    ) -> impl Iterator<Item = (&'a [u8], i64)> + use<'a> {
+        let all = self.range(&[], None, None, values);
+        all.map(|(key, version)| (key, version.lease())).filter(|(_, lease)| *lease != 0)
+    }
+
+    /// What the newest version of a key names, for another version to name; the caller adds it.
+    pub(crate) fn share_newest(&mut self, key: &[u8]) -> Option<Named> {
+        let handle = *self.keys.get(key)?;
+        Some(match self.histories.get(handle).newest().named {
+            Named::Stripes(list) => {
+                let copy = self.lists.get(list).clone();
+                self.add_list(copy)
+            }
+            named => named,
+        })
+    }
+
+    /// The lease of the newest version of a key; 0 if it has none or is not there.
+    pub(crate) fn lease_of(&self, key: &[u8]) -> i64 {
+        self.keys.get(key).map_or(0, |&handle| self.histories.get(handle).newest().lease)
     }
 
     /// All versions of a key, oldest first.
@@ -458,9 +519,8 @@ impl Index {
         };
         let [key_low, key_high] = hash::halves(key);
         let [content_low, content_high] = hash::halves(content);
-        let places = hash::pair(record.sub, record.position);
-        let Record { create, main, number, slot, .. } = *record;
-        let stripes = handles.len() as u64;
+        let Record { create, main, number, lease, sub, .. } = *record;
+        let sizes = hash::pair(sub, handles.len() as u32);
         hash::entry(
             Kind::Version,
             [
@@ -468,12 +528,11 @@ impl Index {
                 key_high,
                 content_low,
                 content_high,
-                stripes,
-                places,
+                sizes,
                 create,
                 main,
                 number,
-                slot,
+                lease as u64,
             ],
         )
     }
@@ -502,8 +561,8 @@ impl Index {
 
 impl Record {
     fn new(named: Named, create: u64, number: u64, change: Change) -> Self {
-        let Change { modified: Revision { main, sub }, slot, position } = change;
-        Self { named, create, main, number, slot, sub, position }
+        let Change { modified: Revision { main, sub }, lease } = change;
+        Self { named, create, main, number, lease, sub }
     }
 }
 

@@ -15,27 +15,39 @@
 //! PROTOCOL 7 (execution), 9.8 (value table) and 11 (sessions) are the rules followed here.
 #![forbid(unsafe_code)]
 
+mod changes;
 mod export;
 mod hash;
 mod import;
 mod index;
+mod leases;
 mod machine;
 mod op;
 mod outcome;
+mod select;
 mod sessions;
 mod slab;
+mod transact;
+mod txn;
 mod values;
 mod wire;
 
+pub use changes::Changed;
 pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Exported};
 pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
 pub use op::{
-    Action, Content, KEY_BYTES_MAX, Key, Op, OpId, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX,
-    STRIPES_MAX, SessionId, Stamp, Value, prefix_end,
+    Action, AlarmKind, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op, OpId,
+    SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp, Value, prefix_end,
 };
 pub use outcome::{Done, Outcome, Refusal};
+pub use select::{ByValue, Item, Selection};
 pub use sessions::SessionState;
+pub use transact::{StepReport, TxnReport};
+pub use txn::{
+    Compare, Given, PutStep, Relation, Select, Side, SortBy, SortOrder, Span, Step, TXN_DEPTH_MAX,
+    Txn, Written,
+};
 pub use values::{RELEASED_MAX, ValueUse};
 pub use wire::{BATCH_VERSION, BatchLimits, DecodeError, Problem, decode_batch, encode_batch};

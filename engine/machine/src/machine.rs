@@ -6,11 +6,21 @@
 
 use crate::export::Export;
 use crate::hash::{self, Kind};
+use std::collections::BTreeSet;
+
+use crate::changes::{Changed, Changes};
 use crate::index::{Change, Index, Named, Revision, Version};
-use crate::op::{Action, Content, Key, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp, Value};
+use crate::leases::Leases;
+use crate::op::{
+    Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp,
+    Value,
+};
 use crate::outcome::{Done, Outcome, Refusal};
+use crate::select::{Item, Selection};
 use crate::sessions::{Recorded, SessionState, Sessions, Verdict};
 use crate::slab::Handle;
+use crate::transact::TxnReport;
+use crate::txn::Select;
 use crate::values::{ValueTable, ValueUse};
 
 /// Keys that one applied operation sweeps while a compaction is under way.
@@ -64,6 +74,12 @@ pub struct Machine {
     pub(crate) index: Index,
     pub(crate) values: ValueTable,
     pub(crate) sessions: Sessions,
+    pub(crate) leases: Leases,
+    pub(crate) alarms: BTreeSet<(u64, AlarmKind)>,
+    /// Derived from the index; empty unless it is kept.
+    changes: Changes,
+    /// While an operation is applied: that a report is wanted, and the report.
+    reporting: Option<Option<TxnReport>>,
     /// Slot and position of the last operation applied.
     pub(crate) applied: Option<(u64, u32)>,
     /// An export under way; not part of the state.
@@ -92,9 +108,24 @@ impl Machine {
             index: Index::default(),
             values: ValueTable::default(),
             sessions: Sessions::default(),
+            leases: Leases::default(),
+            alarms: BTreeSet::new(),
+            changes: Changes::default(),
+            reporting: None,
             applied: None,
             export: None,
         }
+    }
+
+    /// Keeps the list of changes from now on, for [`Machine::changes_since`].
+    pub fn keep_changes(&mut self) {
+        let held = self.index.all(&self.values).map(|(key, version)| Changed {
+            modified: version.modified(),
+            is_delete: version.is_tombstone(),
+            key: key.into(),
+        });
+        let held = held.filter(|changed| Some(changed.modified.main) >= self.compacted).collect();
+        self.changes.keep(held);
     }
 
     /// Applies the operation at `position` of the batch decided in `slot`.
@@ -109,6 +140,22 @@ impl Machine {
         let outcome = self.judge_and_execute(at, op);
         self.sweep_slice();
         outcome
+    }
+
+    /// [`Machine::apply`], with what a transaction answers. There is no report of one that was
+    /// refused, or that a session had applied before.
+    ///
+    /// # Panics
+    /// As `apply`.
+    pub fn apply_reporting(
+        &mut self,
+        slot: u64,
+        position: u32,
+        op: &Op,
+    ) -> (Outcome, Option<TxnReport>) {
+        self.reporting = Some(None);
+        let outcome = self.apply(slot, position, op);
+        (outcome, self.reporting.take().flatten())
     }
 
     /// PROTOCOL 7-c, 7-d: by metas and former state alone, the session first.
@@ -157,10 +204,10 @@ impl Machine {
         match &op.action {
             Action::Noop => Ok(0),
             Action::Put { key, content } => self.put(at, op.id, key, content),
-            Action::Delete { key } => Ok(self.delete(at, std::slice::from_ref(key))),
+            Action::Delete { key } => Ok(self.delete_attached(std::slice::from_ref(key))),
             Action::DeleteRange { from, to } => {
                 let keys = self.index.live_keys(from, to.as_deref());
-                Ok(self.delete(at, &keys))
+                Ok(self.delete_attached(&keys))
             }
             Action::Part { value } => self.store_part(at, value, op.stamp.map(|s| s.session)),
             Action::OpenSession { window } => {
@@ -178,17 +225,57 @@ impl Machine {
                 Ok(0)
             }
             Action::Compact { revision } => self.compact(*revision).map(|()| 0),
+            Action::Txn(txn) => {
+                let (changes, report) = self.transact(at.0, txn, self.reporting.is_some())?;
+                self.reporting = self.reporting.take().map(|_| Some(report));
+                Ok(changes)
+            }
+            Action::LeaseGrant { id, ttl } => self.grant(*id, *ttl),
+            Action::LeaseRevoke { id } => {
+                let keys = self.leases.take(*id).ok_or(Refusal::LeaseNotFound)?;
+                Ok(self.delete_attached(&keys))
+            }
+            Action::LeaseExpire { id } => {
+                let keys = self.leases.take(*id).unwrap_or_default();
+                Ok(self.delete_attached(&keys))
+            }
+            Action::Alarm { member, kind, raised: true } => {
+                self.alarms.insert((*member, *kind));
+                Ok(0)
+            }
+            Action::Alarm { member, kind, raised: false } => {
+                self.alarms.remove(&(*member, *kind));
+                Ok(0)
+            }
         }
+    }
+
+    fn grant(&mut self, id: i64, ttl: i64) -> Result<u32, Refusal> {
+        if id == 0 {
+            return Err(Refusal::LeaseNotFound);
+        }
+        if ttl > LEASE_TTL_MAX {
+            return Err(Refusal::LeaseTtlTooLarge);
+        }
+        if self.is_out_of_space() {
+            return Err(Refusal::NoSpace);
+        }
+        if self.leases.grant(id, ttl) { Ok(0) } else { Err(Refusal::LeaseExists) }
+    }
+
+    /// Whether a member has raised the alarm that forbids to store.
+    fn is_out_of_space(&self) -> bool {
+        self.alarms.iter().any(|(_, kind)| *kind == AlarmKind::NoSpace)
     }
 
     fn put(
         &mut self,
-        (slot, position): (u64, u32),
+        (slot, _): (u64, u32),
         id: OpId,
         key: &Key,
         content: &Content,
     ) -> Result<u32, Refusal> {
-        if self.index.versions() >= self.limits.versions_max as usize {
+        if self.index.versions() >= self.limits.versions_max as usize || self.is_out_of_space() {
             return Err(Refusal::NoSpace);
         }
         let named = match content {
@@ -205,28 +292,44 @@ impl Machine {
             }
         };
         let modified = Revision { main: self.revision + 1, sub: 0 };
-        let change = Change { modified, slot, position };
-        let complete_from =
-            self.index.put(key, named, change, self.limits.history_max, &mut self.values);
-        self.compacted = self.compacted.max(complete_from);
+        self.put_version(key, named, Change { modified, lease: 0 });
         self.revision += 1;
         Ok(1)
     }
 
-    /// Deletes those of the keys that are live, in order, at one revision.
-    fn delete(&mut self, (slot, position): (u64, u32), keys: &[Key]) -> u32 {
-        let mut modified = Revision { main: self.revision + 1, sub: 0 };
-        for key in keys {
-            let change = Change { modified, slot, position };
-            let history_max = self.limits.history_max;
-            if let Ok(complete_from) = self.index.delete(key, change, history_max, &mut self.values)
-            {
-                self.compacted = self.compacted.max(complete_from);
-                modified.sub += 1;
-            }
+    /// Adds a version to a key, whatever was attached before.
+    pub(crate) fn put_version(&mut self, key: &Key, named: Named, change: Change) {
+        if !self.leases.is_empty() {
+            self.leases.detach(self.index.lease_of(key), key);
+            self.leases.attach(change.lease, key);
         }
-        self.revision += u64::from(modified.sub > 0);
-        modified.sub
+        let complete_from =
+            self.index.put(key, named, change, self.limits.history_max, &mut self.values);
+        self.changes.push(change.modified, false, key);
+        self.complete_from(complete_from);
+    }
+
+    /// Adds a tombstone to a key; false if it is not live.
+    pub(crate) fn delete_version(&mut self, key: &[u8], modified: Revision) -> bool {
+        let lease = if self.leases.is_empty() { 0 } else { self.index.lease_of(key) };
+        let change = Change { modified, lease: 0 };
+        let history_max = self.limits.history_max;
+        let done = self.index.delete(key, change, history_max, &mut self.values);
+        let Ok(complete_from) = done else { return false };
+        self.leases.detach(lease, key);
+        self.changes.push(modified, true, key);
+        self.complete_from(complete_from);
+        true
+    }
+
+    /// Versions beyond what is kept of a key went.
+    fn complete_from(&mut self, revision: Option<u64>) {
+        if let Some(revision) = revision
+            && self.compacted < Some(revision)
+        {
+            self.compacted = Some(revision);
+            self.changes.compact(revision);
+        }
     }
 
     /// PROTOCOL 7-j: no key shows it.
@@ -246,7 +349,7 @@ impl Machine {
         Ok(0)
     }
 
-    fn stored(&self, value: &Value) -> Result<Handle, Refusal> {
+    pub(crate) fn stored(&self, value: &Value) -> Result<Handle, Refusal> {
         let handle = self.values.find(value.op).ok_or(Refusal::ValueMissing)?;
         if self.values.value(handle) != *value {
             return Err(Refusal::ValueConflict);
@@ -286,6 +389,7 @@ impl Machine {
             return Err(Refusal::FutureRevision);
         }
         self.compacted = Some(revision);
+        self.changes.compact(revision);
         match &mut self.sweep {
             Some(sweep) => sweep.again = true,
             None => self.sweep = Some(Sweep { next: Key::default(), again: false }),
@@ -379,6 +483,54 @@ impl Machine {
         self.range(prefix, crate::op::prefix_end(prefix).as_deref(), limit)
     }
 
+    /// Answers a question, at the newest state unless it names a revision.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn select(&self, select: &Select) -> Result<Selection, Refusal> {
+        if select.revision > 0 {
+            self.check_readable(select.revision as u64)?;
+        }
+        Ok(self.selection(select))
+    }
+
+    /// Changes of keys from a revision on, in order. Empty unless [`Machine::keep_changes`] was
+    /// called; none are below the compact revision.
+    pub fn changes_since(&self, main: u64) -> impl Iterator<Item = &Changed> {
+        self.changes.since(main)
+    }
+
+    /// What a key was made at a revision, and what it was before if that is held. `None` if it was
+    /// deleted at that revision, or compacted since.
+    pub fn made_at(&self, key: &[u8], modified: Revision) -> (Option<Item>, Option<Item>) {
+        let found = self.index.exactly(key, modified, &self.values);
+        found.map_or((None, None), |(version, before)| {
+            // As etcd does, which reads the state of the revision before.
+            let before = before.filter(|_| Some(modified.main - 1) >= self.compacted);
+            (Item::new(key, &version), before.and_then(|before| Item::new(key, &before)))
+        })
+    }
+
+    /// Seconds that a lease was granted for; `None` if there is no such lease.
+    pub fn lease_ttl(&self, id: i64) -> Option<i64> {
+        self.leases.ttl(id)
+    }
+
+    /// All leases with their seconds, by id.
+    pub fn leases(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.leases.iter()
+    }
+
+    /// Keys attached to a lease, in order.
+    pub fn lease_keys(&self, id: i64) -> impl Iterator<Item = &[u8]> {
+        self.leases.keys(id)
+    }
+
+    /// Alarms that stand, by member.
+    pub fn alarms(&self) -> impl Iterator<Item = (u64, AlarmKind)> {
+        self.alarms.iter().copied()
+    }
+
     /// Every version held of a key, tombstones included, oldest first.
     pub fn history<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = Version<'a>> + use<'a> {
         self.index.history(key, &self.values)
@@ -434,7 +586,8 @@ impl Machine {
     /// Hash of the whole replicated state, in constant time. Equal on nodes that have applied the
     /// same operations.
     pub fn state_hash(&self) -> u128 {
-        let tables = [self.index.hash(), self.values.hash(), self.sessions.hash()];
+        let tables =
+            [self.index.hash(), self.values.hash(), self.sessions.hash(), self.leases.hash()];
         self.combine(tables)
     }
 
@@ -444,11 +597,18 @@ impl Machine {
             self.index.full_hash(&self.values),
             self.values.full_hash(),
             self.sessions.full_hash(),
+            self.leases.full_hash(self.index.leased(&self.values)),
         ];
         self.combine(tables)
     }
 
-    fn combine(&self, [index, values, sessions]: [u128; 3]) -> u128 {
+    fn combine(&self, [index, values, sessions, leases]: [u128; 4]) -> u128 {
+        let mut alarms = hash::Sum::default();
+        for (member, kind) in &self.alarms {
+            alarms.add(hash::entry(Kind::Alarm, [*member, *kind as u64]));
+        }
+        let [leases_low, leases_high] = hash::halves(leases);
+        let [alarms_low, alarms_high] = hash::halves(alarms.get());
         let sweep = self
             .sweep
             .as_ref()
@@ -471,6 +631,10 @@ impl Machine {
                 sweep_high,
                 self.revision,
                 compacted,
+                leases_low,
+                leases_high,
+                alarms_low,
+                alarms_high,
             ],
         )
     }

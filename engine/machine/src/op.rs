@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::txn::{Span, Step, Txn};
 use crate::wire::{DecodeError, Problem};
 
 /// The longest key, in bytes.
@@ -16,6 +17,9 @@ pub const STRIPES_MAX: usize = 4096;
 pub const SESSION_WINDOW_DEFAULT: u32 = 64;
 /// The largest window a session may ask for (PROTOCOL 11).
 pub const SESSION_WINDOW_MAX: u32 = 4096;
+
+/// The longest time to live of a lease, in seconds.
+pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
 
 /// A key: any bytes, at most [`KEY_BYTES_MAX`] of them.
 pub type Key = Box<[u8]>;
@@ -140,6 +144,45 @@ pub enum Content {
     Stripes(Box<[Value]>),
 }
 
+impl Content {
+    /// Its values in order.
+    pub fn values(&self) -> &[Value] {
+        match self {
+            Content::Whole(value) => std::slice::from_ref(value),
+            Content::Stripes(stripes) => stripes,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.values().iter().map(|value| u64::from(value.len)).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first 8 bytes, padded with zeros; of stripes, those of the first.
+    pub fn head(&self) -> [u8; 8] {
+        self.values().first().map_or([0; 8], |value| value.head)
+    }
+
+    /// The operation that stored its beginning.
+    pub fn first_op(&self) -> OpId {
+        self.values().first().map_or(OpId(0), |value| value.op)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Content::Whole(value) => value.check(),
+            Content::Stripes(stripes) => {
+                check_bounds("stripe count", stripes.len(), 1, STRIPES_MAX)?;
+                stripes.iter().try_for_each(Value::check)
+            }
+        }
+    }
+}
+
 /// What an operation does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -178,6 +221,36 @@ pub enum Action {
     Compact {
         revision: u64,
     },
+    /// A transaction; also what a put or delete with leases or former values comes as.
+    Txn(Box<Txn>),
+    /// Makes a lease; `ttl` in seconds.
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+    },
+    /// Ends a lease and deletes the keys attached to it.
+    LeaseRevoke {
+        id: i64,
+    },
+    /// The same because it ran out: of an unknown lease, nothing.
+    LeaseExpire {
+        id: i64,
+    },
+    /// Raises or lowers an alarm of a member.
+    Alarm {
+        member: u64,
+        kind: AlarmKind,
+        raised: bool,
+    },
+}
+
+/// What is wrong with a member.
+#[derive(Clone, Copy, PartialEq, Eq, Ord, PartialOrd, Debug)]
+pub enum AlarmKind {
+    /// It is over its quota. While one stands, nothing is stored.
+    NoSpace = 1,
+    /// Its state differs from the others'.
+    Corrupt = 2,
 }
 
 /// One operation as decided in a slot.
@@ -200,16 +273,15 @@ impl Op {
         }
         match &self.action {
             Action::Noop | Action::CloseSession { .. } | Action::ExpireSession { .. } => Ok(()),
-            Action::Compact { .. } => Ok(()),
+            Action::Compact { .. }
+            | Action::LeaseGrant { .. }
+            | Action::LeaseRevoke { .. }
+            | Action::LeaseExpire { .. }
+            | Action::Alarm { .. } => Ok(()),
+            Action::Txn(txn) => txn.check(self.id),
             Action::Put { key, content } => {
                 check_key("key", key, 1)?;
-                match content {
-                    Content::Whole(value) => value.check(),
-                    Content::Stripes(stripes) => {
-                        check_bounds("stripe count", stripes.len(), 1, STRIPES_MAX)?;
-                        stripes.iter().try_for_each(Value::check)
-                    }
-                }
+                content.check()
             }
             Action::Delete { key } => check_key("key", key, 1),
             Action::DeleteRange { from, to } => {
@@ -234,6 +306,9 @@ impl Op {
             Action::DeleteRange { from, to } => {
                 **from <= *key && to.as_ref().is_none_or(|to| *key < **to)
             }
+            Action::Txn(txn) => txn.writes(&|span| span.contains(key)),
+            // Which keys are attached is known at execution only.
+            Action::LeaseRevoke { .. } | Action::LeaseExpire { .. } => true,
             _ => false,
         }
     }
@@ -247,7 +322,52 @@ impl Op {
             Action::DeleteRange { from: own, to: end } => {
                 end.as_ref().is_none_or(|end| *from < **end) && to.is_none_or(|to| **own < *to)
             }
+            Action::Txn(txn) => txn.writes(&|span| span.meets(from, to)),
+            Action::LeaseRevoke { .. } | Action::LeaseExpire { .. } => true,
             _ => false,
+        }
+    }
+
+    /// Calls `visit` with the values that this operation stores, in order.
+    pub fn each_stored_value<'a>(&'a self, visit: &mut dyn FnMut(&'a Value)) {
+        match &self.action {
+            Action::Put { content: Content::Whole(value), .. } if value.op == self.id => {
+                visit(value);
+            }
+            Action::Part { value } => visit(value),
+            Action::Txn(txn) => txn.own_values().into_iter().for_each(visit),
+            _ => {}
+        }
+    }
+
+    /// Whether some key's attachment or presence may change in a way that one key does not show:
+    /// ranges are deleted, or the keys of a lease.
+    pub fn touches_many(&self) -> bool {
+        match &self.action {
+            Action::DeleteRange { .. }
+            | Action::LeaseRevoke { .. }
+            | Action::LeaseExpire { .. } => true,
+            Action::Txn(txn) => {
+                let mut many = false;
+                txn.each_step(&mut |step| {
+                    many |= matches!(step, Step::Delete { span: Span::Range { .. }, .. });
+                });
+                many
+            }
+            _ => false,
+        }
+    }
+
+    /// Calls `visit` with every single key that this may write or delete.
+    pub fn each_key<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
+        match &self.action {
+            Action::Put { key, .. } | Action::Delete { key } => visit(key),
+            Action::Txn(txn) => txn.each_step(&mut |step| match step {
+                Step::Put(put) => visit(&put.key),
+                Step::Delete { span: Span::One(key), .. } => visit(key),
+                _ => {}
+            }),
+            _ => {}
         }
     }
 }

@@ -59,13 +59,21 @@ pub enum Refusal {
     Compacted,
     /// The revision has not been reached.
     FutureRevision,
-    /// The index holds as many versions or values as its limit allows.
+    /// The index holds as many versions or values as its limit allows, or a member has raised the
+    /// alarm.
     NoSpace,
+    LeaseNotFound,
+    LeaseExists,
+    LeaseTtlTooLarge,
+    /// A value or lease is to be kept, of a key that is not there.
+    KeyNotFound,
+    /// A value compare needs evidence about a content that the transaction brings none of.
+    Unresolved,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 14] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -75,6 +83,11 @@ impl Refusal {
         Refusal::Compacted,
         Refusal::FutureRevision,
         Refusal::NoSpace,
+        Refusal::LeaseNotFound,
+        Refusal::LeaseExists,
+        Refusal::LeaseTtlTooLarge,
+        Refusal::KeyNotFound,
+        Refusal::Unresolved,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -94,6 +107,11 @@ impl fmt::Display for Refusal {
             Refusal::Compacted => "the revision has been compacted",
             Refusal::FutureRevision => "the revision is in the future",
             Refusal::NoSpace => "the index is full; delete keys and compact",
+            Refusal::LeaseNotFound => "the lease does not exist",
+            Refusal::LeaseExists => "a lease with this id exists",
+            Refusal::LeaseTtlTooLarge => "the lease's time to live is too large",
+            Refusal::KeyNotFound => "the key does not exist",
+            Refusal::Unresolved => "a compared value is not the one that the transaction knows of",
         })
     }
 }
@@ -110,7 +128,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::NoSpace as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::Unresolved as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -6,18 +6,19 @@
 //! stamp  = session slot, session position, sequence, sequence - low   (varints)
 //! value  = [op (16 bytes)], len (varint), digest (16), crc (4), head (min(len, 8)), k (1), n (1)
 //! ```
-//! Fixed-width integers are little-endian; varints are LEB128. Optional fields stand behind flag
+//! Transactions are described in `wire/txn.rs`. Fixed-width integers are little-endian; varints are LEB128. Optional fields stand behind flag
 //! bits, so that new ones can be added; a reader refuses flags it does not know.
 //!
 //! Invariant: the encoding is canonical. Bytes that decode are the bytes that the result encodes
 //! to, so batches may be compared and digested as bytes. What would break it: accepting a longer
 //! form of a number, an ignored byte, or two ways to say the same.
 
+mod txn;
+
 use std::fmt;
 
 use crate::op::{
-    Action, Content, KEY_BYTES_MAX, Key, Op, OpId, STRIPES_MAX, SessionId, Stamp, Value,
-    check_bounds,
+    Action, AlarmKind, Content, KEY_BYTES_MAX, Key, Op, OpId, SessionId, Stamp, Value, check_bounds,
 };
 
 /// The version of the batch encoding.
@@ -38,6 +39,11 @@ mod kind {
     pub(super) const CLOSE_SESSION: u8 = 6;
     pub(super) const EXPIRE_SESSION: u8 = 7;
     pub(super) const COMPACT: u8 = 8;
+    pub(super) const TXN: u8 = 9;
+    pub(super) const LEASE_GRANT: u8 = 10;
+    pub(super) const LEASE_REVOKE: u8 = 11;
+    pub(super) const LEASE_EXPIRE: u8 = 12;
+    pub(super) const ALARM: u8 = 13;
 }
 
 mod flag {
@@ -49,6 +55,8 @@ mod flag {
     pub(super) const FOREIGN_VALUE: u64 = 1 << 2;
     /// The range has no end. DeleteRange.
     pub(super) const OPEN_END: u64 = 1 << 3;
+    /// The alarm is raised, not lowered. Alarm.
+    pub(super) const RAISED: u64 = 1 << 4;
 }
 
 /// Bounds on a batch taken off the network or the disk.
@@ -201,6 +209,16 @@ impl Op {
                 put_varint(out, *last_use);
             }
             Action::Compact { revision } => put_varint(out, *revision),
+            Action::Txn(txn) => txn::put_txn(out, txn),
+            Action::LeaseGrant { id, ttl } => {
+                put_signed(out, *id);
+                put_signed(out, *ttl);
+            }
+            Action::LeaseRevoke { id } | Action::LeaseExpire { id } => put_signed(out, *id),
+            Action::Alarm { member, kind, .. } => {
+                put_varint(out, *member);
+                out.push(*kind as u8);
+            }
         }
     }
 
@@ -231,6 +249,12 @@ impl Op {
             Action::CloseSession { .. } => (kind::CLOSE_SESSION, 0),
             Action::ExpireSession { .. } => (kind::EXPIRE_SESSION, 0),
             Action::Compact { .. } => (kind::COMPACT, 0),
+            Action::Txn(_) => (kind::TXN, 0),
+            Action::LeaseGrant { .. } => (kind::LEASE_GRANT, 0),
+            Action::LeaseRevoke { .. } => (kind::LEASE_REVOKE, 0),
+            Action::LeaseExpire { .. } => (kind::LEASE_EXPIRE, 0),
+            Action::Alarm { raised: true, .. } => (kind::ALARM, flag::RAISED),
+            Action::Alarm { .. } => (kind::ALARM, 0),
         };
         (kind, if self.stamp.is_some() { flags | flag::STAMP } else { flags })
     }
@@ -242,6 +266,11 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     out.push(number as u8);
+}
+
+/// Small numbers of either sign are short.
+pub(crate) fn put_signed(out: &mut Vec<u8>, number: i64) {
+    put_varint(out, ((number << 1) ^ (number >> 63)) as u64);
 }
 
 pub(crate) fn put_key(out: &mut Vec<u8>, key: &[u8]) {
@@ -324,6 +353,11 @@ impl<'a> Reader<'a> {
         Err(DecodeError::new(field, Problem::NotMinimal))
     }
 
+    pub(crate) fn signed(&mut self, field: &'static str) -> Result<i64, DecodeError> {
+        let folded = self.varint(field)?;
+        Ok((folded >> 1) as i64 ^ -((folded & 1) as i64))
+    }
+
     pub(crate) fn number32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let value = self.varint(field)?;
         u32::try_from(value).map_err(|_| {
@@ -389,14 +423,7 @@ impl<'a> Reader<'a> {
                 }
                 Ok(Content::Whole(value))
             }
-            (true, false) => {
-                let room = (self.rest.len() / STRIPE_BYTES_MIN).min(STRIPES_MAX);
-                let count = self.count("stripe count", room)?;
-                (0..count)
-                    .map(|_| self.named_value())
-                    .collect::<Result<_, _>>()
-                    .map(Content::Stripes)
-            }
+            (true, false) => self.stripes().map(Content::Stripes),
             (true, true) => Err(DecodeError::new(
                 "flags",
                 Problem::Inconsistent("stripes and a foreign value exclude each other"),
@@ -411,6 +438,7 @@ impl<'a> Reader<'a> {
             | match kind {
                 kind::PUT => flag::STRIPES | flag::FOREIGN_VALUE,
                 kind::DELETE_RANGE => flag::OPEN_END,
+                kind::ALARM => flag::RAISED,
                 _ => 0,
             };
         let id = self.op_id("id")?;
@@ -423,6 +451,14 @@ impl<'a> Reader<'a> {
         let op = Op { id, stamp, action };
         op.check()?;
         Ok(op)
+    }
+
+    pub(crate) fn alarm_kind(&mut self) -> Result<AlarmKind, DecodeError> {
+        match self.byte("alarm")? {
+            1 => Ok(AlarmKind::NoSpace),
+            2 => Ok(AlarmKind::Corrupt),
+            other => Err(DecodeError::new("alarm", Problem::Unknown { value: other.into() })),
+        }
     }
 
     fn action(&mut self, kind: u8, flags: u64, id: OpId) -> Result<Action, DecodeError> {
@@ -447,6 +483,17 @@ impl<'a> Reader<'a> {
                 last_use: self.varint("last use")?,
             },
             kind::COMPACT => Action::Compact { revision: self.varint("revision")? },
+            kind::TXN => Action::Txn(Box::new(self.txn(id)?)),
+            kind::LEASE_GRANT => {
+                Action::LeaseGrant { id: self.signed("lease")?, ttl: self.signed("ttl")? }
+            }
+            kind::LEASE_REVOKE => Action::LeaseRevoke { id: self.signed("lease")? },
+            kind::LEASE_EXPIRE => Action::LeaseExpire { id: self.signed("lease")? },
+            kind::ALARM => {
+                let member = self.varint("member")?;
+                let kind = self.alarm_kind()?;
+                Action::Alarm { member, kind, raised: flags & flag::RAISED != 0 }
+            }
             _ => return Err(DecodeError::new("kind", Problem::Unknown { value: kind.into() })),
         })
     }

@@ -16,8 +16,6 @@ fn seen(version: Version<'_>) -> ModelVersion {
         main: version.modified().main,
         sub: version.modified().sub,
         number: version.number(),
-        slot: version.slot(),
-        position: version.position(),
         values: version.values().collect(),
     }
 }

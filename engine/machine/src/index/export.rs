@@ -13,7 +13,9 @@ use crate::hash;
 use crate::op::{Key, OpId, STRIPES_MAX, Value, check_key};
 use crate::slab::Handle;
 use crate::values::ValueTable;
-use crate::wire::{DecodeError, Problem, Reader, put_key, put_stored, put_varint, require};
+use crate::wire::{
+    DecodeError, Problem, Reader, put_key, put_signed, put_stored, put_varint, require,
+};
 
 /// A version that was dropped before it was written.
 #[derive(Debug)]
@@ -200,10 +202,9 @@ fn put_version(
         Named::Stripes(_) => named::STRIPES,
     };
     out.bytes.push(kind);
-    let Record { create, main, number, slot, sub, position, .. } = *record;
-    [main, sub.into(), create, number, slot, position.into()]
-        .iter()
-        .for_each(|&field| put_varint(out.bytes, field));
+    let Record { create, main, number, lease, sub, .. } = *record;
+    [main, sub.into(), create, number].iter().for_each(|&field| put_varint(out.bytes, field));
+    put_signed(out.bytes, lease);
     if kind == named::STRIPES {
         put_varint(out.bytes, values.len() as u64);
     }
@@ -223,7 +224,6 @@ pub(crate) struct KeysIn {
 /// What bounds imported versions.
 pub(crate) struct Bounds {
     pub(crate) revision: u64,
-    pub(crate) applied: Option<(u64, u32)>,
     pub(crate) history_max: u32,
 }
 
@@ -260,9 +260,8 @@ impl KeysIn {
         let kind = from.byte("version kind")?;
         let modified = Revision { main: from.varint("main")?, sub: from.number32("sub")? };
         let (create, number) = (from.varint("create")?, from.varint("version number")?);
-        let (slot, position) = (from.varint("slot")?, from.number32("position")?);
-        let mut record =
-            Record::new(Named::Nothing, create, number, Change { modified, slot, position });
+        let change = Change { modified, lease: from.signed("lease")? };
+        let mut record = Record::new(Named::Nothing, create, number, change);
         let before = handle.map(|handle| index.histories.get(handle));
         check_version(&record, kind == named::NOTHING, before, bounds)?;
         let count = match kind {
@@ -306,13 +305,11 @@ fn check_version(
 ) -> Result<(), DecodeError> {
     let rule = |holds, rule| require(holds, "version", rule);
     rule(record.main <= bounds.revision, "no version is newer than the state")?;
-    let at = (record.slot, record.position);
-    rule(Some(at) <= bounds.applied, "no version is of an operation not applied")?;
+    rule(!tombstone || record.lease == 0, "a tombstone has no lease")?;
     let long = before.map_or(0, History::len) >= bounds.history_max as usize;
     rule(!long, "a key has no more versions than its history may")?;
     if let Some(before) = before.map(History::newest) {
         rule(before.modified() < record.modified(), "versions stand in order of revision")?;
-        rule((before.slot, before.position) <= at, "versions stand in order of slot")?;
         rule(!(tombstone && before.is_tombstone()), "no two tombstones follow each other")?;
         if !tombstone && !before.is_tombstone() {
             let follows = (record.create, record.number) == (before.create, before.number + 1);

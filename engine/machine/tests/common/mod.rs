@@ -114,8 +114,6 @@ pub struct ModelVersion {
     pub main: u64,
     pub sub: u32,
     pub number: u64,
-    pub slot: u64,
-    pub position: u32,
     /// Empty for a tombstone.
     pub values: Vec<Value>,
 }
@@ -207,13 +205,12 @@ impl Model {
                 };
                 self.parts.retain(|part| !values.contains(&part.value));
                 self.revision += 1;
-                self.push(key, values, at, 0);
+                self.push(key, values, 0);
                 Ok(1)
             }
-            Action::Delete { key } => Ok(self.delete(at, |at| *at == **key)),
+            Action::Delete { key } => Ok(self.delete(|own| *own == **key)),
             Action::DeleteRange { from, to } => {
-                Ok(self
-                    .delete(at, |key| *key >= **from && to.as_ref().is_none_or(|to| *key < **to)))
+                Ok(self.delete(|key| *key >= **from && to.as_ref().is_none_or(|to| *key < **to)))
             }
             Action::Part { value } => {
                 match self.stored(value) {
@@ -253,6 +250,7 @@ impl Model {
                 Ok(0)
             }
             Action::Compact { revision } => self.compact(*revision),
+            other => panic!("the model does not know {other:?}"),
         }
     }
 
@@ -281,7 +279,7 @@ impl Model {
         Ok(0)
     }
 
-    fn push(&mut self, key: &[u8], values: Vec<Value>, (slot, position): (u64, u32), sub: u32) {
+    fn push(&mut self, key: &[u8], values: Vec<Value>, sub: u32) {
         let main = self.revision;
         let versions = self.keys.entry(key.to_vec()).or_default();
         let live = versions.last().filter(|last| !last.values.is_empty());
@@ -290,7 +288,7 @@ impl Model {
             Some(last) => (last.created, last.number + 1),
             None => (main, 1),
         };
-        versions.push(ModelVersion { created, main, sub, number, slot, position, values });
+        versions.push(ModelVersion { created, main, sub, number, values });
         while versions.len() > self.limits.history_max as usize {
             versions.remove(0);
             self.compacted = self.compacted.max(Some(versions[0].main));
@@ -303,13 +301,13 @@ impl Model {
         }
     }
 
-    fn delete(&mut self, at: (u64, u32), which: impl Fn(&[u8]) -> bool) -> u32 {
+    fn delete(&mut self, which: impl Fn(&[u8]) -> bool) -> u32 {
         let live = |versions: &Vec<ModelVersion>| !versions.last().unwrap().values.is_empty();
         let keys = self.keys.iter().filter(|(key, versions)| which(key) && live(versions));
         let keys: Vec<Vec<u8>> = keys.map(|(key, _)| key.clone()).collect();
         self.revision += u64::from(!keys.is_empty());
         for (sub, key) in (0..).zip(&keys) {
-            self.push(key, Vec::new(), at, sub);
+            self.push(key, Vec::new(), sub);
         }
         keys.len() as u32
     }
