@@ -27,7 +27,7 @@ pub struct Received {
 }
 
 /// Unreliable datagrams to and from addresses.
-pub trait Link {
+pub trait Link: 'static {
     /// Queues a datagram of at most [`Link::datagram_max`] bytes and [`BODY_SLICES_MAX`] slices.
     /// Bounded: a link whose queue is full flushes first. Errors of the network are losses, not
     /// results.

@@ -18,6 +18,7 @@
 mod changes;
 mod export;
 mod hash;
+mod hash_kv;
 mod import;
 mod index;
 mod leases;

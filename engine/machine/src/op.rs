@@ -328,20 +328,20 @@ impl Op {
         }
     }
 
-    /// Calls `visit` with the values that this operation stores, in order.
-    pub fn each_stored_value<'a>(&'a self, visit: &mut dyn FnMut(&'a Value)) {
-        match &self.action {
+    /// The values that this operation stores, in order.
+    pub fn stored_values(&self) -> impl Iterator<Item = &Value> {
+        let (one, many) = match &self.action {
             Action::Put { content: Content::Whole(value), .. } if value.op == self.id => {
-                visit(value);
+                (Some(value), Vec::new())
             }
-            Action::Part { value } => visit(value),
-            Action::Txn(txn) => txn.own_values().into_iter().for_each(visit),
-            _ => {}
-        }
+            Action::Part { value } => (Some(value), Vec::new()),
+            Action::Txn(txn) => (None, txn.own_values()),
+            _ => (None, Vec::new()),
+        };
+        one.into_iter().chain(many)
     }
 
-    /// Whether some key's attachment or presence may change in a way that one key does not show:
-    /// ranges are deleted, or the keys of a lease.
+    /// Whether it may delete keys that it does not name one by one.
     pub fn touches_many(&self) -> bool {
         match &self.action {
             Action::DeleteRange { .. }

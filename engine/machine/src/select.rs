@@ -121,7 +121,7 @@ impl Selection {
             SortBy::Value => {
                 self.by_value = Some(ByValue { descending, limit: select.limit });
             }
-            _ if descending => self.items.sort_by(|one, other| number(other).cmp(&number(one))),
+            _ if descending => self.items.sort_by_key(|item| std::cmp::Reverse(number(item))),
             _ => self.items.sort_by_key(number),
         }
     }

@@ -96,6 +96,59 @@ impl Machine {
         Ok((run.changes, report))
     }
 
+    /// Answers a transaction without puts and deletes.
+    ///
+    /// # Errors
+    /// As of a transaction that is applied; `Malformed` if it could change something.
+    pub fn read_txn(&self, txn: &Txn) -> Result<TxnReport, Refusal> {
+        let mut reads = true;
+        txn.each_step(&mut |step| reads &= matches!(step, Step::Select(_)));
+        if !reads {
+            return Err(Refusal::Malformed);
+        }
+        let mut path = Vec::new();
+        self.choose(txn, &mut path)?;
+        self.check_steps(txn, &mut path.iter(), &mut Needs::default())?;
+        let revision = self.revision;
+        let selects = if path[0] { &txn.success } else { &txn.failure };
+        let steps = selects.iter().filter_map(|step| match step {
+            Step::Select(select) => {
+                Some(StepReport::Select { revision, selection: self.selection(select) })
+            }
+            _ => None,
+        });
+        Ok(TxnReport { succeeded: path[0], steps: steps.collect() })
+    }
+
+    /// Contents that value compares of the transaction look at now and cannot decide on, each with the
+    /// number of the given value: outer ones first, then those of nested transactions in their place.
+    pub fn missing_evidence(&self, txn: &Txn) -> Vec<(usize, Content)> {
+        let mut missing = Vec::new();
+        self.collect_missing(txn, &mut 0, &mut missing);
+        missing
+    }
+
+    fn collect_missing(&self, txn: &Txn, given: &mut usize, into: &mut Vec<(usize, Content)>) {
+        for compare in &txn.compares {
+            let Side::Value(side) = &compare.side else { continue };
+            let mut end = Vec::new();
+            let (from, to) = compare.span.range(&mut end);
+            for (_, version) in self.index.range(from, to, None, &self.values) {
+                if let Some(content) = version.content()
+                    && side.holds(compare.relation, &content).is_none()
+                {
+                    into.push((*given, content));
+                }
+            }
+            *given += 1;
+        }
+        for step in txn.success.iter().chain(&txn.failure) {
+            if let Step::Txn(inner) = step {
+                self.collect_missing(inner, given, into);
+            }
+        }
+    }
+
     /// Which branch of the transaction, and of every one nested in it, is taken.
     fn choose(&self, txn: &Txn, path: &mut Vec<bool>) -> Result<(), Refusal> {
         let holds = all_hold(txn.compares.iter().map(|compare| self.holds(compare)));

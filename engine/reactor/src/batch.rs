@@ -8,10 +8,11 @@
 
 use crate::layout::{self, LARGE_BYTES_MIN};
 use crate::secrets::Secrets;
+use bytes::Bytes;
 use racos_buffer::{Buf, Pool, Slice};
 use racos_codec::Codec;
 use racos_machine::{
-    Action, BatchLimits, DecodeError, Op, OpId, Value, decode_batch, encode_batch,
+    Action, BatchLimits, Content, DecodeError, Op, OpId, Value, decode_batch, encode_batch,
 };
 use racos_protocol::BatchInfo;
 use rustc_hash::FxHasher;
@@ -60,7 +61,13 @@ impl Batch {
     fn new(bytes: Vec<u8>, ops: Vec<Op>, secrets: &Secrets) -> Rc<Batch> {
         // PROTOCOL 3.1-f: the digest of its metas names a batch.
         let digest = secrets.batch_digest(&bytes);
-        let mut keys: Vec<u64> = ops.iter().filter_map(touched).collect();
+        let mut keys = Vec::with_capacity(ops.len());
+        for op in &ops {
+            op.each_key(&mut |key| keys.push(key_hash(key)));
+            if op.touches_many() {
+                keys.push(TOUCHES_ALL);
+            }
+        }
         keys.sort_unstable();
         keys.dedup();
         let info = BatchInfo { digest, touches: keys.into() };
@@ -74,20 +81,13 @@ impl Batch {
     }
 }
 
-fn touched(op: &Op) -> Option<u64> {
-    match &op.action {
-        Action::Put { key, .. } | Action::Delete { key } => Some(key_hash(key)),
-        Action::DeleteRange { .. } => Some(TOUCHES_ALL),
-        _ => None,
-    }
-}
-
 /// Who waits for the outcome of an operation.
-#[derive(Debug, Clone, Copy)]
-pub struct Waiter {
-    pub to: SocketAddr,
-    pub client: u64,
-    pub request: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiter {
+    /// A client on the network.
+    Client { to: SocketAddr, client: u64, request: u64 },
+    /// A task of the api role.
+    Api(u64),
 }
 
 /// What one node gets of a batch: its fragments and their checksums.
@@ -143,6 +143,8 @@ pub enum Payload {
     None,
     /// The value; a slice at the start of a block that nobody else views is encoded in place.
     Value(Slice),
+    /// Several values, each shorter than [`LARGE_BYTES_MIN`], in the order of the operation.
+    Small(Vec<Bytes>),
 }
 
 impl Builder {
@@ -183,31 +185,26 @@ impl Builder {
         payload: Payload,
         waiter: Waiter,
     ) -> Result<Option<Parcel>, NoBuffers> {
-        let key_bytes = match &op.action {
-            Action::Put { key, .. } | Action::Delete { key } => key.len(),
+        let meta = meta_bytes(&op);
+        let large = match &payload {
+            Payload::Value(value) if value.len() >= LARGE_BYTES_MIN => value.len(),
             _ => 0,
         };
-        let stripes = match &op.action {
-            Action::Put { content: racos_machine::Content::Stripes(stripes), .. } => stripes.len(),
-            _ => 0,
-        };
-        let meta = META_BYTES + key_bytes + stripes * crate::wire::value::VALUE_BYTES;
-        let value: &[u8] = match &payload {
-            Payload::None => &[],
-            Payload::Value(value) => value,
-        };
-        let large = value.len() >= LARGE_BYTES_MIN;
-        let span = layout::stored_value(&op).map_or(0, |value| {
-            layout::span(layout::fragment_len(value.len as usize, usize::from(value.k)))
+        let (span, values) = layout::stored_values(&op).fold((0, 0), |(span, count), value| {
+            let len = layout::fragment_len(value.len as usize, usize::from(value.k));
+            (span + layout::span(len), count + 1)
         });
-        let full = self
-            .open
-            .as_ref()
-            .is_some_and(|open| !{ open.takes(large, span, meta, value, self.large_batch_bytes) });
+        let full = self.open.as_ref().is_some_and(|open| !{
+            open.takes(large, span, meta + CRC_BYTES * values, self.large_batch_bytes)
+        });
         let sealed = if full { self.seal() } else { None };
         let added = match payload {
-            Payload::Value(slice) if large => self.add_large(&op, slice),
-            Payload::Value(slice) => self.add_small(&op, &slice, span),
+            Payload::Value(slice) if large > 0 => self.add_large(&op, slice),
+            Payload::Value(slice) => self.add_small(&op, &[&slice], span),
+            Payload::Small(values) => {
+                let values: Vec<&[u8]> = values.iter().map(|value| &**value).collect();
+                self.add_small(&op, &values, span)
+            }
             Payload::None => self.add_small(&op, &[], span),
         };
         if let Err(error) = added {
@@ -258,7 +255,8 @@ impl Builder {
             Some(Open { ops: batch.ops, waiters: parcel.waiters, bodies, crcs, meta_bytes });
     }
 
-    fn add_small(&mut self, op: &Op, value: &[u8], span: usize) -> Result<(), NoBuffers> {
+    /// `span`: bytes that all of the values take in a body.
+    fn add_small(&mut self, op: &Op, values: &[&[u8]], span: usize) -> Result<(), NoBuffers> {
         if self.open.is_none() {
             let mut bufs = Vec::with_capacity(self.n);
             for _ in 0..self.n {
@@ -267,31 +265,35 @@ impl Builder {
             let bodies = OpenBodies::Small { bufs, used: 0 };
             self.open = Some(Open::new(self.n, bodies));
         }
-        let Some(stored) = layout::stored_value(op) else { return Ok(()) };
         let open = self.open.as_mut().expect("opened above");
         let OpenBodies::Small { bufs, used } = &mut open.bodies else {
             unreachable!("a batch of large values takes no small ones")
         };
-        let (from, len) = (*used, layout::fragment_len(value.len(), usize::from(stored.k)));
-        for buf in bufs.iter_mut() {
-            buf.set_len(from + span);
-            buf[from + len..].fill(0);
+        let until = *used + span;
+        bufs.iter_mut().for_each(|buf| buf.set_len(until));
+        let filled = values.iter().filter(|value| !value.is_empty());
+        for (stored, value) in layout::stored_values(op).zip(filled) {
+            let (from, len) = (*used, layout::fragment_len(value.len(), usize::from(stored.k)));
+            *used += layout::span(len);
+            for buf in bufs.iter_mut() {
+                buf[from + len..*used].fill(0);
+            }
+            if stored.k == 1 {
+                bufs.iter_mut().for_each(|buf| buf[from..from + len].copy_from_slice(value));
+            } else {
+                split_small(&self.codec, value, bufs, from, len);
+            }
+            // PROTOCOL 3.1-g: made with the fragment; travels with it and lies beside it.
+            for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
+                crcs.extend_from_slice(&crc32fast::hash(&buf[from..from + len]).to_le_bytes());
+            }
         }
-        if stored.k == 1 {
-            bufs.iter_mut().for_each(|buf| buf[from..from + len].copy_from_slice(value));
-        } else {
-            split_small(&self.codec, value, bufs, from, len);
-        }
-        *used += span;
-        // PROTOCOL 3.1-g: made with the fragment; travels with it and lies beside it.
-        for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
-            crcs.extend_from_slice(&crc32fast::hash(&buf[from..from + len]).to_le_bytes());
-        }
+        assert_eq!(*used, until, "an operation brings every value that it stores");
         Ok(())
     }
 
     fn add_large(&mut self, op: &Op, value: Slice) -> Result<(), NoBuffers> {
-        let stored = layout::stored_value(op).expect("a large value is stored");
+        let stored = layout::stored_values(op).next().expect("a large value is stored");
         let (k, value_len) = (usize::from(stored.k), value.len());
         let len = layout::fragment_len(value_len, k);
         let data = self.whole_fragments(value, k * len)?;
@@ -346,22 +348,43 @@ impl Builder {
     }
 }
 
+/// At least as many bytes as an operation adds to the encoded metas.
+fn meta_bytes(op: &Op) -> usize {
+    match &op.action {
+        Action::Put { key, content } => {
+            let stripes = match content {
+                Content::Whole(_) => 0,
+                Content::Stripes(stripes) => stripes.len(),
+            };
+            META_BYTES + key.len() + stripes * crate::wire::value::VALUE_BYTES
+        }
+        Action::Delete { key } => META_BYTES + key.len(),
+        Action::Txn(_) => {
+            let mut bytes = Vec::new();
+            op.encode(&mut bytes);
+            bytes.len()
+        }
+        _ => META_BYTES,
+    }
+}
+
 impl Open {
     fn new(n: usize, bodies: OpenBodies) -> Open {
         let crcs = vec![Vec::new(); n];
         Open { ops: Vec::new(), waiters: Vec::new(), bodies, crcs, meta_bytes: 0 }
     }
 
-    fn takes(&self, large: bool, span: usize, meta: usize, value: &[u8], most: usize) -> bool {
+    /// `large`: bytes of a large value, 0 if the operation stores none.
+    fn takes(&self, large: usize, span: usize, meta: usize, most: usize) -> bool {
         if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > META_BYTES_MAX {
             return false;
         }
         match &self.bodies {
             OpenBodies::Small { used, .. } => {
                 let bytes = used + span + self.meta_bytes + meta + CRC_BYTES * (self.ops.len() + 1);
-                !large && bytes <= SMALL_BATCH_BYTES
+                large == 0 && bytes <= SMALL_BATCH_BYTES
             }
-            OpenBodies::Large { value_bytes, .. } => large && value_bytes + value.len() <= most,
+            OpenBodies::Large { value_bytes, .. } => large > 0 && value_bytes + large <= most,
         }
     }
 }
@@ -394,7 +417,6 @@ fn split_small(codec: &Codec, value: &[u8], bufs: &mut [Buf], from: usize, len: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use racos_machine::Content;
 
     fn builder(n: usize, k: usize, pool: &Pool) -> Builder {
         let codec = Codec::new(k, n - k).unwrap();
@@ -409,7 +431,7 @@ mod tests {
     }
 
     fn waiter() -> Waiter {
-        Waiter { to: ([127, 0, 0, 1], 1).into(), client: 1, request: 1 }
+        Waiter::Client { to: ([127, 0, 0, 1], 1).into(), client: 1, request: 1 }
     }
 
     /// The value again from the fragments of the last k nodes.

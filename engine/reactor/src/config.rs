@@ -64,6 +64,10 @@ pub struct NodeConfig {
     pub alpha: u64,
     /// Own slots in flight.
     pub own_slots_max: usize,
+    /// Versions kept of a key; one more drops the oldest, and the right to read at revisions that
+    /// would show it. `u32::MAX`: all are kept until they are compacted, as etcd does. Equal on all
+    /// nodes.
+    pub versions_per_key_max: u32,
     pub timing: Timing,
     pub bounds: Bounds,
     /// Seed of what must differ between nodes and starts but not be secret (the local coin).
@@ -83,6 +87,7 @@ impl NodeConfig {
             inline_bytes_max: 128,
             alpha: 1024,
             own_slots_max: 2,
+            versions_per_key_max: 4,
             timing: Timing::default(),
             bounds: Bounds::default(),
             seed: 0,

@@ -3,7 +3,7 @@
 //! Invariant: a function of lengths and code only, stable on disk and wire, so that every node
 //! computes the same offsets from the metas.
 
-use racos_machine::{Action, Content, Op, Value};
+use racos_machine::{Op, Value};
 
 /// Largest value of one operation; larger ones are split into stripes by the client.
 pub const VALUE_BYTES_MAX: usize = 2 << 20;
@@ -26,14 +26,9 @@ pub fn span(fragment_len: usize) -> usize {
     fragment_len.next_multiple_of(8)
 }
 
-/// The value that this operation stores: each node gets a fragment of it with the batch.
-pub fn stored_value(op: &Op) -> Option<&Value> {
-    let value = match &op.action {
-        Action::Put { content: Content::Whole(value), .. } if value.op == op.id => value,
-        Action::Part { value } => value,
-        _ => return None,
-    };
-    (value.len > 0).then_some(value)
+/// The values that this operation stores, in order: each node gets a fragment of them with the batch.
+pub fn stored_values(op: &Op) -> impl Iterator<Item = &Value> {
+    op.stored_values().filter(|value| value.len > 0)
 }
 
 /// One fragment in a body.
@@ -47,7 +42,7 @@ pub struct FragmentSpot<'a> {
 /// The fragments of a batch, in order, with their offsets in the body.
 pub fn fragments(ops: &[Op]) -> impl Iterator<Item = FragmentSpot<'_>> {
     let mut offset = 0;
-    ops.iter().filter_map(stored_value).map(move |value| {
+    ops.iter().flat_map(stored_values).map(move |value| {
         let len = fragment_len(value.len as usize, usize::from(value.k));
         let spot = FragmentSpot { value, offset, len };
         offset += span(len);

@@ -3,6 +3,7 @@
 //! A turn drains the network, reaps the disk, opens own slots, sends everything in as few system
 //! calls as the link can, then starts the next group commit. Nothing in it waits.
 
+use crate::api::Api;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::config::NodeConfig;
 use crate::facts::FactsJobs;
@@ -29,7 +30,6 @@ use racos_storage::{Class, Event, Full, Log, LogError, Place, RecordId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Why a node cannot start.
@@ -155,6 +155,9 @@ pub struct Node<L: Link, D: Device> {
     unappended: VecDeque<Waiting>,
     pub(crate) reads: Reads,
     pub(crate) repair: Repair,
+    pub(crate) api: Api<L, D>,
+    /// The highest slot executed with a batch; after a restart, a slot that is not lower.
+    pub(crate) last_batch: Option<Slot>,
     pub(crate) facts: FactsJobs,
     pub(crate) disk_reads: Vec<Option<DiskRead>>,
     pub(crate) disk_reads_free: Vec<usize>,
@@ -221,6 +224,7 @@ impl<L: Link, D: Device> Node<L, D> {
         now: Nanos,
     ) -> Node<L, D> {
         let n = config.members.len();
+        let last_batch = parts.core.exec().checked_sub(1);
         let builder = Builder::new(
             n,
             parts.codec.clone(),
@@ -262,6 +266,8 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
+            api: Api::new(u64::from(parts.boot) << 40, config.seed),
+            last_batch,
             facts: FactsJobs::default(),
             disk_reads: Vec::new(),
             disk_reads_free: Vec::new(),
@@ -315,7 +321,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// What is under way: nothing, once every request is answered and every slot executed.
     pub fn under_way(&self) -> UnderWay {
         UnderWay {
-            requests: self.requests.len(),
+            requests: self.requests.len() + self.api.len(),
             reads: self.reads.len(),
             batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
             records: self.unappended.len() + self.releases.len() + self.placing.len(),
@@ -356,6 +362,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.wake_reads();
         self.repair_turn();
+        let served = self.turn_api();
         self.open_batches();
         self.answer_stalled();
         if now >= self.beacon_at {
@@ -364,7 +371,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
         }
         self.send_all();
-        let busy = received || completed;
+        let busy = received || completed || served;
         if busy || self.log.is_busy() {
             self.last_work = now;
             self.confirmed = false;
@@ -390,6 +397,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.net.next_deadline_ns(),
             self.reads.deadline(),
             self.repair.deadline(),
+            self.api.deadline(),
             idle,
             retry,
         ]
@@ -449,6 +457,8 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
             kind::BAD => self.on_bad_fragment(&frame.head),
+            kind::PINQ => self.on_pin_question(from, &frame),
+            kind::PINR => self.on_pin_answer(from, &frame),
             _ => {}
         }
     }
@@ -730,14 +740,17 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Answers a client; what is lost it asks for again.
     pub(crate) fn reply(&mut self, waiter: &Waiter, reply: &client::Reply, body: &[Slice]) {
-        self.requests.remove(&(waiter.client, waiter.request));
+        let (to, client, request) = match *waiter {
+            Waiter::Client { to, client, request } => (to, client, request),
+            Waiter::Api(task) => return self.api_reply(task, reply, body),
+        };
+        self.requests.remove(&(client, request));
         if matches!(reply, client::Reply::Error(_)) {
             self.counts.failed += 1;
         }
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
-        reply.put(waiter.client, waiter.request, &mut head);
-        let to: SocketAddr = waiter.to;
+        reply.put(client, request, &mut head);
         let _ = self.net.send(to, client::kind::REPLY, &head, body, self.now);
         self.scratch = head;
     }

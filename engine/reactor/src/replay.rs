@@ -16,7 +16,7 @@ use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
 use racos_buffer::Pool;
 use racos_codec::Codec;
-use racos_machine::{Limits, Machine, OpId};
+use racos_machine::{Action, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
 use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
@@ -24,8 +24,6 @@ use racos_storage::{Identity, Log, LogConfig, LogError, Place, Replayed, Replaye
 use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
-/// Versions kept of one key: older ones go as new ones come. Equal on all nodes.
-const HISTORY_MAX: u32 = 4;
 /// What a record takes in a group besides its fragments.
 const HEAD_ROOM: usize = 8 << 10;
 
@@ -74,7 +72,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let codec = Codec::new(config.k, n - config.k).map_err(OpenError::Codec)?;
         let mut replay = Replay {
             recovery,
-            machine: Machine::new(limits()),
+            machine: Machine::new(limits(&config)),
             secrets: secrets.clone(),
             fragments: Fragments::new(config.bounds.cache_bytes_max),
             history: History::default(),
@@ -119,8 +117,8 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 }
 
-fn limits() -> Limits {
-    Limits { history_max: HISTORY_MAX, ..Limits::default() }
+fn limits(config: &NodeConfig) -> Limits {
+    Limits { history_max: config.versions_per_key_max, ..Limits::default() }
 }
 
 fn identity(config: &NodeConfig) -> Identity {
@@ -285,6 +283,11 @@ impl Replay {
                         let outcome = self.machine.apply(slot, position as u32, op);
                         if let Some(observer) = &mut self.observer {
                             observer.applied(slot, position as u32, op, &outcome);
+                        }
+                        if matches!(op.action, Action::Txn(_)) {
+                            let unused = layout::stored_values(op)
+                                .filter(|value| self.machine.value(value.op).is_none());
+                            unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
                     }
                     let mut released = Vec::new();

@@ -22,7 +22,7 @@ const REQUESTS_MAX: usize = 65_536;
 impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_request(&mut self, frame: Frame) {
         let Ok((client, request, asked)) = Request::get(&frame.head) else { return };
-        let waiter = Waiter { to: frame.from.address, client, request };
+        let waiter = Waiter::Client { to: frame.from.address, client, request };
         if self.requests.len() >= REQUESTS_MAX {
             return self.refuse_request(&waiter, ErrorCode::Busy, "too many requests under way");
         }
@@ -69,9 +69,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// PROTOCOL 3.1-b, 11-d: every request taken in is a new op, a retry too.
-    fn next_op_id(&mut self) -> OpId {
+    pub(crate) fn next_op_id(&mut self) -> OpId {
         self.next_op += 1;
         OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op)
+    }
+
+    /// The names after the last one are used up: the values of a transaction have them.
+    pub(crate) fn skip_op_ids(&mut self, names: u64) {
+        self.next_op += names;
     }
 
     fn put(&mut self, waiter: Waiter, stamp: Stamp, key: Option<Vec<u8>>, body: Slice) {
@@ -90,32 +95,36 @@ impl<L: Link, D: Device> Node<L, D> {
             Some(key) => Action::Put { key: key.into(), content: Content::Whole(value) },
             None => Action::Part { value },
         };
-        self.write_op(waiter, Op { id, stamp: Some(stamp), action }, Some(body));
+        self.write_op(waiter, Op { id, stamp: Some(stamp), action }, Payload::Value(body));
     }
 
     fn write(&mut self, waiter: Waiter, stamp: Option<Stamp>, action: Action, body: Option<Slice>) {
         let id = self.next_op_id();
-        self.write_op(waiter, Op { id, stamp, action }, body);
+        self.write_op(waiter, Op { id, stamp, action }, body.map_or(Payload::None, Payload::Value));
     }
 
-    fn write_op(&mut self, waiter: Waiter, op: Op, body: Option<Slice>) {
+    pub(crate) fn write_op(&mut self, waiter: Waiter, op: Op, payload: Payload) {
         if let Err(error) = op.check() {
             return self.refuse_request(&waiter, ErrorCode::BadRequest, &error.to_string());
         }
         if self.sealed.len() >= SEALED_MAX {
             return self.refuse_request(&waiter, ErrorCode::Busy, "too many writes are waiting");
         }
-        let bytes = body.as_ref().map_or(0, |body| body.len());
+        let bytes = match &payload {
+            Payload::None => 0,
+            Payload::Value(value) => value.len(),
+            Payload::Small(values) => values.iter().map(|value| value.len()).sum(),
+        };
         // Deletes and session ends may use the reserve: they are how space comes back.
         let class = match op.action {
             Action::Put { .. } | Action::Part { .. } => Class::Ordinary,
+            _ if bytes > 0 => Class::Ordinary,
             _ => Class::Urgent,
         };
         if let Err(full @ (Full::Disk | Full::Stopped)) = self.log.accepts(128, bytes, class) {
             let text = format!("node {}: {full}", self.me);
             return self.refuse_request(&waiter, ErrorCode::NoSpace, &text);
         }
-        let payload = body.map_or(Payload::None, Payload::Value);
         match self.builder.add(op, payload, waiter) {
             Ok(sealed) => self.sealed.extend(sealed),
             Err(_) => {

@@ -3,6 +3,7 @@
 //! One thread turns the node and, by the profile, spins or sleeps in the ring on socket, disk and
 //! deadline together.
 
+use crate::api::{Handle, Wake};
 use crate::config::{NodeConfig, Profile};
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
@@ -12,8 +13,10 @@ use racos_storage::device::waiting::{Next, Waiting};
 use racos_storage::device::{FlushMethod, Sleep, UringConfig};
 use racos_storage::{Condition, Log};
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -25,6 +28,8 @@ pub struct Options {
     pub dir: PathBuf,
     pub listen: SocketAddr,
     pub profile: Profile,
+    /// Called once with the door for other threads, before the node serves.
+    pub api: Option<Box<dyn FnOnce(Handle)>>,
 }
 
 /// Why a node ended, or could not start.
@@ -83,7 +88,7 @@ pub fn serve(
     ready: &mut dyn FnMut(),
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let Options { config, dir, listen, profile } = options;
+    let Options { config, dir, listen, profile, api } = options;
     if let Some(cpu) = profile.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
     {
@@ -115,6 +120,10 @@ pub fn serve(
     let now = || clock.elapsed().as_nanos() as u64;
     let mut node = Node::open(config, link, device, pool, now()).map_err(ServeError::Open)?;
     node.runtime_words = words;
+    let alarm = Alarm::new().map_err(ServeError::Sleep)?;
+    if let Some(api) = api {
+        api(node.open_api(alarm.wake().map_err(ServeError::Sleep)?));
+    }
     ready();
     let mut waiting = Waiting::new(profile.poll, now());
     while !stop.load(Ordering::Relaxed) {
@@ -137,9 +146,41 @@ pub fn serve(
         // The same call hands the disk its work and sleeps: a socket with data wakes it at once.
         let wait = node.deadline().map_or(SLEEP_NS_MAX, |due| due.saturating_sub(now()));
         let wait = Some(wait.min(SLEEP_NS_MAX));
-        node.log_mut().device_mut().wait(&[socket], wait).map_err(ServeError::Sleep)?;
+        let fds = [socket, alarm.fd()];
+        node.log_mut().device_mut().wait(&fds, wait).map_err(ServeError::Sleep)?;
+        alarm.quiet();
     }
     Ok(())
+}
+
+/// What wakes the loop for other threads: a byte in a socket of its own.
+struct Alarm {
+    hears: UnixStream,
+    rings: UnixStream,
+}
+
+impl Alarm {
+    fn new() -> io::Result<Alarm> {
+        let (hears, rings) = UnixStream::pair()?;
+        hears.set_nonblocking(true)?;
+        rings.set_nonblocking(true)?;
+        Ok(Alarm { hears, rings })
+    }
+
+    fn wake(&self) -> io::Result<Wake> {
+        let rings = self.rings.try_clone()?;
+        // A full socket wakes the loop as well as one byte more would.
+        Ok(Box::new(move || drop((&rings).write(&[1]))))
+    }
+
+    fn fd(&self) -> RawFd {
+        self.hears.as_raw_fd()
+    }
+
+    fn quiet(&self) {
+        let mut bytes = [0; 64];
+        while (&self.hears).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
+    }
 }
 
 /// The flush method that is safe on every host.
@@ -164,7 +205,6 @@ pub fn usage() -> Usage {
 
 /// 128 random bits from the operating system, for ids.
 pub fn random_u128() -> u128 {
-    use std::io::Read;
     let mut bytes = [0; 16];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.expect("the system's random source can be read");

@@ -11,7 +11,7 @@ use crate::wire::client::{ErrorCode, Reply, RequestError};
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{SpreadHead, kind};
 use racos_buffer::{ALIGN, Slice};
-use racos_machine::{Action, OpId, Outcome, Refusal, SessionId};
+use racos_machine::{Action, Op, OpId, Outcome, Refusal, SessionId};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Input, Message, Release, Slot, Target, Value};
 use racos_storage::device::Device;
@@ -279,6 +279,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let known = self.window.remove(&slot).expect("exec moves over a slot only with its metas");
         assert_eq!(known.batch.info.digest, digest, "slot {slot}: another batch was decided");
         self.history.push_batch(known.place);
+        self.last_batch = Some(slot);
         if !known.recorded {
             let batch = &known.batch;
             let mut head = Vec::with_capacity(batch.bytes.len() + 32);
@@ -291,23 +292,46 @@ impl<L: Link, D: Device> Node<L, D> {
         let own = self.open.remove(&slot);
         // PROTOCOL 7-c: in batch order; the machine looks each up in its session first.
         for (position, op) in known.batch.ops.iter().enumerate() {
-            let outcome = self.machine.apply(slot, position as u32, op);
+            // None is left if they were told that the outcome is open.
+            let waiter = own.as_ref().and_then(|parcel| parcel.waiters.get(position));
+            let mut report = None;
+            let outcome = match waiter {
+                Some(Waiter::Api(_)) => {
+                    let done = self.machine.apply_reporting(slot, position as u32, op);
+                    report = done.1;
+                    done.0
+                }
+                _ => self.machine.apply(slot, position as u32, op),
+            };
             if let Some(observer) = &mut self.observer {
                 observer.applied(slot, position as u32, op, &outcome);
             }
+            self.counts.writes += u64::from(own.is_some());
             // PROTOCOL 7-f: exec is above the slot, so all lower ones are decided and applied.
-            if let Some(parcel) = &own {
-                self.counts.writes += 1;
-                // None is left if they were told that the outcome is open.
-                if let Some(waiter) = parcel.waiters.get(position) {
+            match waiter {
+                Some(Waiter::Api(task)) => self.api_applied(*task, outcome, report),
+                Some(waiter) => {
                     let reply = reply_to(slot, position as u32, op.id, &op.action, outcome);
                     self.reply(waiter, &reply, &[]);
                 }
+                None => {}
             }
+            self.forget_unused(op);
         }
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released();
+    }
+
+    /// Values that a transaction brought for the branch that was not taken.
+    fn forget_unused(&mut self, op: &Op) {
+        if matches!(op.action, Action::Txn(_)) {
+            for value in layout::stored_values(op) {
+                if self.machine.value(value.op).is_none() {
+                    self.fragments.forget(value.op, None);
+                }
+            }
+        }
     }
 
     /// PROTOCOL 6.2-h, 11-l: an own slot was decided null: its operations may be opened again.
@@ -467,9 +491,14 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 Refusal::Window => ErrorCode::Window,
                 Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
                 Refusal::NoSpace => ErrorCode::NoSpace,
-                Refusal::Malformed | Refusal::Compacted | Refusal::FutureRevision => {
-                    ErrorCode::BadRequest
-                }
+                Refusal::Malformed
+                | Refusal::Compacted
+                | Refusal::FutureRevision
+                | Refusal::LeaseNotFound
+                | Refusal::LeaseExists
+                | Refusal::LeaseTtlTooLarge
+                | Refusal::KeyNotFound
+                | Refusal::Unresolved => ErrorCode::BadRequest,
             };
             error(code, reason.to_string())
         }

@@ -47,7 +47,7 @@ pub enum Completion {
 
 /// Numbered files on one disk. Offsets and lengths given to a device are multiples of
 /// [`Device::sector`]; memory is aligned to it.
-pub trait Device {
+pub trait Device: 'static {
     /// Smallest unit of a write, a power of two of at least 512 bytes.
     fn sector(&self) -> usize;
     /// Files that exist, in order, with their length in bytes. Start-up only; may block.

@@ -112,7 +112,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
         config.own_slots_max = source.number("own_slots_in_flight", slots, 1, most)? as usize;
     }
     let profile = source.profile(tuning)?;
-    Ok(Options { config, dir: file.data_dir, listen, profile })
+    Ok(Options { config, dir: file.data_dir, listen, profile, api: None })
 }
 
 /// The text, to tell lines.

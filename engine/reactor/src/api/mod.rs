@@ -5,8 +5,30 @@
 //! |---|---|
 //! | `types` | requests and answers |
 //! | `pending` | an answer that comes later: a future, or a blocking wait |
+//! | `door` | the handle of other threads, and the queue behind it |
+//! | `stream` | both ends of a stream of watches |
+//! | `role` | what of it is the reactor's: state, and the share of the turn |
+//! | `pin` | linearizable states |
+//! | `read`, `write`, `txn` | requests on their way |
+//! | `watch` | cursors, and responses when a stream takes one |
+//! | `gather` | values, fetched once for all who ask |
+//! | `convert` | to and from the machine's words |
+mod convert;
+mod door;
+mod gather;
 pub mod pending;
+mod pin;
+mod read;
+mod role;
+mod stream;
+mod txn;
 pub mod types;
+mod watch;
+mod write;
 
+pub use door::{Handle, Identity, Wake};
 pub use pending::Pending;
+pub use stream::WatchStream;
 pub use types::Error;
+
+pub(crate) use role::Api;

@@ -301,6 +301,42 @@ pub struct HashAnswer {
     pub hash_revision: i64,
 }
 
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub id: u64,
+    pub node: u8,
+    /// Where other nodes reach it.
+    pub address: std::net::SocketAddr,
+}
+
+/// What is wrong with a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlarmKind {
+    NoSpace,
+    Corrupt,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusAnswer {
+    pub revision: i64,
+    /// -1: nothing was compacted.
+    pub compact_revision: i64,
+    /// All slots below are in use, and executed.
+    pub seen: u64,
+    pub exec: u64,
+    /// Bytes of the log's files, and those in use.
+    pub db_size: u64,
+    pub db_size_in_use: u64,
+    pub keys: u64,
+    /// A fixed stand-in, or 0 while no quorum is heard: there is no leader.
+    pub leader: u64,
+    pub members: Vec<Member>,
+    pub alarms: Vec<(u64, AlarmKind)>,
+    pub native: crate::status::Status,
+}
+
 /// Why a request was not served. `Display` says so in words; what clients of etcd match on is the
 /// caller's to produce.
 #[derive(Debug, Clone, PartialEq, Eq)]

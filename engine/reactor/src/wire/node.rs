@@ -25,6 +25,10 @@ pub mod kind {
     pub const BOOT: u8 = 0x0a;
     /// The receiver's fragment of an operation is not what its value gives.
     pub const BAD: u8 = 0x0b;
+    /// Which slots must be executed before a state is linearizable: number of the round.
+    pub const PINQ: u8 = 0x20;
+    /// The same, and the first slot above all that count.
+    pub const PINR: u8 = 0x21;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).

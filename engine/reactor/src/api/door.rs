@@ -1,0 +1,235 @@
+//! The door: what other threads hold, and the queue between them and the reactor.
+//!
+//! Invariant: the queue is bounded, a request that does not fit is answered "busy" at once, and a
+//! reactor that sleeps is woken for the first request after it last looked.
+//! What would break it: clearing `signalled` after the queue was emptied instead of before.
+
+use super::pending::{Answer, Pending, pending};
+use super::stream::{StreamShared, WatchStream};
+use super::types::*;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Requests that wait for the reactor; beyond this they are answered "busy".
+const QUEUE_MAX: usize = 16_384;
+
+/// A request on its way to the reactor.
+pub(crate) enum Request {
+    Range {
+        range: Range,
+        serializable: bool,
+        answer: Answer<RangeAnswer>,
+    },
+    Put {
+        put: Put,
+        answer: Answer<PutAnswer>,
+    },
+    Delete {
+        delete: Delete,
+        answer: Answer<DeleteAnswer>,
+    },
+    Txn {
+        txn: Txn,
+        serializable: bool,
+        answer: Answer<TxnAnswer>,
+    },
+    Compact {
+        revision: i64,
+        physical: bool,
+        answer: Answer<Done>,
+    },
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+        answer: Answer<LeaseAnswer>,
+    },
+    LeaseRevoke {
+        id: i64,
+        answer: Answer<Done>,
+    },
+    Leases {
+        answer: Answer<LeasesAnswer>,
+    },
+    Status {
+        answer: Answer<StatusAnswer>,
+    },
+    HashKv {
+        revision: i64,
+        answer: Answer<HashAnswer>,
+    },
+    OpenStream {
+        stream: Arc<StreamShared>,
+    },
+    /// A stream has something to say, or room for responses.
+    Stream {
+        number: u64,
+    },
+}
+
+/// Wakes a reactor that sleeps.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
+pub(crate) struct Door {
+    queue: Mutex<VecDeque<Request>>,
+    signalled: AtomicBool,
+    closed: AtomicBool,
+    wake: Wake,
+    next_stream: AtomicU64,
+    identity: Identity,
+    hears_quorum: AtomicBool,
+}
+
+/// Who answers. Constant while the process lives, but for the last two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub term: u64,
+    /// This node has lately heard so many others that a quorum can be reached.
+    pub hears_quorum: bool,
+}
+
+impl Door {
+    pub(crate) fn new(identity: Identity, wake: Wake) -> Door {
+        Door {
+            queue: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            wake,
+            next_stream: AtomicU64::new(1),
+            identity,
+            hears_quorum: AtomicBool::new(identity.hears_quorum),
+        }
+    }
+
+    /// Takes up to `most` requests; whether more wait.
+    pub(crate) fn take(&self, most: usize, into: &mut VecDeque<Request>) -> bool {
+        if !self.signalled.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = queue.len().min(most);
+        into.extend(queue.drain(..taken));
+        let more = !queue.is_empty();
+        if more {
+            self.signalled.store(true, Ordering::Release);
+        }
+        more
+    }
+
+    pub(crate) fn set_hears_quorum(&self, hears: bool) {
+        self.hears_quorum.store(hears, Ordering::Relaxed);
+    }
+
+    /// Fails if the queue is full or nobody empties it any more.
+    pub(crate) fn send(&self, request: Request) -> Result<(), Error> {
+        {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::Stopped);
+            }
+            // Streams say each thing once, and are few: what they say is never dropped.
+            let bounded = !matches!(request, Request::Stream { .. });
+            if bounded && queue.len() >= QUEUE_MAX {
+                return Err(Error::Busy("too many requests wait for this node".into()));
+            }
+            queue.push_back(request);
+        }
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            (self.wake)();
+        }
+        Ok(())
+    }
+
+    /// Refuses what comes from now on, and answers what waits: the node has stopped.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let waiting = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *queue)
+        };
+        drop(waiting);
+    }
+}
+
+/// A door to a node, for other threads. Every call returns at once; requests of one thread are taken
+/// in in the order of the calls.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Door>);
+
+impl Handle {
+    /// Who answers, for headers.
+    pub fn identity(&self) -> Identity {
+        let hears_quorum = self.0.hears_quorum.load(Ordering::Relaxed);
+        Identity { hears_quorum, ..self.0.identity }
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Pending<T> {
+        let (answer, asked) = pending();
+        match self.0.send(request(answer)) {
+            Ok(()) => asked,
+            Err(error) => {
+                let (answer, refused) = pending();
+                answer.send(Err(error));
+                refused
+            }
+        }
+    }
+
+    /// Reads keys: linearizable, with a revision that is at least that of every operation completed
+    /// before, or, `serializable`, as this node knows them.
+    pub fn range(&self, range: Range, serializable: bool) -> Pending<RangeAnswer> {
+        self.ask(|answer| Request::Range { range, serializable, answer })
+    }
+
+    pub fn put(&self, put: Put) -> Pending<PutAnswer> {
+        self.ask(|answer| Request::Put { put, answer })
+    }
+
+    pub fn delete(&self, delete: Delete) -> Pending<DeleteAnswer> {
+        self.ask(|answer| Request::Delete { delete, answer })
+    }
+
+    /// One of nothing but ranges is a read, to which `serializable` applies.
+    pub fn txn(&self, txn: Txn, serializable: bool) -> Pending<TxnAnswer> {
+        self.ask(|answer| Request::Txn { txn, serializable, answer })
+    }
+
+    /// `physical`: answer when this node has dropped what the compaction frees.
+    pub fn compact(&self, revision: i64, physical: bool) -> Pending<Done> {
+        self.ask(|answer| Request::Compact { revision, physical, answer })
+    }
+
+    /// `id` 0: one is drawn. The time to live, in seconds, is raised to the shortest there is.
+    pub fn lease_grant(&self, id: i64, ttl: i64) -> Pending<LeaseAnswer> {
+        self.ask(|answer| Request::LeaseGrant { id, ttl, answer })
+    }
+
+    pub fn lease_revoke(&self, id: i64) -> Pending<Done> {
+        self.ask(|answer| Request::LeaseRevoke { id, answer })
+    }
+
+    pub fn leases(&self) -> Pending<LeasesAnswer> {
+        self.ask(|answer| Request::Leases { answer })
+    }
+
+    pub fn status(&self) -> Pending<StatusAnswer> {
+        self.ask(|answer| Request::Status { answer })
+    }
+
+    /// `revision` 0: the newest.
+    pub fn hash_kv(&self, revision: i64) -> Pending<HashAnswer> {
+        self.ask(|answer| Request::HashKv { revision, answer })
+    }
+
+    /// A stream of watches; it ends when it is dropped.
+    pub fn watches(&self) -> WatchStream {
+        let number = self.0.next_stream.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::new(StreamShared::new(number));
+        if self.0.send(Request::OpenStream { stream: shared.clone() }).is_err() {
+            shared.end();
+        }
+        WatchStream::new(shared, self.0.clone())
+    }
+}

@@ -1,0 +1,316 @@
+//! The role's state, and its share of the turn.
+
+use super::door::{Door, Handle, Identity, Request, Wake};
+use super::gather::Gatherings;
+use super::pin::Pins;
+use super::types::*;
+use super::watch::Watches;
+use super::write::{Applied, WriteJob};
+use crate::node::Node;
+use racos_machine::{self as machine, Action, LEASE_TTL_MAX, Op};
+use racos_net::Link;
+use racos_protocol::Nanos;
+use racos_storage::device::Device;
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Requests taken in a turn.
+const REQUESTS_TURN: usize = 512;
+/// The shortest time to live that is granted, in seconds; as in etcd, more than its longest election.
+const LEASE_TTL_MIN: i64 = 2;
+/// Operations of nothing that drive a compaction on, at a time.
+const SWEEP_OPS: usize = 256;
+/// A node that was not heard for so long does not count for the quorum that clients are told of.
+const SILENT_NS: Nanos = 3_000_000_000;
+
+/// What is done at a time.
+pub(super) type Later<L, D> = Box<dyn FnOnce(&mut Node<L, D>)>;
+
+/// The role's state.
+pub(crate) struct Api<L: Link, D: Device> {
+    door: Option<Arc<Door>>,
+    inbox: VecDeque<Request>,
+    next: u64,
+    random: u64,
+    pub(super) pins: Pins<L, D>,
+    pub(super) gatherings: Gatherings<L, D>,
+    pub(super) writes: FxHashMap<u64, WriteJob<L, D>>,
+    /// Outcomes whose jobs are to be done.
+    pub(super) applied: VecDeque<(u64, Applied)>,
+    pub(super) watches: Watches,
+    timers: BTreeMap<(Nanos, u64), Later<L, D>>,
+    /// Compactions that wait until what they free is dropped.
+    physical: Vec<(super::pending::Answer<Done>, i64)>,
+    sweeping: usize,
+}
+
+impl<L: Link, D: Device> Api<L, D> {
+    /// `base` differs from boot to boot, `seed` from node to node.
+    pub(crate) fn new(base: u64, seed: u64) -> Self {
+        Api {
+            door: None,
+            inbox: VecDeque::new(),
+            next: base,
+            random: seed ^ base,
+            pins: Pins::new(base),
+            gatherings: Gatherings::default(),
+            writes: FxHashMap::default(),
+            applied: VecDeque::new(),
+            watches: Watches::default(),
+            timers: BTreeMap::new(),
+            physical: Vec::new(),
+            sweeping: 0,
+        }
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Does the job at a time, or soon after.
+    pub(super) fn later(&mut self, at: Nanos, job: Later<L, D>) {
+        let number = self.next_number();
+        self.timers.insert((at, number), job);
+    }
+
+    /// Splitmix: numbers that differ between nodes and starts, not secrets.
+    fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.random;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+
+    /// When there is something to do though nothing comes; 0: now.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        let now = !self.inbox.is_empty() || !self.applied.is_empty() || self.gatherings.has_news();
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        let now = now || self.watches.has_news();
+        [now.then_some(0), timer, self.pins.deadline(), self.watches.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Requests under way.
+    pub(crate) fn len(&self) -> usize {
+        self.inbox.len() + self.writes.len() + self.pins.len() + self.gatherings.len()
+    }
+}
+
+impl<L: Link, D: Device> Drop for Api<L, D> {
+    fn drop(&mut self) {
+        self.watches.end();
+        self.door.iter().for_each(|door| door.close());
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// Opens the door for other threads. `wake` is called from them when the loop may sleep and there
+    /// is something for it.
+    ///
+    /// # Panics
+    /// If it was opened before.
+    pub fn open_api(&mut self, wake: Wake) -> Handle {
+        assert!(self.api.door.is_none(), "the door is opened once");
+        self.machine.keep_changes();
+        let identity = Identity {
+            cluster_id: self.config.cluster,
+            member_id: self.member_id(self.me),
+            term: 1,
+            hears_quorum: self.hears_quorum(),
+        };
+        let door = Arc::new(Door::new(identity, wake));
+        self.api.door = Some(door.clone());
+        Handle(door)
+    }
+
+    /// 64 bits that stand for a node and its disk; never 0.
+    fn member_id(&self, node: u8) -> u64 {
+        let mut name = Vec::with_capacity(16);
+        name.extend_from_slice(&self.config.cluster.to_le_bytes());
+        name.extend_from_slice(&self.config.incarnation.to_le_bytes());
+        name.push(node);
+        let digest = self.secrets.value_digest([&name[..]]);
+        u64::from_le_bytes(digest[..8].try_into().expect("8 bytes")).max(1)
+    }
+
+    fn hears_quorum(&self) -> bool {
+        let heard = self.heard_at.iter().flatten();
+        let lately = heard.filter(|at| self.now < **at + SILENT_NS).count();
+        lately + 1 >= self.core.thresholds().quorum
+    }
+
+    /// The role's share of a turn; whether anything was done.
+    pub(crate) fn turn_api(&mut self) -> bool {
+        let Some(door) = self.api.door.clone() else { return false };
+        door.take(REQUESTS_TURN, &mut self.api.inbox);
+        door.set_hears_quorum(self.hears_quorum());
+        let mut any = false;
+        while let Some(request) = self.api.inbox.pop_front() {
+            any = true;
+            self.take_request(request);
+        }
+        while let Some(timer) = self.api.timers.first_entry()
+            && timer.key().0 <= self.now
+        {
+            any = true;
+            (timer.remove())(self);
+        }
+        loop {
+            let mut more = self.finish_writes();
+            more |= self.finish_gatherings();
+            more |= self.advance_pins();
+            if !more {
+                break;
+            }
+            any = true;
+        }
+        any |= self.turn_watches();
+        self.drive_sweep();
+        any
+    }
+
+    fn take_request(&mut self, request: Request) {
+        match request {
+            Request::Range { range, serializable, answer } => {
+                self.range(range, serializable, answer);
+            }
+            Request::Put { put, answer } => self.api_put(put, answer),
+            Request::Delete { delete, answer } => self.api_delete(delete, answer),
+            Request::Txn { txn, serializable, answer } => match super::txn::is_read(&txn) {
+                true => self.read_txn(txn, serializable, answer, 0),
+                false => self.api_txn(txn, Box::new(move |result| answer.send(result))),
+            },
+            Request::Compact { revision, physical, answer } => {
+                self.api_compact(revision, physical, answer);
+            }
+            Request::LeaseGrant { id, ttl, answer } => self.lease_grant(id, ttl, answer),
+            Request::LeaseRevoke { id, answer } => {
+                let action = Action::LeaseRevoke { id };
+                self.propose_action(action, move |result| {
+                    answer.send(result.map(|revision| Done { revision }));
+                });
+            }
+            Request::Leases { answer } => self.at_pin(Box::new(move |node, pinned| {
+                answer.send(pinned.map(|()| LeasesAnswer {
+                    revision: node.machine.revision() as i64,
+                    ids: node.machine.leases().map(|(id, _)| id).collect(),
+                }));
+            })),
+            Request::Status { answer } => answer.send(Ok(self.api_status())),
+            Request::HashKv { revision, answer } => {
+                let hashed = u64::try_from(revision).unwrap_or(0);
+                let result = self.machine.hash_kv(hashed).map_err(|reason| self.refusal(reason));
+                answer.send(result.map(|(hash, hashed)| HashAnswer {
+                    revision: self.machine.revision() as i64,
+                    hash,
+                    compact_revision: self.compact_revision(),
+                    hash_revision: hashed as i64,
+                }));
+            }
+            Request::OpenStream { stream } => self.api.watches.open(stream),
+            Request::Stream { number } => self.stream_says(number),
+        }
+    }
+
+    /// Proposes an operation without values; the revision after it is answered.
+    fn propose_action(
+        &mut self,
+        action: Action,
+        answer: impl FnOnce(Result<i64, Error>) + 'static,
+    ) {
+        let op = Op { id: self.next_op_id(), stamp: None, action };
+        self.propose(
+            op,
+            crate::batch::Payload::None,
+            Box::new(move |node, applied| answer(node.revision_after(applied))),
+        );
+    }
+
+    fn api_compact(&mut self, revision: i64, physical: bool, answer: super::pending::Answer<Done>) {
+        let Ok(asked) = u64::try_from(revision) else {
+            // At least -1 is compacted from the beginning.
+            return answer.send(Err(self.refusal(machine::Refusal::Compacted)));
+        };
+        let op =
+            Op { id: self.next_op_id(), stamp: None, action: Action::Compact { revision: asked } };
+        self.propose(
+            op,
+            crate::batch::Payload::None,
+            Box::new(move |node, applied| match node.revision_after(applied) {
+                Ok(revision) if physical => node.api.physical.push((answer, revision)),
+                result => answer.send(result.map(|revision| Done { revision })),
+            }),
+        );
+    }
+
+    /// Compactions that somebody waits for go on with every operation applied: in an idle cluster,
+    /// with operations of nothing.
+    fn drive_sweep(&mut self) {
+        if self.api.physical.is_empty() {
+            return;
+        }
+        if !self.machine.is_sweeping() {
+            for (answer, revision) in std::mem::take(&mut self.api.physical) {
+                answer.send(Ok(Done { revision }));
+            }
+        } else if self.api.sweeping == 0 {
+            for _ in 0..SWEEP_OPS {
+                self.api.sweeping += 1;
+                let op = Op { id: self.next_op_id(), stamp: None, action: Action::Noop };
+                self.propose(
+                    op,
+                    crate::batch::Payload::None,
+                    Box::new(|node, _| node.api.sweeping -= 1),
+                );
+            }
+        }
+    }
+
+    fn lease_grant(&mut self, id: i64, ttl: i64, answer: super::pending::Answer<LeaseAnswer>) {
+        if ttl > LEASE_TTL_MAX {
+            return answer.send(Err(Error::LeaseTtlTooLarge));
+        }
+        let ttl = ttl.max(LEASE_TTL_MIN);
+        let id = match id {
+            0 => (self.api.draw() >> 1).max(1) as i64,
+            id => id,
+        };
+        self.propose_action(Action::LeaseGrant { id, ttl }, move |result| {
+            answer.send(result.map(|revision| LeaseAnswer { revision, id, ttl }));
+        });
+    }
+
+    fn api_status(&mut self) -> StatusAnswer {
+        let mut native = self.status();
+        native.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
+        let members = (0..self.n as u8).map(|node| Member {
+            id: self.member_id(node),
+            node,
+            address: self.config.members[usize::from(node)],
+        });
+        let members: Vec<Member> = members.collect();
+        let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);
+        let alarm = |(member, kind): (u64, machine::AlarmKind)| match kind {
+            machine::AlarmKind::NoSpace => (member, AlarmKind::NoSpace),
+            machine::AlarmKind::Corrupt => (member, AlarmKind::Corrupt),
+        };
+        StatusAnswer {
+            revision: self.machine.revision() as i64,
+            compact_revision: self.compact_revision(),
+            seen: self.core.seen(),
+            exec: self.core.exec(),
+            db_size: native.disk.file_bytes,
+            db_size_in_use: native.disk.log_bytes,
+            keys: native.keys,
+            leader: if self.hears_quorum() { lowest } else { 0 },
+            members,
+            alarms: self.machine.alarms().map(alarm).collect(),
+            native,
+        }
+    }
+}

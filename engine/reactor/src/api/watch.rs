@@ -1,0 +1,439 @@
+//! Watches: cursors into the list of changes, and responses built when a stream can take one.
+//!
+//! Invariant: a watch has delivered every event below its cursor that matches, once and in order, and
+//! no response shows a revision above what was delivered with it. A stream has at most one response
+//! being built, so what it delivers is in the order of the cursors' moves.
+//! What would break it: moving a cursor for a response that is not delivered in the end.
+
+use super::convert::{key_value, span};
+use super::gather::{Lost, Values};
+use super::stream::{Command, StreamShared};
+use super::types::*;
+use crate::node::Node;
+use bytes::Bytes;
+use racos_machine::{Content, Item, Machine, Span};
+use racos_net::Link;
+use racos_protocol::Nanos;
+use racos_storage::device::Device;
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A response is closed at the end of the revision that takes it beyond one of these.
+const EVENTS_MAX: usize = 1000;
+const BYTES_MAX: u64 = 1 << 20;
+/// Changes looked at for one watch before others have their turn.
+const SCAN_MAX: usize = 10_000;
+/// How long a watch with `progress_notify` may have nothing to tell.
+const PROGRESS_NS: Nanos = 600_000_000_000;
+/// Values that could not be fetched are tried again after this.
+const RETRY_NS: Nanos = 100_000_000;
+
+struct Watch {
+    /// Tells it from another that had its id before.
+    serial: u64,
+    span: Span,
+    /// All changes below were delivered, or do not match.
+    next: u64,
+    /// The revision asked for, if it was in the future.
+    start: u64,
+    no_put: bool,
+    no_delete: bool,
+    prev_kv: bool,
+    progress_notify: bool,
+    /// When it last told something.
+    told: Nanos,
+}
+
+struct Stream {
+    shared: Arc<StreamShared>,
+    watches: BTreeMap<i64, Watch>,
+    next_id: i64,
+    /// Responses that are ready, in order, before any that is built from now on.
+    ready: VecDeque<WatchResponse>,
+    /// The client wants to know when all is delivered.
+    progress: u32,
+    building: bool,
+    /// The watch that was looked at last.
+    turn: i64,
+    retry_at: Nanos,
+}
+
+#[derive(Default)]
+pub(super) struct Watches {
+    streams: FxHashMap<u64, Stream>,
+    /// Watches on all streams, and how many there ever were.
+    watches: usize,
+    made: u64,
+    /// Streams to look at.
+    due: VecDeque<u64>,
+    seen_revision: u64,
+    seen_compacted: Option<u64>,
+    progress_at: Nanos,
+    /// Streams whose fetches failed, to be looked at again.
+    retry_at: Option<Nanos>,
+}
+
+/// One event before its values are there.
+struct Draft {
+    key: Bytes,
+    modified: u64,
+    item: Option<Item>,
+    previous: Option<Item>,
+}
+
+impl Draft {
+    fn contents(&self) -> impl Iterator<Item = &Content> {
+        self.item.iter().chain(&self.previous).map(|item| &item.content)
+    }
+
+    fn event(self, values: &Values) -> Event {
+        let with = |item: &Item| key_value(item, values.bytes(&item.content));
+        let kv = match &self.item {
+            Some(item) => with(item),
+            None => {
+                KeyValue { key: self.key, modified: self.modified as i64, ..KeyValue::default() }
+            }
+        };
+        Event { is_delete: self.item.is_none(), kv, previous: self.previous.as_ref().map(with) }
+    }
+}
+
+/// What a walk over the changes came to.
+struct Walk {
+    drafts: Vec<Draft>,
+    /// The last revision looked at whole.
+    last: u64,
+}
+
+impl Watch {
+    fn wants(&self, changed: &racos_machine::Changed) -> bool {
+        let filtered = if changed.is_delete { self.no_delete } else { self.no_put };
+        !filtered && self.span.contains(&changed.key)
+    }
+
+    /// Takes whole revisions from the cursor on.
+    fn walk(&self, machine: &Machine) -> Walk {
+        let mut walk = Walk { drafts: Vec::new(), last: machine.revision() };
+        let mut bytes = 0;
+        let mut main = 0;
+        for (scanned, changed) in machine.changes_since(self.next).enumerate() {
+            let full = walk.drafts.len() >= EVENTS_MAX || bytes >= BYTES_MAX;
+            if changed.modified.main != main && (full || scanned >= SCAN_MAX) {
+                walk.last = changed.modified.main - 1;
+                break;
+            }
+            main = changed.modified.main;
+            if !self.wants(changed) {
+                continue;
+            }
+            let (item, previous) = match changed.is_delete && !self.prev_kv {
+                true => (None, None),
+                false => machine.made_at(&changed.key, changed.modified),
+            };
+            let item = item.filter(|_| !changed.is_delete);
+            let previous = previous.filter(|_| self.prev_kv);
+            let draft =
+                Draft { key: Bytes::copy_from_slice(&changed.key), modified: main, item, previous };
+            bytes += draft.contents().map(Content::len).sum::<u64>() + changed.key.len() as u64;
+            walk.drafts.push(draft);
+        }
+        walk
+    }
+}
+
+impl Watches {
+    pub(super) fn open(&mut self, shared: Arc<StreamShared>) {
+        let stream = Stream {
+            shared: shared.clone(),
+            watches: BTreeMap::new(),
+            next_id: 0,
+            ready: VecDeque::new(),
+            progress: 0,
+            building: false,
+            turn: i64::MIN,
+            retry_at: 0,
+        };
+        self.streams.insert(shared.number, stream);
+    }
+
+    pub(super) fn are_watched(&self) -> bool {
+        self.watches > 0
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        let progress = (self.watches > 0).then_some(self.progress_at);
+        [progress, self.retry_at].into_iter().flatten().min()
+    }
+
+    /// The node stops: streams end.
+    pub(super) fn end(&mut self) {
+        self.streams.values().for_each(|stream| stream.shared.end());
+        self.streams.clear();
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(stream) = self.streams.remove(&number) {
+            self.watches -= stream.watches.len();
+            stream.shared.end();
+        }
+    }
+
+    fn list(&mut self, number: u64) {
+        self.due.push_back(number);
+    }
+
+    fn list_all(&mut self) {
+        let mut all: Vec<u64> = self.streams.keys().copied().collect();
+        all.sort_unstable();
+        self.due = all.into();
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// A stream has new commands, or room.
+    pub(super) fn stream_says(&mut self, number: u64) {
+        let mut commands = VecDeque::new();
+        let Some(stream) = self.api.watches.streams.get(&number) else { return };
+        if stream.shared.take_commands(&mut commands) {
+            return self.api.watches.close(number);
+        }
+        for command in commands {
+            self.stream_command(number, command);
+        }
+        self.api.watches.list(number);
+    }
+
+    fn stream_command(&mut self, number: u64, command: Command) {
+        let (revision, now) = (self.machine.revision(), self.now);
+        let watches = &mut self.api.watches;
+        let Some(stream) = watches.streams.get_mut(&number) else { return };
+        let respond = |id, what| WatchResponse { revision: revision as i64, id, what };
+        match command {
+            Command::Create(create) => {
+                let refusal = stream.refuses(&create);
+                if let Some(refusal) = refusal {
+                    return stream.ready.push_back(respond(-1, WatchNews::Refused(refusal)));
+                }
+                let id = stream.new_id(create.id);
+                // A negative start is before everything.
+                let start = match create.start_revision {
+                    0 => 0,
+                    asked => asked.max(1) as u64,
+                };
+                let next = if start == 0 { revision + 1 } else { start };
+                watches.made += 1;
+                let watch = Watch {
+                    serial: watches.made,
+                    span: span(&create.keys),
+                    next,
+                    start,
+                    no_put: create.no_put,
+                    no_delete: create.no_delete,
+                    prev_kv: create.prev_kv,
+                    progress_notify: create.progress_notify,
+                    told: now,
+                };
+                stream.watches.insert(id, watch);
+                stream.ready.push_back(respond(id, WatchNews::Created));
+                if watches.watches == 0 {
+                    watches.progress_at = now + PROGRESS_NS;
+                }
+                watches.watches += 1;
+            }
+            Command::Cancel(id) => {
+                if stream.watches.remove(&id).is_some() {
+                    stream.ready.push_back(respond(id, WatchNews::Cancelled));
+                    watches.watches -= 1;
+                }
+            }
+            Command::Progress => stream.progress += 1,
+        }
+    }
+
+    /// Builds what streams can take; whether anything was done.
+    pub(super) fn turn_watches(&mut self) -> bool {
+        let (revision, compacted) = (self.machine.revision(), self.machine.compact_revision());
+        let watches = &mut self.api.watches;
+        if watches.retry_at.is_some_and(|at| at <= self.now) {
+            watches.retry_at = None;
+            watches.list_all();
+        }
+        if revision != watches.seen_revision || compacted != watches.seen_compacted {
+            watches.seen_revision = revision;
+            watches.seen_compacted = compacted;
+            watches.list_all();
+        }
+        if watches.watches > 0 && self.now >= watches.progress_at {
+            self.tell_progress();
+        }
+        let due = std::mem::take(&mut self.api.watches.due);
+        let any = !due.is_empty();
+        due.into_iter().for_each(|number| self.pump(number));
+        any
+    }
+
+    /// PROGRESS on the interval, for watches that had nothing to tell.
+    fn tell_progress(&mut self) {
+        let (now, revision) = (self.now, self.machine.revision());
+        let watches = &mut self.api.watches;
+        watches.progress_at = now + PROGRESS_NS / 8;
+        for stream in watches.streams.values_mut().filter(|stream| !stream.building) {
+            for (&id, watch) in &mut stream.watches {
+                let quiet = watch.progress_notify && now >= watch.told + PROGRESS_NS;
+                if quiet && watch.next > revision && watch.start <= revision {
+                    watch.told = now;
+                    let (revision, what) = (revision as i64, WatchNews::Progress);
+                    stream.ready.push_back(WatchResponse { revision, id, what });
+                }
+            }
+        }
+        watches.list_all();
+    }
+
+    /// Delivers and builds responses while the stream takes them.
+    fn pump(&mut self, number: u64) {
+        loop {
+            let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
+            if stream.building || !stream.shared.has_room() {
+                return;
+            }
+            if let Some(response) = stream.ready.pop_front() {
+                stream.shared.deliver(response);
+                continue;
+            }
+            if self.now < stream.retry_at {
+                return;
+            }
+            let revision = self.machine.revision();
+            match stream.next_behind(revision) {
+                Some(id) => {
+                    stream.turn = id;
+                    if !self.build_response(number, id) {
+                        return;
+                    }
+                }
+                None => {
+                    let future = stream.watches.values().any(|watch| watch.start > revision);
+                    if stream.progress > 0 && !future && !stream.watches.is_empty() {
+                        stream.progress -= 1;
+                        let (revision, what) = (revision as i64, WatchNews::Progress);
+                        stream.shared.deliver(WatchResponse { revision, id: -1, what });
+                        continue;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Moves a watch on; false if the stream must wait.
+    fn build_response(&mut self, number: u64, id: i64) -> bool {
+        let compact_revision = self.compact_revision();
+        let now = self.now;
+        let stream = self.api.watches.streams.get_mut(&number).expect("the caller found it");
+        let watch = stream.watches.get_mut(&id).expect("the caller found it");
+        if (watch.next as i64) < compact_revision {
+            stream.compacted(id, compact_revision);
+            self.api.watches.watches -= 1;
+            return true;
+        }
+        let walk = watch.walk(&self.machine);
+        if walk.drafts.is_empty() {
+            watch.next = watch.next.max(walk.last + 1);
+            return true;
+        }
+        watch.told = now;
+        stream.building = true;
+        let serial = watch.serial;
+        let wanted: Vec<Content> = walk.drafts.iter().flat_map(Draft::contents).cloned().collect();
+        self.gather(
+            wanted.iter(),
+            Box::new(move |node, gathered| {
+                node.finish_response(number, (id, serial), walk, gathered);
+                node.api.watches.list(number);
+            }),
+        );
+        false
+    }
+
+    fn finish_response(
+        &mut self,
+        number: u64,
+        (id, serial): (i64, u64),
+        walk: Walk,
+        gathered: Result<Values, Lost>,
+    ) {
+        let (now, compact_revision) = (self.now, self.compact_revision());
+        let watches = &mut self.api.watches;
+        let Some(stream) = watches.streams.get_mut(&number) else { return };
+        stream.building = false;
+        // It may have been cancelled meanwhile.
+        let same = stream.watches.get_mut(&id).filter(|watch| watch.serial == serial);
+        let Some(watch) = same else { return };
+        match gathered {
+            Ok(values) => {
+                watch.next = walk.last + 1;
+                let events = walk.drafts.into_iter().map(|draft| draft.event(&values)).collect();
+                let what = WatchNews::Events(events);
+                // Before what became ready meanwhile: a cancellation of it removed the watch.
+                stream.shared.deliver(WatchResponse { revision: walk.last as i64, id, what });
+            }
+            Err(Lost::Failed(error @ Error::DataLoss(_))) => {
+                stream.watches.remove(&id);
+                let (revision, what) = (walk.last as i64, WatchNews::Failed(error));
+                stream.ready.push_back(WatchResponse { revision, id, what });
+                watches.watches -= 1;
+            }
+            // What it needs was compacted away, or will be known to be so.
+            Err(Lost::Gone) if (watch.next as i64) < compact_revision => {
+                stream.compacted(id, compact_revision);
+                watches.watches -= 1;
+            }
+            Err(_) => {
+                stream.retry_at = now + RETRY_NS;
+                watches.retry_at = Some(now + RETRY_NS);
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn refuses(&self, create: &WatchCreate) -> Option<WatchRefusal> {
+        if let Keys::Span { from, to: Some(to) } = &create.keys
+            && from >= to
+        {
+            return Some(WatchRefusal::EmptyRange);
+        }
+        let taken = create.id != 0 && self.watches.contains_key(&create.id);
+        taken.then_some(WatchRefusal::DuplicateId)
+    }
+
+    fn new_id(&mut self, asked: i64) -> i64 {
+        if asked != 0 {
+            return asked;
+        }
+        while self.watches.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// A watch that has not looked at all changes up to the revision; they take turns.
+    fn next_behind(&self, revision: u64) -> Option<i64> {
+        let behind = |(id, watch): (&i64, &Watch)| (watch.next <= revision).then_some(*id);
+        let after = self.watches.range(self.turn.saturating_add(1)..).find_map(behind);
+        after.or_else(|| self.watches.iter().find_map(behind))
+    }
+
+    fn compacted(&mut self, id: i64, compact_revision: i64) {
+        let next = self.watches.remove(&id).map_or(1, |watch| watch.next);
+        let (revision, what) = (next as i64 - 1, WatchNews::Compacted { compact_revision });
+        self.ready.push_back(WatchResponse { revision, id, what });
+    }
+}

@@ -1,0 +1,379 @@
+//! Writes: proposed once each, answered with what came of them.
+//!
+//! Invariant: every job of the table is done once: with the outcome of its operation, or with the
+//! reason why that is not known. Operations of this role carry no session: whoever sends a request
+//! again may have it done twice, as in etcd.
+
+use super::gather::Lost;
+use super::pending::Answer;
+use super::txn::{Evidence, Stored, has_ranges, parts_of, txn_answer, wanted};
+use super::types::*;
+use crate::batch::{Payload, Waiter};
+use crate::node::Node;
+use crate::wire::client::{ErrorCode, Reply};
+use bytes::Bytes;
+use racos_machine::{Action, Content, KEY_BYTES_MAX, Op, Outcome, Refusal, TxnReport, Value};
+use racos_net::Link;
+use racos_protocol::Nanos;
+use racos_storage::device::Device;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// A transaction whose compares stay unresolved so long is given up.
+const UNRESOLVED_NS: Nanos = 5_000_000_000;
+/// The first pause before it is tried again; doubled each time, and longer at each further node.
+const PAUSE_NS: Nanos = 250_000;
+/// Most bytes of an operation's metadata.
+const META_BYTES_MAX: usize = (1 << 20) - 1024;
+/// Parts of large values on their way, for one request.
+const PARTS_FLYING_MAX: usize = 4;
+
+/// What came of an operation.
+pub(super) type Applied = Result<(Outcome, Option<TxnReport>), Error>;
+pub(super) type WriteJob<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Applied)>;
+type Sink = Box<dyn FnOnce(Result<TxnAnswer, Error>)>;
+
+/// A transaction on its way.
+pub(super) struct Writing {
+    txn: Txn,
+    stored: Stored,
+    answer: Sink,
+    started: Nanos,
+    tries: u32,
+}
+
+/// Values being stored ahead of a transaction.
+struct Parts {
+    /// The number of the put, and the bytes of a stripe.
+    queue: VecDeque<(usize, Bytes)>,
+    flying: usize,
+    /// By the put, and by the place of the stripe in it.
+    stored: Vec<(usize, Value)>,
+    writing: Option<Writing>,
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    pub(super) fn api_put(&mut self, put: Put, answer: Answer<PutAnswer>) {
+        let plain = put.lease == 0 && !put.prev_kv && !put.ignore_value && !put.ignore_lease;
+        if plain && put.value.len() <= self.config.bounds.value_bytes_max {
+            return self.plain_put(put, answer);
+        }
+        let txn = Txn { success: vec![TxnOp::Put(put)], ..Txn::default() };
+        self.api_txn(
+            txn,
+            Box::new(move |result| {
+                answer.send(result.map(|txn| match txn.answers.into_iter().next() {
+                    Some(TxnOpAnswer::Put(put)) => put,
+                    other => unreachable!("a put is not answered with {other:?}"),
+                }));
+            }),
+        );
+    }
+
+    /// As the native put, without a session.
+    fn plain_put(&mut self, put: Put, answer: Answer<PutAnswer>) {
+        let Some(body) = self.pool.copy(&put.value) else {
+            return answer.send(Err(no_buffers()));
+        };
+        let id = self.next_op_id();
+        let value = self.builder.describe(id, &put.value);
+        let action = Action::Put { key: put.key[..].into(), content: Content::Whole(value) };
+        if self.api.watches.are_watched() {
+            self.keep_value(id, &put.value);
+        }
+        self.propose(
+            Op { id, stamp: None, action },
+            Payload::Value(body),
+            Box::new(move |node, applied| {
+                let done = node.revision_after(applied);
+                answer.send(done.map(|revision| PutAnswer { revision, previous: None }));
+            }),
+        );
+    }
+
+    pub(super) fn api_delete(&mut self, delete: Delete, answer: Answer<DeleteAnswer>) {
+        let txn = Txn { success: vec![TxnOp::Delete(delete)], ..Txn::default() };
+        self.api_txn(
+            txn,
+            Box::new(move |result| {
+                answer.send(result.map(|txn| match txn.answers.into_iter().next() {
+                    Some(TxnOpAnswer::Delete(delete)) => delete,
+                    other => unreachable!("a delete is not answered with {other:?}"),
+                }));
+            }),
+        );
+    }
+
+    /// A transaction that may write.
+    pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink) {
+        let writing =
+            Writing { txn, stored: Stored::default(), answer, started: self.now, tries: 0 };
+        let most = self.config.bounds.value_bytes_max;
+        let parts = parts_of(&writing.txn, self.codec.k(), most);
+        if parts.is_empty() {
+            return self.try_txn(writing);
+        }
+        let stripes = |(put, value): (usize, Bytes)| {
+            let starts = (0..value.len()).step_by(most);
+            let whole = value.clone();
+            starts.map(move |at| (put, whole.slice(at..(at + most).min(whole.len()))))
+        };
+        let queue = parts.into_iter().flat_map(stripes).collect();
+        let parts = Parts { queue, flying: 0, stored: Vec::new(), writing: Some(writing) };
+        self.store_parts(Rc::new(RefCell::new(parts)));
+    }
+
+    /// Stores what is left, a few parts at a time, then goes on with the transaction.
+    fn store_parts(&mut self, shared: Rc<RefCell<Parts>>) {
+        loop {
+            let mut parts = shared.borrow_mut();
+            if parts.writing.is_none() || parts.flying >= PARTS_FLYING_MAX {
+                return;
+            }
+            let Some((put, bytes)) = parts.queue.pop_front() else {
+                if parts.flying == 0 {
+                    let mut writing = parts.writing.take().expect("looked at above");
+                    writing.stored = contents(&parts.stored);
+                    drop(parts);
+                    self.try_txn(writing);
+                }
+                return;
+            };
+            let Some(body) = self.pool.copy(&bytes) else {
+                // What is under way gives buffers back; with nothing under way nothing will.
+                if parts.flying > 0 {
+                    parts.queue.push_front((put, bytes));
+                    return;
+                }
+                let writing = parts.writing.take().expect("looked at above");
+                return (writing.answer)(Err(no_buffers()));
+            };
+            let id = self.next_op_id();
+            let value = self.builder.describe(id, &bytes);
+            parts.flying += 1;
+            // In the order of the ids, which is that of the stripes.
+            parts.stored.push((put, value));
+            drop(parts);
+            let again = shared.clone();
+            self.propose(
+                Op { id, stamp: None, action: Action::Part { value } },
+                Payload::Value(body),
+                Box::new(move |node, applied| {
+                    again.borrow_mut().flying -= 1;
+                    if let Err(error) = node.revision_after(applied) {
+                        let writing = again.borrow_mut().writing.take();
+                        return writing.into_iter().for_each(|w| (w.answer)(Err(error.clone())));
+                    }
+                    node.store_parts(again);
+                }),
+            );
+        }
+    }
+
+    fn try_txn(&mut self, writing: Writing) {
+        let Writing { txn, stored, answer, started, tries } = writing;
+        self.with_evidence(
+            txn,
+            Box::new(move |node, known| match known {
+                Ok((txn, evidence)) => {
+                    node.propose_txn(Writing { txn, stored, answer, started, tries }, &evidence);
+                }
+                Err((txn, Lost::Gone)) => {
+                    node.try_later(Writing { txn, stored, answer, started, tries });
+                }
+                Err((_, Lost::Failed(error))) => answer(Err(error)),
+            }),
+        );
+    }
+
+    fn propose_txn(&mut self, writing: Writing, evidence: &Evidence) {
+        let id = self.next_op_id();
+        let (txn, own) = self.build_txn(&writing.txn, evidence, &writing.stored, id);
+        self.skip_op_ids(own.len() as u64);
+        let op = Op { id, stamp: None, action: Action::Txn(Box::new(txn)) };
+        if let Err(error) = op.check() {
+            return (writing.answer)(Err(Error::Invalid(error.to_string())));
+        }
+        if self.api.watches.are_watched() || has_ranges(&writing.txn) {
+            for (value, bytes) in op.stored_values().zip(&own) {
+                self.keep_value(value.op, bytes);
+            }
+        }
+        let payload = match own.as_slice() {
+            [] => Payload::None,
+            [one] => match self.pool.copy(one) {
+                Some(body) => Payload::Value(body),
+                None => return (writing.answer)(Err(no_buffers())),
+            },
+            _ => Payload::Small(own),
+        };
+        self.propose(
+            op,
+            payload,
+            Box::new(move |node, applied| match applied {
+                Ok((Outcome::Refused { reason: Refusal::Unresolved, .. }, _)) => {
+                    node.try_later(writing);
+                }
+                Ok((Outcome::Applied(done), Some(report))) => {
+                    node.report_txn(writing, done.revision, report);
+                }
+                applied => {
+                    let error = node.revision_after(applied).expect_err("it was not applied");
+                    (writing.answer)(Err(error));
+                }
+            }),
+        );
+    }
+
+    fn try_later(&mut self, mut writing: Writing) {
+        if self.now >= writing.started + UNRESOLVED_NS {
+            return (writing.answer)(Err(Error::Unresolved));
+        }
+        let pause = (PAUSE_NS + u64::from(self.me) * PAUSE_NS / 4) << writing.tries.min(8);
+        writing.tries += 1;
+        self.api.later(self.now + pause, Box::new(move |node| node.try_txn(writing)));
+    }
+
+    /// The transaction took effect; what is left is to fetch what its answer shows.
+    fn report_txn(&mut self, writing: Writing, revision: u64, report: TxnReport) {
+        let Writing { txn, answer, .. } = writing;
+        let wanted = wanted(&txn, &report);
+        self.gather(
+            wanted.iter(),
+            Box::new(move |_, gathered| {
+                answer(match gathered {
+                    Ok(values) => Ok(txn_answer(revision, &txn, report, &values)),
+                    Err(Lost::Gone) => Err(Error::Unavailable(
+                        "the request took effect; a value of its answer was compacted before it \
+                         could be fetched"
+                            .into(),
+                    )),
+                    Err(Lost::Failed(error)) => Err(error),
+                });
+            }),
+        );
+    }
+
+    /// Proposes an operation; the job is done when it was applied, not before the caller has
+    /// returned.
+    pub(super) fn propose(&mut self, op: Op, payload: Payload, job: WriteJob<L, D>) {
+        let number = self.api.next_number();
+        self.api.writes.insert(number, job);
+        if let Some(error) = too_large(&op) {
+            return self.api.applied.push_back((number, Err(error)));
+        }
+        self.write_op(Waiter::Api(number), op, payload);
+    }
+
+    /// The operation was executed.
+    pub(crate) fn api_applied(&mut self, number: u64, outcome: Outcome, report: Option<TxnReport>) {
+        self.api.applied.push_back((number, Ok((outcome, report))));
+    }
+
+    /// A fetch has ended, or an operation will not be answered for.
+    pub(crate) fn api_reply(&mut self, number: u64, reply: &Reply, body: &[racos_buffer::Slice]) {
+        if self.fetched(number, reply, body) {
+            return;
+        }
+        let Reply::Error(error) = reply else {
+            unreachable!("an operation's outcome is not a reply: {reply:?}")
+        };
+        self.counts.failed += 1;
+        let text = error.text.clone();
+        let error = match error.code {
+            ErrorCode::Busy => Error::Busy(text),
+            ErrorCode::NoSpace => Error::NoSpace(text),
+            ErrorCode::TooLarge => Error::TooLarge(text),
+            ErrorCode::BadRequest => Error::Invalid(text),
+            _ => Error::Unavailable(text),
+        };
+        self.api.applied.push_back((number, Err(error)));
+    }
+
+    /// Does the jobs of what was applied; whether there were any.
+    pub(super) fn finish_writes(&mut self) -> bool {
+        let mut any = false;
+        while let Some((number, applied)) = self.api.applied.pop_front() {
+            // Answered before: "unavailable", and it took effect later.
+            let Some(job) = self.api.writes.remove(&number) else { continue };
+            any = true;
+            job(self, applied);
+        }
+        any
+    }
+
+    /// The revision after an operation that was applied.
+    pub(super) fn revision_after(&self, applied: Applied) -> Result<i64, Error> {
+        match applied? {
+            (Outcome::Applied(done) | Outcome::Replayed(done), _) => Ok(done.revision as i64),
+            (Outcome::Refused { reason, .. }, _) => Err(self.refusal(reason)),
+        }
+    }
+
+    pub(super) fn refusal(&self, reason: Refusal) -> Error {
+        match reason {
+            Refusal::Compacted => Error::Compacted { compact_revision: self.compact_revision() },
+            Refusal::FutureRevision => Error::FutureRevision,
+            Refusal::NoSpace => Error::NoSpace(reason.to_string()),
+            Refusal::LeaseNotFound => Error::LeaseNotFound,
+            Refusal::LeaseExists => Error::LeaseExists,
+            Refusal::LeaseTtlTooLarge => Error::LeaseTtlTooLarge,
+            Refusal::KeyNotFound => Error::KeyNotFound,
+            Refusal::Unresolved => Error::Unresolved,
+            Refusal::ValueMissing | Refusal::ValueConflict => Error::Unavailable(
+                "too many large values wait for the requests that store them; try again".into(),
+            ),
+            Refusal::SessionExpired | Refusal::Stale | Refusal::Window | Refusal::Malformed => {
+                Error::Invalid(reason.to_string())
+            }
+        }
+    }
+
+    /// -1: nothing was compacted.
+    pub(super) fn compact_revision(&self) -> i64 {
+        self.machine.compact_revision().map_or(-1, |revision| revision as i64)
+    }
+}
+
+fn no_buffers() -> Error {
+    Error::Busy("the node's buffers are in use; try again".into())
+}
+
+fn too_large(op: &Op) -> Option<Error> {
+    let mut longest = 0;
+    op.each_key(&mut |key| longest = longest.max(key.len()));
+    if longest > KEY_BYTES_MAX {
+        let text = format!("a key has {longest} bytes; {KEY_BYTES_MAX} are the most");
+        return Some(Error::TooLarge(text));
+    }
+    let Action::Txn(txn) = &op.action else { return None };
+    let mut steps = txn.compares.len();
+    txn.each_step(&mut |_| steps += 1);
+    if steps * KEY_BYTES_MAX < META_BYTES_MAX || op.check().is_err() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    op.encode(&mut bytes);
+    (bytes.len() > META_BYTES_MAX).then(|| {
+        let len = bytes.len();
+        Error::TooLarge(format!(
+            "keys and what else a transaction has besides values take {len} bytes; \
+             {META_BYTES_MAX} are the most"
+        ))
+    })
+}
+
+/// The contents of the puts from their stripes, which are in order.
+fn contents(stored: &[(usize, Value)]) -> Stored {
+    let mut contents = Stored::default();
+    for group in stored.chunk_by(|(one, _), (other, _)| one == other) {
+        let values: Vec<Value> = group.iter().map(|(_, value)| *value).collect();
+        let content = match values[..] {
+            [one] => Content::Whole(one),
+            _ => Content::Stripes(values.into()),
+        };
+        contents.insert(group[0].0, content);
+    }
+    contents
+}

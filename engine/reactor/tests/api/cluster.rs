@@ -1,0 +1,86 @@
+//! A cluster in one thread and virtual time.
+
+use racos_buffer::Pool;
+use racos_engine::api::types::{Error, WatchResponse};
+use racos_engine::api::{Handle, Pending, WatchStream};
+use racos_engine::{Bounds, Node, NodeConfig};
+use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
+use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+const US: u64 = 1000;
+/// Nothing takes longer.
+const PATIENCE: u64 = 10_000_000 * US;
+
+pub struct Cluster {
+    hub: MemoryHub,
+    nodes: Vec<Node<MemoryLink, MemoryDevice>>,
+    pub handles: Vec<Handle>,
+    now: u64,
+    value_bytes_max: usize,
+}
+
+impl Cluster {
+    pub fn new(n: usize, f: usize, k: usize) -> Cluster {
+        let hub = MemoryHub::new(1, MemoryConfig::default());
+        let address = |node: usize| SocketAddr::from(([10, 0, 0, 1], 4000 + node as u16));
+        let members: Vec<SocketAddr> = (0..n).map(address).collect();
+        let value_bytes_max = 256 << 10;
+        let pool = Pool::new(512 << 20);
+        let nodes = (0..n).map(|index| {
+            let mut config = NodeConfig::new(77, index as u8, members.clone(), f, k);
+            config.seed = index as u64;
+            config.versions_per_key_max = u32::MAX;
+            config.bounds = Bounds {
+                segment_bytes: 4 << 20,
+                value_bytes_max,
+                disk_reserve_bytes: 0,
+                ..Bounds::default()
+            };
+            let mut device = MemoryDevice::new(Disk::new(64 << 20, Timing::Immediate));
+            let disk = 9 + index as u128;
+            Node::<MemoryLink, _>::format(&config, &mut device, &pool, disk, &mut |_, _| {})
+                .unwrap();
+            let link = hub.link(address(index));
+            Node::open(config, link, device, pool.clone(), 0).expect("a formatted device opens")
+        });
+        let mut nodes: Vec<_> = nodes.collect();
+        let handles = nodes.iter_mut().map(|node| node.open_api(Box::new(|| {}))).collect();
+        Cluster { hub, nodes, handles, now: 0, value_bytes_max }
+    }
+
+    pub fn value_bytes_max(&self) -> usize {
+        self.value_bytes_max
+    }
+
+    /// Lets time pass until `done` gives something.
+    fn until<T>(&mut self, mut done: impl FnMut() -> Option<T>) -> T {
+        let end = self.now + PATIENCE;
+        while self.now < end {
+            if let Some(result) = done() {
+                return result;
+            }
+            self.now += 50 * US;
+            self.hub.advance(self.now);
+            for node in &mut self.nodes {
+                node.poll(self.now);
+                assert_eq!(node.failed(), None);
+            }
+        }
+        panic!("nothing came in {} s of virtual time", PATIENCE / 1_000_000_000);
+    }
+
+    pub fn wait<T>(&mut self, mut pending: Pending<T>) -> Result<T, Error> {
+        self.until(|| pending.try_take())
+    }
+
+    /// The next response of a stream.
+    pub fn next(&mut self, stream: &mut WatchStream) -> WatchResponse {
+        let mut context = Context::from_waker(Waker::noop());
+        self.until(|| match stream.poll_next(&mut context) {
+            Poll::Ready(response) => Some(response.expect("the stream goes on")),
+            Poll::Pending => None,
+        })
+    }
+}

@@ -1,0 +1,323 @@
+//! Whole nodes in one thread, asked through their doors as other threads would.
+
+mod cluster;
+
+use bytes::Bytes;
+use cluster::Cluster;
+use racos_engine::api::types::*;
+
+fn key(text: &str) -> Keys {
+    Keys::One(bytes(text))
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn prefix(from: &str, to: &str) -> Keys {
+    Keys::Span { from: bytes(from), to: Some(bytes(to)) }
+}
+
+fn put(at: &str, value: impl Into<Bytes>) -> Put {
+    Put {
+        key: bytes(at),
+        value: value.into(),
+        lease: 0,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    }
+}
+
+fn long(byte: u8, len: usize) -> Bytes {
+    vec![byte; len].into()
+}
+
+impl Cluster {
+    fn put(&mut self, node: usize, at: &str, value: impl Into<Bytes>) -> i64 {
+        let pending = self.handles[node].put(put(at, value));
+        self.wait(pending).expect("a put is done").revision
+    }
+
+    fn get(&mut self, node: usize, range: Range) -> RangeAnswer {
+        let pending = self.handles[node].range(range, false);
+        self.wait(pending).expect("a range is answered")
+    }
+
+    fn txn(&mut self, node: usize, txn: Txn) -> Result<TxnAnswer, Error> {
+        let pending = self.handles[node].txn(txn, false);
+        self.wait(pending)
+    }
+}
+
+#[test]
+fn puts_are_seen_by_reads_through_every_node_at_their_revision() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    assert_eq!(cluster.put(0, "a", "short"), 2);
+    assert_eq!(cluster.put(1, "b", long(7, 5000)), 3);
+    assert_eq!(cluster.put(2, "a", long(8, 100_000)), 4);
+    for node in 0..5 {
+        let found = cluster.get(node, Range::new(prefix("a", "c")));
+        assert_eq!((found.revision, found.count, found.more), (4, 2, false));
+        let kv = |key: &str, create, modified, version, value| KeyValue {
+            key: bytes(key),
+            create,
+            modified,
+            version,
+            lease: 0,
+            value,
+        };
+        assert_eq!(found.kvs[0], kv("a", 2, 4, 2, long(8, 100_000)));
+        assert_eq!(found.kvs[1], kv("b", 3, 3, 1, long(7, 5000)));
+        let old = cluster.get(node, Range { revision: 2, ..Range::new(key("a")) });
+        assert_eq!((old.revision, &old.kvs[0].value[..]), (4, &b"short"[..]));
+    }
+    let ahead = cluster.handles[0].range(Range { revision: 5, ..Range::new(key("a")) }, false);
+    assert_eq!(cluster.wait(ahead), Err(Error::FutureRevision));
+}
+
+#[test]
+fn values_larger_than_one_operation_carries_are_stored_in_stripes() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let most = cluster.value_bytes_max();
+    let whole: Vec<u8> = (0..most * 5 / 2).map(|at| (at / 100) as u8).collect();
+    cluster.put(0, "large", whole.clone());
+    let found = cluster.get(3, Range::new(key("large")));
+    assert!(found.kvs[0].value == whole);
+    let txn = Txn {
+        success: vec![TxnOp::Put(put("one", whole.clone())), TxnOp::Put(put("two", "small"))],
+        ..Txn::default()
+    };
+    assert_eq!(cluster.txn(1, txn).expect("a large transaction").revision, 3);
+    let found = cluster.get(2, Range::new(prefix("o", "z")));
+    assert!(found.kvs[0].value == whole && &found.kvs[1].value[..] == b"small");
+}
+
+#[test]
+fn deletes_and_puts_answer_with_what_was_there() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    cluster.put(0, "a", "1");
+    let again = cluster.handles[1].put(Put { prev_kv: true, ..put("a", long(1, 4000)) });
+    let again = cluster.wait(again).unwrap();
+    assert_eq!((again.revision, &again.previous.unwrap().value[..]), (3, &b"1"[..]));
+    cluster.put(2, "b", "2");
+    let delete = Delete { keys: prefix("a", "z"), prev_kv: true };
+    let gone = cluster.handles[3].delete(delete.clone());
+    let gone = cluster.wait(gone).unwrap();
+    assert_eq!((gone.revision, gone.deleted, gone.previous.len()), (5, 2, 2));
+    assert_eq!(gone.previous[0].value, long(1, 4000));
+    let nothing = cluster.handles[3].delete(delete);
+    let nothing = cluster.wait(nothing).unwrap();
+    assert_eq!((nothing.revision, nothing.deleted), (5, 0));
+    let kept = Put { ignore_value: true, ..put("a", "") };
+    let kept = cluster.handles[0].put(kept);
+    assert_eq!(cluster.wait(kept), Err(Error::KeyNotFound));
+}
+
+#[test]
+fn a_transaction_takes_one_branch_and_shows_its_own_changes() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    cluster.put(0, "a", "1");
+    let compare = |relation, target| Compare { keys: key("a"), relation, target };
+    let txn = Txn {
+        compares: vec![
+            compare(Relation::Equal, Target::Modified(2)),
+            compare(Relation::Less, Target::Value(bytes("2"))),
+        ],
+        success: vec![
+            TxnOp::Put(put("a", "2")),
+            TxnOp::Range(Range::new(prefix("a", "z"))),
+            TxnOp::Put(put("b", "3")),
+            TxnOp::Txn(Txn {
+                compares: vec![compare(Relation::Equal, Target::Value(bytes("1")))],
+                success: vec![TxnOp::Delete(Delete { keys: key("none"), prev_kv: false })],
+                failure: vec![],
+            }),
+        ],
+        failure: vec![TxnOp::Range(Range::new(key("a")))],
+    };
+    let done = cluster.txn(1, txn.clone()).unwrap();
+    assert_eq!((done.revision, done.succeeded, done.answers.len()), (3, true, 4));
+    let TxnOpAnswer::Range(seen) = &done.answers[1] else { panic!("{done:?}") };
+    assert_eq!((seen.revision, &seen.kvs[0].value[..], seen.kvs.len()), (3, &b"2"[..], 1));
+    let TxnOpAnswer::Txn(inner) = &done.answers[3] else { panic!("{done:?}") };
+    assert!(inner.succeeded, "nested compares look at the state before the transaction");
+    let other = cluster.txn(2, txn).unwrap();
+    assert_eq!((other.revision, other.succeeded), (3, false));
+    let TxnOpAnswer::Range(seen) = &other.answers[0] else { panic!("{other:?}") };
+    assert_eq!(&seen.kvs[0].value[..], b"2");
+}
+
+#[test]
+fn values_with_the_same_beginning_are_compared_by_evidence() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let value = |last: u8| {
+        let mut value = vec![b'x'; 3000];
+        value[2999] = last;
+        Bytes::from(value)
+    };
+    cluster.put(0, "a", value(5));
+    for (given, relation, expected) in [
+        (4, Relation::Greater, true),
+        (5, Relation::Greater, false),
+        (6, Relation::Less, true),
+        (5, Relation::Equal, true),
+        (6, Relation::NotEqual, true),
+    ] {
+        let target = Target::Value(value(given));
+        let compares = vec![Compare { keys: key("a"), relation, target }];
+        let read = Txn { compares: compares.clone(), ..Txn::default() };
+        assert_eq!(cluster.txn(1, read).unwrap().succeeded, expected);
+        let success = vec![TxnOp::Put(put("b", "yes"))];
+        let write = Txn { compares, success, ..Txn::default() };
+        assert_eq!(cluster.txn(2, write).unwrap().succeeded, expected);
+    }
+}
+
+#[test]
+fn compaction_ends_the_past() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    for round in 0..5 {
+        cluster.put(round, "a", long(round as u8, 3000));
+    }
+    let done = cluster.handles[0].compact(4, true);
+    assert_eq!(cluster.wait(done).unwrap().revision, 6);
+    let old = cluster.handles[1].range(Range { revision: 3, ..Range::new(key("a")) }, false);
+    assert_eq!(cluster.wait(old), Err(Error::Compacted { compact_revision: 4 }));
+    let kept = cluster.get(1, Range { revision: 4, ..Range::new(key("a")) });
+    assert_eq!(kept.kvs[0].value, long(2, 3000));
+    let again = cluster.handles[0].compact(4, false);
+    assert_eq!(cluster.wait(again), Err(Error::Compacted { compact_revision: 4 }));
+    let hashes: Vec<HashAnswer> = (0..5)
+        .map(|node| {
+            let hash = cluster.handles[node].hash_kv(0);
+            cluster.wait(hash).unwrap()
+        })
+        .collect();
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+}
+
+fn watch(keys: Keys, start_revision: i64) -> WatchCreate {
+    WatchCreate {
+        id: 0,
+        keys,
+        start_revision,
+        no_put: false,
+        no_delete: false,
+        prev_kv: true,
+        progress_notify: false,
+    }
+}
+
+#[test]
+fn a_watch_tells_the_past_and_then_what_comes_with_values_and_former_ones() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    cluster.put(0, "a", "1");
+    cluster.put(0, "b", "other");
+    cluster.put(0, "a", long(2, 3000));
+    let mut stream = cluster.handles[4].watches();
+    stream.create(watch(key("a"), 1)).unwrap();
+    let created = cluster.next(&mut stream);
+    assert_eq!((created.id, created.revision, &created.what), (0, 4, &WatchNews::Created));
+    let past = cluster.next(&mut stream);
+    let WatchNews::Events(events) = past.what else { panic!("{past:?}") };
+    assert_eq!((past.revision, events.len()), (4, 2));
+    assert_eq!((events[0].kv.modified, &events[0].kv.value[..]), (2, &b"1"[..]));
+    assert_eq!(events[1].kv.value, long(2, 3000));
+    assert_eq!(&events[1].previous.as_ref().unwrap().value[..], b"1");
+    let delete = cluster.handles[1].delete(Delete { keys: key("a"), prev_kv: false });
+    cluster.wait(delete).unwrap();
+    let gone = cluster.next(&mut stream);
+    let WatchNews::Events(events) = gone.what else { panic!("{gone:?}") };
+    assert!(events[0].is_delete && events[0].kv.modified == 5);
+    assert_eq!(events[0].previous.as_ref().unwrap().value, long(2, 3000));
+    stream.progress().unwrap();
+    let progress = cluster.next(&mut stream);
+    assert_eq!((progress.id, progress.revision, progress.what), (-1, 5, WatchNews::Progress));
+    stream.create(WatchCreate { id: 7, ..watch(prefix("z", "a"), 0) }).unwrap();
+    let refused = WatchNews::Refused(WatchRefusal::EmptyRange);
+    assert_eq!(cluster.next(&mut stream).what, refused);
+    stream.cancel(0).unwrap();
+    assert_eq!(cluster.next(&mut stream).what, WatchNews::Cancelled);
+}
+
+#[test]
+fn a_watch_that_falls_behind_compaction_ends_with_the_revision() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    for round in 0..4 {
+        cluster.put(round, "a", "x");
+    }
+    let done = cluster.handles[0].compact(4, false);
+    cluster.wait(done).unwrap();
+    let mut stream = cluster.handles[0].watches();
+    stream.create(watch(key("a"), 2)).unwrap();
+    assert_eq!(cluster.next(&mut stream).what, WatchNews::Created);
+    let ended = cluster.next(&mut stream).what;
+    assert_eq!(ended, WatchNews::Compacted { compact_revision: 4 });
+    stream.create(watch(key("a"), 4)).unwrap();
+    assert_eq!(cluster.next(&mut stream).what, WatchNews::Created);
+    let told = cluster.next(&mut stream);
+    let WatchNews::Events(events) = told.what else { panic!("{told:?}") };
+    let revisions: Vec<i64> = events.iter().map(|event| event.kv.modified).collect();
+    assert_eq!(revisions, [4, 5]);
+    assert!(events[0].previous.is_none(), "what was before is compacted");
+}
+
+#[test]
+fn a_slow_watcher_holds_up_nobody_and_misses_nothing() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let mut slow = cluster.handles[2].watches();
+    let mut quick = cluster.handles[2].watches();
+    for stream in [&slow, &quick] {
+        stream.create(watch(prefix("a", "b"), 0)).unwrap();
+    }
+    assert_eq!(cluster.next(&mut quick).what, WatchNews::Created);
+    let mut seen = 0;
+    for round in 0..50 {
+        cluster.put(round % 5, "a", format!("{round}").into_bytes());
+        let told = cluster.next(&mut quick);
+        let WatchNews::Events(events) = told.what else { panic!("{told:?}") };
+        seen += events.len();
+    }
+    assert_eq!(seen, 50);
+    assert_eq!(cluster.next(&mut slow).what, WatchNews::Created);
+    let (mut revisions, mut responses) = (Vec::new(), 0);
+    while revisions.len() < 50 {
+        let told = cluster.next(&mut slow);
+        let WatchNews::Events(events) = told.what else { panic!("{told:?}") };
+        revisions.extend(events.iter().map(|event| event.kv.modified));
+        responses += 1;
+    }
+    assert_eq!(revisions, (2..52).collect::<Vec<_>>());
+    assert!(responses <= 3, "what waited came together: {responses}");
+}
+
+#[test]
+fn leases_delete_their_keys_when_they_are_revoked() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let granted = cluster.handles[0].lease_grant(7, 1);
+    let granted = cluster.wait(granted).unwrap();
+    assert_eq!(granted, LeaseAnswer { revision: 1, id: 7, ttl: 2 });
+    let twice = cluster.handles[1].lease_grant(7, 60);
+    assert_eq!(cluster.wait(twice), Err(Error::LeaseExists));
+    for at in ["b", "a", "c"] {
+        let attached = cluster.handles[2].put(Put { lease: 7, ..put(at, "v") });
+        cluster.wait(attached).unwrap();
+    }
+    cluster.put(3, "c", "detached");
+    let unknown = cluster.handles[2].put(Put { lease: 8, ..put("d", "v") });
+    assert_eq!(cluster.wait(unknown), Err(Error::LeaseNotFound));
+    let found = cluster.get(4, Range::new(prefix("a", "z")));
+    let leases: Vec<i64> = found.kvs.iter().map(|kv| kv.lease).collect();
+    assert_eq!(leases, [7, 7, 0]);
+    let revoked = cluster.handles[3].lease_revoke(7);
+    assert_eq!(cluster.wait(revoked).unwrap().revision, 6);
+    let found = cluster.get(4, Range::new(prefix("a", "z")));
+    assert_eq!((found.revision, found.count), (6, 1));
+    let again = cluster.handles[3].lease_revoke(7);
+    assert_eq!(cluster.wait(again), Err(Error::LeaseNotFound));
+    let drawn = cluster.handles[0].lease_grant(0, 60);
+    let drawn = cluster.wait(drawn).unwrap();
+    let listed = cluster.handles[1].leases();
+    assert_eq!(cluster.wait(listed).unwrap().ids, [drawn.id]);
+}
