@@ -41,6 +41,14 @@ pub fn key_hash(key: &[u8]) -> u64 {
     hasher.finish().min(TOUCHES_ALL - 1)
 }
 
+/// Stands for a lease among the keys that a batch touches, if the batch ends the lease.
+pub fn lease_hash(id: i64) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(b"lease");
+    hasher.write_i64(id);
+    hasher.finish().min(TOUCHES_ALL - 1)
+}
+
 /// A batch with this hash among its keys touches every key.
 pub const TOUCHES_ALL: u64 = u64::MAX;
 
@@ -64,6 +72,9 @@ impl Batch {
         let mut keys = Vec::with_capacity(ops.len());
         for op in &ops {
             op.each_key(&mut |key| keys.push(key_hash(key)));
+            if let Action::LeaseRevoke { id } | Action::LeaseExpire { id } = op.action {
+                keys.push(lease_hash(id));
+            }
             if op.touches_many() {
                 keys.push(TOUCHES_ALL);
             }
@@ -72,6 +83,11 @@ impl Batch {
         keys.dedup();
         let info = BatchInfo { digest, touches: keys.into() };
         Rc::new(Batch { bytes: bytes.into(), ops, info })
+    }
+
+    /// Whether it ends leases that have run out: every node checks that before it promises to hold it.
+    pub fn is_guarded(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op.action, Action::LeaseExpire { .. }))
     }
 
     /// Takes a batch off the wire or the disk.

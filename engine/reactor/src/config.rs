@@ -68,6 +68,9 @@ pub struct NodeConfig {
     /// would show it. `u32::MAX`: all are kept until they are compacted, as etcd does. Equal on all
     /// nodes.
     pub versions_per_key_max: u32,
+    /// Bytes of the log in use from which on this node takes no puts through the api role and raises
+    /// the alarm; 0: as much as the disk holds.
+    pub quota_bytes: u64,
     pub timing: Timing,
     pub bounds: Bounds,
     /// Seed of what must differ between nodes and starts but not be secret (the local coin).
@@ -88,6 +91,7 @@ impl NodeConfig {
             alpha: 1024,
             own_slots_max: 2,
             versions_per_key_max: 4,
+            quota_bytes: 0,
             timing: Timing::default(),
             bounds: Bounds::default(),
             seed: 0,

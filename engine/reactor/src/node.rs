@@ -15,7 +15,7 @@ use crate::record::{self, DecidedRun};
 use crate::repair::Repair;
 use crate::secrets::Secrets;
 use crate::status::RequestCounts;
-use crate::wire::client;
+use crate::wire::client::{self, ErrorCode, RequestError};
 use crate::wire::cursor::Reader;
 use crate::wire::node::{get_message, kind, put_message};
 use racos_buffer::{Pool, Slice};
@@ -290,6 +290,7 @@ impl<L: Link, D: Device> Node<L, D> {
             config,
         };
         node.list_missing();
+        node.restart_leases();
         node.core.start(now, &mut node.effects);
         node.carry_out();
         node
@@ -459,6 +460,8 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::BAD => self.on_bad_fragment(&frame.head),
             kind::PINQ => self.on_pin_question(from, &frame),
             kind::PINR => self.on_pin_answer(from, &frame),
+            kind::LEASEQ => self.on_lease_question(from, &frame),
+            kind::LEASER => self.on_lease_answer(from, &frame),
             _ => {}
         }
     }
@@ -694,6 +697,11 @@ impl<L: Link, D: Device> Node<L, D> {
             let Some(parcel) = self.sealed.pop_front().or_else(|| self.builder.seal()) else {
                 return;
             };
+            if parcel.batch.is_guarded() && !self.guards_allow(&parcel.batch.ops) {
+                let text = "a lease was renewed just before its end".into();
+                self.give_up(parcel, &RequestError { code: ErrorCode::Unavailable, text });
+                continue;
+            }
             let batch = parcel.batch.info.clone();
             self.opening = Some(parcel);
             self.step(Input::Open { batch });

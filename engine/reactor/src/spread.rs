@@ -65,9 +65,11 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let Some(body) = self.own_body(&frame.body) else { return };
         let info = batch.info.clone();
+        // Not to take it for another reason than space: the promise is that the leases have run out.
+        let allowed = self.guards_allow(&batch.ops);
         self.window.entry(slot).or_insert_with(|| Known { batch, recorded: false, place: None });
         self.arrived = Some(Arrived { slot, head: frame.head, body });
-        self.step(Input::Spread { from, slot, batch: info, room });
+        self.step(Input::Spread { from, slot, batch: info, room: room && allowed });
         self.arrived = None;
         if !room {
             let mut head = Vec::with_capacity(8);
@@ -316,6 +318,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 None => {}
             }
+            self.lease_applied(op);
             self.forget_unused(op);
         }
         self.list_missing_of(slot, &known.batch.ops);
@@ -339,7 +342,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(mut parcel) = self.open.remove(&slot) else { return };
         parcel.voids += 1;
         let full = self.refused_for_space.remove(&slot);
-        if !full && parcel.voids <= VOIDS_MAX {
+        // Whether leases have run out is looked into anew.
+        if !full && parcel.voids <= VOIDS_MAX && !parcel.batch.is_guarded() {
             return self.sealed.push_front(parcel);
         }
         let error = match full {
@@ -360,7 +364,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.give_up(parcel, &error);
     }
 
-    fn give_up(&mut self, parcel: Parcel, error: &RequestError) {
+    pub(crate) fn give_up(&mut self, parcel: Parcel, error: &RequestError) {
         self.answer_all(parcel.waiters, error);
     }
 

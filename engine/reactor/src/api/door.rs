@@ -48,6 +48,24 @@ pub(crate) enum Request {
         id: i64,
         answer: Answer<Done>,
     },
+    LeaseKeepAlive {
+        id: i64,
+        answer: Answer<LeaseAnswer>,
+    },
+    LeaseTimeToLive {
+        id: i64,
+        keys: bool,
+        answer: Answer<TimeToLiveAnswer>,
+    },
+    Alarm {
+        member: u64,
+        kind: AlarmKind,
+        raised: bool,
+        answer: Answer<Done>,
+    },
+    Alarms {
+        answer: Answer<Vec<(u64, AlarmKind)>>,
+    },
     Leases {
         answer: Answer<LeasesAnswer>,
     },
@@ -208,6 +226,27 @@ impl Handle {
 
     pub fn lease_revoke(&self, id: i64) -> Pending<Done> {
         self.ask(|answer| Request::LeaseRevoke { id, answer })
+    }
+
+    /// Begins the time to live anew. A `ttl` of 0: there is no such lease.
+    pub fn lease_keep_alive(&self, id: i64) -> Pending<LeaseAnswer> {
+        self.ask(|answer| Request::LeaseKeepAlive { id, answer })
+    }
+
+    /// What is left of a lease, and with `keys` what is attached to it.
+    pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Pending<TimeToLiveAnswer> {
+        self.ask(|answer| Request::LeaseTimeToLive { id, keys, answer })
+    }
+
+    /// Raises or lowers an alarm of a member; raising one that stands, or lowering one that does
+    /// not, changes nothing.
+    pub fn alarm(&self, member: u64, kind: AlarmKind, raised: bool) -> Pending<Done> {
+        self.ask(|answer| Request::Alarm { member, kind, raised, answer })
+    }
+
+    /// Alarms that stand, by member.
+    pub fn alarms(&self) -> Pending<Vec<(u64, AlarmKind)>> {
+        self.ask(|answer| Request::Alarms { answer })
     }
 
     pub fn leases(&self) -> Pending<LeasesAnswer> {

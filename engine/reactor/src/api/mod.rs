@@ -11,11 +11,13 @@
 //! | `pin` | linearizable states |
 //! | `read`, `write`, `txn` | requests on their way |
 //! | `watch` | cursors, and responses when a stream takes one |
+//! | `lease` | renewals, times to live, and the end of leases |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
 mod convert;
 mod door;
 mod gather;
+mod lease;
 pub mod pending;
 mod pin;
 mod read;

@@ -2,6 +2,7 @@
 
 use super::door::{Door, Handle, Identity, Request, Wake};
 use super::gather::Gatherings;
+use super::lease::LeaseClocks;
 use super::pin::Pins;
 use super::types::*;
 use super::watch::Watches;
@@ -39,6 +40,9 @@ pub(crate) struct Api<L: Link, D: Device> {
     /// Outcomes whose jobs are to be done.
     pub(super) applied: VecDeque<(u64, Applied)>,
     pub(super) watches: Watches,
+    pub(super) leases: LeaseClocks<L, D>,
+    /// The alarm of this member is being raised.
+    alarming: bool,
     timers: BTreeMap<(Nanos, u64), Later<L, D>>,
     /// Compactions that wait until what they free is dropped.
     physical: Vec<(super::pending::Answer<Done>, i64)>,
@@ -58,6 +62,8 @@ impl<L: Link, D: Device> Api<L, D> {
             writes: FxHashMap::default(),
             applied: VecDeque::new(),
             watches: Watches::default(),
+            leases: LeaseClocks::new(base),
+            alarming: false,
             timers: BTreeMap::new(),
             physical: Vec::new(),
             sweeping: 0,
@@ -89,15 +95,14 @@ impl<L: Link, D: Device> Api<L, D> {
         let now = !self.inbox.is_empty() || !self.applied.is_empty() || self.gatherings.has_news();
         let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
         let now = now || self.watches.has_news();
-        [now.then_some(0), timer, self.pins.deadline(), self.watches.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let parts = [self.pins.deadline(), self.watches.deadline(), self.leases.deadline()];
+        [now.then_some(0), timer].into_iter().chain(parts).flatten().min()
     }
 
     /// Requests under way.
     pub(crate) fn len(&self) -> usize {
-        self.inbox.len() + self.writes.len() + self.pins.len() + self.gatherings.len()
+        let asked = self.pins.len() + self.leases.len();
+        self.inbox.len() + self.writes.len() + self.gatherings.len() + asked
     }
 }
 
@@ -128,6 +133,11 @@ impl<L: Link, D: Device> Node<L, D> {
         Handle(door)
     }
 
+    /// Whether other threads may ask this node: then its machine keeps the list of changes.
+    pub fn api_is_open(&self) -> bool {
+        self.api.door.is_some()
+    }
+
     /// 64 bits that stand for a node and its disk; never 0.
     fn member_id(&self, node: u8) -> u64 {
         let mut name = Vec::with_capacity(16);
@@ -146,9 +156,10 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// The role's share of a turn; whether anything was done.
     pub(crate) fn turn_api(&mut self) -> bool {
-        let Some(door) = self.api.door.clone() else { return false };
-        door.take(REQUESTS_TURN, &mut self.api.inbox);
-        door.set_hears_quorum(self.hears_quorum());
+        if let Some(door) = self.api.door.clone() {
+            door.take(REQUESTS_TURN, &mut self.api.inbox);
+            door.set_hears_quorum(self.hears_quorum());
+        }
         let mut any = false;
         while let Some(request) = self.api.inbox.pop_front() {
             any = true;
@@ -164,6 +175,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let mut more = self.finish_writes();
             more |= self.finish_gatherings();
             more |= self.advance_pins();
+            more |= self.turn_leases();
             if !more {
                 break;
             }
@@ -179,16 +191,43 @@ impl<L: Link, D: Device> Node<L, D> {
             Request::Range { range, serializable, answer } => {
                 self.range(range, serializable, answer);
             }
-            Request::Put { put, answer } => self.api_put(put, answer),
-            Request::Delete { delete, answer } => self.api_delete(delete, answer),
-            Request::Txn { txn, serializable, answer } => match super::txn::is_read(&txn) {
-                true => self.read_txn(txn, serializable, answer, 0),
-                false => self.api_txn(txn, Box::new(move |result| answer.send(result))),
+            Request::Put { put, answer } => match self.over_quota() {
+                Some(error) => answer.send(Err(error)),
+                None => self.api_put(put, answer),
             },
+            Request::Delete { delete, answer } => self.api_delete(delete, answer),
+            Request::Txn { txn, serializable, answer } => {
+                if super::txn::is_read(&txn) {
+                    return self.read_txn(txn, serializable, answer, 0);
+                }
+                if super::txn::has_puts(&txn)
+                    && let Some(error) = self.over_quota()
+                {
+                    return answer.send(Err(error));
+                }
+                self.api_txn(txn, Box::new(move |_, result| answer.send(result)));
+            }
             Request::Compact { revision, physical, answer } => {
                 self.api_compact(revision, physical, answer);
             }
-            Request::LeaseGrant { id, ttl, answer } => self.lease_grant(id, ttl, answer),
+            Request::LeaseGrant { id, ttl, answer } => match self.over_quota() {
+                Some(error) => answer.send(Err(error)),
+                None => self.lease_grant(id, ttl, answer),
+            },
+            Request::LeaseKeepAlive { id, answer } => self.keep_alive(id, answer, 0),
+            Request::LeaseTimeToLive { id, keys, answer } => self.time_to_live(id, keys, answer),
+            Request::Alarm { member, kind, raised, answer } => {
+                let kind = match kind {
+                    AlarmKind::NoSpace => machine::AlarmKind::NoSpace,
+                    AlarmKind::Corrupt => machine::AlarmKind::Corrupt,
+                };
+                self.propose_action(Action::Alarm { member, kind, raised }, move |result| {
+                    answer.send(result.map(|revision| Done { revision }));
+                });
+            }
+            Request::Alarms { answer } => self.at_pin(Box::new(move |node, pinned| {
+                answer.send(pinned.map(|()| node.machine.alarms().map(alarm).collect()));
+            })),
             Request::LeaseRevoke { id, answer } => {
                 let action = Action::LeaseRevoke { id };
                 self.propose_action(action, move |result| {
@@ -215,6 +254,28 @@ impl<L: Link, D: Device> Node<L, D> {
             Request::OpenStream { stream } => self.api.watches.open(stream),
             Request::Stream { number } => self.stream_says(number),
         }
+    }
+
+    /// Why nothing may be stored, if this node's share of the log is as large as it may be; the
+    /// others are told by an alarm.
+    fn over_quota(&mut self) -> Option<Error> {
+        let quota = self.config.quota_bytes;
+        let used = self.log.bytes_used();
+        if quota == 0 || used <= quota {
+            return None;
+        }
+        if !self.api.alarming {
+            self.api.alarming = true;
+            let (member, kind) = (self.member_id(self.me), machine::AlarmKind::NoSpace);
+            let op = Op {
+                id: self.next_op_id(),
+                stamp: None,
+                action: Action::Alarm { member, kind, raised: true },
+            };
+            let done: WriteJob<L, D> = Box::new(|node, _| node.api.alarming = false);
+            self.propose(op, crate::batch::Payload::None, done);
+        }
+        Some(Error::NoSpace(format!("the log takes {used} bytes; the quota is {quota}")))
     }
 
     /// Proposes an operation without values; the revision after it is answered.
@@ -295,10 +356,6 @@ impl<L: Link, D: Device> Node<L, D> {
         });
         let members: Vec<Member> = members.collect();
         let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);
-        let alarm = |(member, kind): (u64, machine::AlarmKind)| match kind {
-            machine::AlarmKind::NoSpace => (member, AlarmKind::NoSpace),
-            machine::AlarmKind::Corrupt => (member, AlarmKind::Corrupt),
-        };
         StatusAnswer {
             revision: self.machine.revision() as i64,
             compact_revision: self.compact_revision(),
@@ -312,5 +369,12 @@ impl<L: Link, D: Device> Node<L, D> {
             alarms: self.machine.alarms().map(alarm).collect(),
             native,
         }
+    }
+}
+
+fn alarm((member, kind): (u64, machine::AlarmKind)) -> (u64, AlarmKind) {
+    match kind {
+        machine::AlarmKind::NoSpace => (member, AlarmKind::NoSpace),
+        machine::AlarmKind::Corrupt => (member, AlarmKind::Corrupt),
     }
 }

@@ -77,6 +77,13 @@ pub(super) fn names_revision(txn: &Txn) -> bool {
     named
 }
 
+/// Whether either branch stores something.
+pub(super) fn has_puts(txn: &Txn) -> bool {
+    let mut found = false;
+    each_op(txn, &mut |op| found |= matches!(op, TxnOp::Put(_)));
+    found
+}
+
 /// Whether some range may show what the transaction itself writes.
 pub(super) fn has_ranges(txn: &Txn) -> bool {
     let mut found = false;

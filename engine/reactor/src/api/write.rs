@@ -32,25 +32,25 @@ const PARTS_FLYING_MAX: usize = 4;
 /// What came of an operation.
 pub(super) type Applied = Result<(Outcome, Option<TxnReport>), Error>;
 pub(super) type WriteJob<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Applied)>;
-type Sink = Box<dyn FnOnce(Result<TxnAnswer, Error>)>;
+type Sink<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Result<TxnAnswer, Error>)>;
 
 /// A transaction on its way.
-pub(super) struct Writing {
+pub(super) struct Writing<L: Link, D: Device> {
     txn: Txn,
     stored: Stored,
-    answer: Sink,
+    answer: Sink<L, D>,
     started: Nanos,
     tries: u32,
 }
 
 /// Values being stored ahead of a transaction.
-struct Parts {
+struct Parts<L: Link, D: Device> {
     /// The number of the put, and the bytes of a stripe.
     queue: VecDeque<(usize, Bytes)>,
     flying: usize,
     /// By the put, and by the place of the stripe in it.
     stored: Vec<(usize, Value)>,
-    writing: Option<Writing>,
+    writing: Option<Writing<L, D>>,
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -59,14 +59,21 @@ impl<L: Link, D: Device> Node<L, D> {
         if plain && put.value.len() <= self.config.bounds.value_bytes_max {
             return self.plain_put(put, answer);
         }
+        let lease = put.lease;
         let txn = Txn { success: vec![TxnOp::Put(put)], ..Txn::default() };
         self.api_txn(
             txn,
-            Box::new(move |result| {
-                answer.send(result.map(|txn| match txn.answers.into_iter().next() {
-                    Some(TxnOpAnswer::Put(put)) => put,
-                    other => unreachable!("a put is not answered with {other:?}"),
-                }));
+            Box::new(move |node, result| {
+                let unknown = lease != 0 && node.machine.lease_ttl(lease).is_none();
+                answer.send(match result {
+                    // Of two reasons to refuse it, etcd names this one first; in a transaction, the
+                    // other.
+                    Err(Error::KeyNotFound) if unknown => Err(Error::LeaseNotFound),
+                    result => result.map(|txn| match txn.answers.into_iter().next() {
+                        Some(TxnOpAnswer::Put(put)) => put,
+                        other => unreachable!("a put is not answered with {other:?}"),
+                    }),
+                });
             }),
         );
     }
@@ -96,7 +103,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let txn = Txn { success: vec![TxnOp::Delete(delete)], ..Txn::default() };
         self.api_txn(
             txn,
-            Box::new(move |result| {
+            Box::new(move |_, result| {
                 answer.send(result.map(|txn| match txn.answers.into_iter().next() {
                     Some(TxnOpAnswer::Delete(delete)) => delete,
                     other => unreachable!("a delete is not answered with {other:?}"),
@@ -106,7 +113,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// A transaction that may write.
-    pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink) {
+    pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink<L, D>) {
         let writing =
             Writing { txn, stored: Stored::default(), answer, started: self.now, tries: 0 };
         let most = self.config.bounds.value_bytes_max;
@@ -125,7 +132,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Stores what is left, a few parts at a time, then goes on with the transaction.
-    fn store_parts(&mut self, shared: Rc<RefCell<Parts>>) {
+    fn store_parts(&mut self, shared: Rc<RefCell<Parts<L, D>>>) {
         loop {
             let mut parts = shared.borrow_mut();
             if parts.writing.is_none() || parts.flying >= PARTS_FLYING_MAX {
@@ -147,7 +154,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     return;
                 }
                 let writing = parts.writing.take().expect("looked at above");
-                return (writing.answer)(Err(no_buffers()));
+                return (writing.answer)(self, Err(no_buffers()));
             };
             let id = self.next_op_id();
             let value = self.builder.describe(id, &bytes);
@@ -163,7 +170,9 @@ impl<L: Link, D: Device> Node<L, D> {
                     again.borrow_mut().flying -= 1;
                     if let Err(error) = node.revision_after(applied) {
                         let writing = again.borrow_mut().writing.take();
-                        return writing.into_iter().for_each(|w| (w.answer)(Err(error.clone())));
+                        return writing
+                            .into_iter()
+                            .for_each(|writing| (writing.answer)(node, Err(error.clone())));
                     }
                     node.store_parts(again);
                 }),
@@ -171,7 +180,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn try_txn(&mut self, writing: Writing) {
+    fn try_txn(&mut self, writing: Writing<L, D>) {
         let Writing { txn, stored, answer, started, tries } = writing;
         self.with_evidence(
             txn,
@@ -182,18 +191,18 @@ impl<L: Link, D: Device> Node<L, D> {
                 Err((txn, Lost::Gone)) => {
                     node.try_later(Writing { txn, stored, answer, started, tries });
                 }
-                Err((_, Lost::Failed(error))) => answer(Err(error)),
+                Err((_, Lost::Failed(error))) => answer(node, Err(error)),
             }),
         );
     }
 
-    fn propose_txn(&mut self, writing: Writing, evidence: &Evidence) {
+    fn propose_txn(&mut self, writing: Writing<L, D>, evidence: &Evidence) {
         let id = self.next_op_id();
         let (txn, own) = self.build_txn(&writing.txn, evidence, &writing.stored, id);
         self.skip_op_ids(own.len() as u64);
         let op = Op { id, stamp: None, action: Action::Txn(Box::new(txn)) };
         if let Err(error) = op.check() {
-            return (writing.answer)(Err(Error::Invalid(error.to_string())));
+            return (writing.answer)(self, Err(Error::Invalid(error.to_string())));
         }
         if self.api.watches.are_watched() || has_ranges(&writing.txn) {
             for (value, bytes) in op.stored_values().zip(&own) {
@@ -204,7 +213,7 @@ impl<L: Link, D: Device> Node<L, D> {
             [] => Payload::None,
             [one] => match self.pool.copy(one) {
                 Some(body) => Payload::Value(body),
-                None => return (writing.answer)(Err(no_buffers())),
+                None => return (writing.answer)(self, Err(no_buffers())),
             },
             _ => Payload::Small(own),
         };
@@ -220,15 +229,15 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 applied => {
                     let error = node.revision_after(applied).expect_err("it was not applied");
-                    (writing.answer)(Err(error));
+                    (writing.answer)(node, Err(error));
                 }
             }),
         );
     }
 
-    fn try_later(&mut self, mut writing: Writing) {
+    fn try_later(&mut self, mut writing: Writing<L, D>) {
         if self.now >= writing.started + UNRESOLVED_NS {
-            return (writing.answer)(Err(Error::Unresolved));
+            return (writing.answer)(self, Err(Error::Unresolved));
         }
         let pause = (PAUSE_NS + u64::from(self.me) * PAUSE_NS / 4) << writing.tries.min(8);
         writing.tries += 1;
@@ -236,13 +245,13 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// The transaction took effect; what is left is to fetch what its answer shows.
-    fn report_txn(&mut self, writing: Writing, revision: u64, report: TxnReport) {
+    fn report_txn(&mut self, writing: Writing<L, D>, revision: u64, report: TxnReport) {
         let Writing { txn, answer, .. } = writing;
         let wanted = wanted(&txn, &report);
         self.gather(
             wanted.iter(),
-            Box::new(move |_, gathered| {
-                answer(match gathered {
+            Box::new(move |node, gathered| {
+                let result = match gathered {
                     Ok(values) => Ok(txn_answer(revision, &txn, report, &values)),
                     Err(Lost::Gone) => Err(Error::Unavailable(
                         "the request took effect; a value of its answer was compacted before it \
@@ -250,7 +259,8 @@ impl<L: Link, D: Device> Node<L, D> {
                             .into(),
                     )),
                     Err(Lost::Failed(error)) => Err(error),
-                });
+                };
+                answer(node, result);
             }),
         );
     }

@@ -29,6 +29,10 @@ pub mod kind {
     pub const PINQ: u8 = 0x20;
     /// The same, and the first slot above all that count.
     pub const PINR: u8 = 0x21;
+    /// Leases, some of them renewed: number of the round, then (lease, 1 if renewed) each.
+    pub const LEASEQ: u8 = 0x22;
+    /// The same number, the first slot above all that may end one of them, and their ages.
+    pub const LEASER: u8 = 0x23;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).

@@ -19,6 +19,7 @@ pub struct Cluster {
     pub handles: Vec<Handle>,
     now: u64,
     value_bytes_max: usize,
+    stopped: Vec<usize>,
 }
 
 impl Cluster {
@@ -47,7 +48,7 @@ impl Cluster {
         });
         let mut nodes: Vec<_> = nodes.collect();
         let handles = nodes.iter_mut().map(|node| node.open_api(Box::new(|| {}))).collect();
-        Cluster { hub, nodes, handles, now: 0, value_bytes_max }
+        Cluster { hub, nodes, handles, now: 0, value_bytes_max, stopped: Vec::new() }
     }
 
     pub fn value_bytes_max(&self) -> usize {
@@ -61,14 +62,33 @@ impl Cluster {
             if let Some(result) = done() {
                 return result;
             }
-            self.now += 50 * US;
-            self.hub.advance(self.now);
-            for node in &mut self.nodes {
+            self.turn();
+        }
+        panic!("nothing came in {} s of virtual time", PATIENCE / 1_000_000_000);
+    }
+
+    fn turn(&mut self) {
+        self.now += 50 * US;
+        self.hub.advance(self.now);
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if !self.stopped.contains(&index) {
                 node.poll(self.now);
                 assert_eq!(node.failed(), None);
             }
         }
-        panic!("nothing came in {} s of virtual time", PATIENCE / 1_000_000_000);
+    }
+
+    /// Lets milliseconds pass.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now + 1000 * US * ms;
+        while self.now < end {
+            self.turn();
+        }
+    }
+
+    /// A node has no more turns.
+    pub fn stop(&mut self, node: usize) {
+        self.stopped.push(node);
     }
 
     pub fn wait<T>(&mut self, mut pending: Pending<T>) -> Result<T, Error> {

@@ -112,6 +112,11 @@ fn deletes_and_puts_answer_with_what_was_there() {
     let kept = Put { ignore_value: true, ..put("a", "") };
     let kept = cluster.handles[0].put(kept);
     assert_eq!(cluster.wait(kept), Err(Error::KeyNotFound));
+    let both = Put { ignore_value: true, lease: 99, ..put("a", "") };
+    let alone = cluster.handles[0].put(both.clone());
+    assert_eq!(cluster.wait(alone), Err(Error::LeaseNotFound));
+    let within = Txn { success: vec![TxnOp::Put(both)], ..Txn::default() };
+    assert_eq!(cluster.txn(0, within), Err(Error::KeyNotFound));
 }
 
 #[test]
@@ -320,4 +325,69 @@ fn leases_delete_their_keys_when_they_are_revoked() {
     let drawn = cluster.wait(drawn).unwrap();
     let listed = cluster.handles[1].leases();
     assert_eq!(cluster.wait(listed).unwrap().ids, [drawn.id]);
+}
+
+#[test]
+fn a_lease_lives_while_it_is_kept_alive_and_ends_soon_after() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let granted = cluster.handles[0].lease_grant(7, 3);
+    cluster.wait(granted).unwrap();
+    let attached = cluster.handles[1].put(Put { lease: 7, ..put("a", "v") });
+    cluster.wait(attached).unwrap();
+    // Each time through another node, for three times its length.
+    for node in 0..5 {
+        cluster.pass(1_900);
+        let renewed = cluster.handles[node].lease_keep_alive(7);
+        assert_eq!(cluster.wait(renewed), Ok(LeaseAnswer { revision: 2, id: 7, ttl: 3 }));
+    }
+    cluster.pass(500);
+    for node in 0..5 {
+        let left = cluster.handles[node].lease_time_to_live(7, true);
+        let left = cluster.wait(left).unwrap();
+        assert_eq!((left.ttl, left.granted, left.keys), (2, 3, vec![bytes("a")]));
+    }
+    cluster.pass(2_000);
+    assert_eq!(cluster.get(2, Range::new(key("a"))).count, 1, "half a second is left");
+    cluster.pass(1_200);
+    let found = cluster.get(2, Range::new(key("a")));
+    assert_eq!((found.count, found.revision), (0, 3));
+    let gone = cluster.handles[3].lease_keep_alive(7);
+    assert_eq!(cluster.wait(gone).unwrap().ttl, 0);
+    let gone = cluster.handles[4].lease_time_to_live(7, false);
+    assert_eq!(cluster.wait(gone).unwrap().ttl, -1);
+}
+
+#[test]
+fn leases_end_and_are_renewed_with_f_nodes_gone_and_not_with_more() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let granted = cluster.handles[0].lease_grant(7, 3);
+    cluster.wait(granted).unwrap();
+    cluster.stop(1);
+    cluster.pass(2_000);
+    let renewed = cluster.handles[0].lease_keep_alive(7);
+    assert_eq!(cluster.wait(renewed).unwrap().ttl, 3);
+    cluster.pass(7_000);
+    let gone = cluster.handles[0].lease_keep_alive(7);
+    assert_eq!(cluster.wait(gone).unwrap().ttl, 0);
+    let granted = cluster.handles[0].lease_grant(8, 3);
+    cluster.wait(granted).unwrap();
+    cluster.stop(2);
+    let renewed = cluster.handles[0].lease_keep_alive(8);
+    assert!(matches!(cluster.wait(renewed), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn alarms_stop_what_stores_until_they_are_lowered() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let raised = cluster.handles[0].alarm(9, AlarmKind::NoSpace, true);
+    cluster.wait(raised).unwrap();
+    let refused = cluster.handles[1].put(put("a", "v"));
+    assert!(matches!(cluster.wait(refused), Err(Error::NoSpace(_))));
+    let txn = Txn { failure: vec![TxnOp::Put(put("a", "v"))], ..Txn::default() };
+    assert!(matches!(cluster.txn(2, txn), Err(Error::NoSpace(_))));
+    let listed = cluster.handles[3].alarms();
+    assert_eq!(cluster.wait(listed), Ok(vec![(9, AlarmKind::NoSpace)]));
+    let lowered = cluster.handles[4].alarm(9, AlarmKind::NoSpace, false);
+    cluster.wait(lowered).unwrap();
+    assert_eq!(cluster.put(1, "a", "v"), 2);
 }
