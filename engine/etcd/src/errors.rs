@@ -1,0 +1,83 @@
+//! Errors as etcd words them: clients match on code and text.
+//!
+//! What racos adds, the reason in its own words, travels in the metadata `racos-detail`.
+
+use racos_engine::api::Error;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// A code and text of etcd's.
+pub type Known = (Code, &'static str);
+
+pub const EMPTY_KEY: Known = (Code::InvalidArgument, "etcdserver: key is not provided");
+pub const KEY_NOT_FOUND: Known = (Code::InvalidArgument, "etcdserver: key not found");
+pub const VALUE_PROVIDED: Known = (Code::InvalidArgument, "etcdserver: value is provided");
+pub const LEASE_PROVIDED: Known = (Code::InvalidArgument, "etcdserver: lease is provided");
+pub const TOO_MANY_OPS: Known =
+    (Code::InvalidArgument, "etcdserver: too many operations in txn request");
+pub const DUPLICATE_KEY: Known =
+    (Code::InvalidArgument, "etcdserver: duplicate key given in txn request");
+pub const INVALID_SORT: Known = (Code::InvalidArgument, "etcdserver: invalid sort option");
+pub const REQUEST_TOO_LARGE: Known = (Code::InvalidArgument, "etcdserver: request is too large");
+pub const COMPACTED: Known =
+    (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+pub const FUTURE_REVISION: Known =
+    (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");
+pub const LEASE_NOT_FOUND: Known = (Code::NotFound, "etcdserver: requested lease not found");
+pub const LEASE_EXISTS: Known = (Code::FailedPrecondition, "etcdserver: lease already exists");
+pub const LEASE_TTL_TOO_LARGE: Known = (Code::OutOfRange, "etcdserver: too large lease TTL");
+pub const NO_SPACE: Known = (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+pub const TOO_MANY_REQUESTS: Known = (Code::ResourceExhausted, "etcdserver: too many requests");
+pub const TIMED_OUT: Known = (Code::Unavailable, "etcdserver: request timed out");
+pub const NO_LEADER: Known = (Code::Unavailable, "etcdserver: no leader");
+pub const STOPPED: Known = (Code::Unavailable, "etcdserver: server stopped");
+pub const NOT_LEADER: Known = (Code::FailedPrecondition, "etcdserver: not leader");
+pub const AUTH_NOT_ENABLED: Known =
+    (Code::FailedPrecondition, "etcdserver: authentication is not enabled");
+
+/// As a status.
+pub fn known((code, text): Known) -> Status {
+    Status::new(code, text)
+}
+
+/// What a node's answer is called in etcd.
+pub fn status_of(error: Error) -> Status {
+    let (code, text) = match &error {
+        Error::Compacted { .. } => COMPACTED,
+        Error::FutureRevision => FUTURE_REVISION,
+        Error::LeaseNotFound => LEASE_NOT_FOUND,
+        Error::LeaseExists => LEASE_EXISTS,
+        Error::LeaseTtlTooLarge => LEASE_TTL_TOO_LARGE,
+        Error::KeyNotFound => KEY_NOT_FOUND,
+        Error::NoSpace(_) => NO_SPACE,
+        Error::TooLarge(_) => REQUEST_TOO_LARGE,
+        Error::Busy(_) => TOO_MANY_REQUESTS,
+        Error::Unavailable(_) | Error::Unresolved => TIMED_OUT,
+        Error::Stopped => STOPPED,
+        Error::Invalid(text) => return Status::invalid_argument(format!("racos: {text}")),
+        Error::DataLoss(text) => return Status::data_loss(format!("racos: {text}")),
+    };
+    let mut status = Status::new(code, text);
+    if let Ok(detail) = MetadataValue::try_from(error.to_string()) {
+        status.metadata_mut().insert("racos-detail", detail);
+    }
+    status
+}
+
+/// What racos does not serve: said so, never pretended.
+pub fn not_served(what: &str) -> Status {
+    Status::unimplemented(format!("racos: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_in_racos_words_travels_beside_etcds_text() {
+        let status = status_of(Error::Unavailable("two nodes of five answer".into()));
+        assert_eq!((status.code(), status.message()), TIMED_OUT);
+        let detail = status.metadata().get("racos-detail").unwrap();
+        assert_eq!(detail.to_str().unwrap(), "two nodes of five answer");
+    }
+}

@@ -1,0 +1,38 @@
+//! The service Lock: who has the oldest key under a name has the lock.
+
+use crate::face::{Face, answer, reply};
+use crate::pb::v3lockpb as pb;
+use crate::pb::v3lockpb::lock_server::Lock;
+use crate::queue;
+use bytes::Bytes;
+use racos_engine::api::types::{Delete, Keys};
+use tonic::{Request, Response, Status};
+
+#[tonic::async_trait]
+impl Lock for Face {
+    async fn lock(
+        &self,
+        request: Request<pb::LockRequest>,
+    ) -> Result<Response<pb::LockResponse>, Status> {
+        let asked = self.open(request)?;
+        let lease = queue::session(&self.node, asked.lease).await?;
+        let (mut place, _) = queue::enter(&self.node, &asked.name, lease, Bytes::new()).await?;
+        let entered = place.revision;
+        place.come_first(&self.node).await?;
+        // Who waited may have lost the lease meanwhile.
+        if place.revision != entered && !place.is_held(&self.node).await? {
+            return Err(Status::unknown("mutex: session is expired"));
+        }
+        reply(pb::LockResponse { header: self.header(place.revision), key: place.key })
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<pb::UnlockRequest>,
+    ) -> Result<Response<pb::UnlockResponse>, Status> {
+        let asked = self.open(request)?;
+        let delete = Delete { keys: Keys::One(asked.key), prev_kv: false };
+        let done = answer(self.node.delete(delete)).await?;
+        reply(pb::UnlockResponse { header: self.header(done.revision) })
+    }
+}

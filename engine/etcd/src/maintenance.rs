@@ -1,0 +1,147 @@
+//! The service Maintenance.
+
+use crate::errors::{NO_LEADER, NOT_LEADER, known, not_served};
+use crate::face::{Face, answer, reply};
+use crate::http::API_VERSION;
+use crate::pb::etcdserverpb as pb;
+use crate::pb::etcdserverpb::maintenance_server::Maintenance;
+use racos_engine::api::types::AlarmKind;
+use std::pin::Pin;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+fn alarm_member((member, kind): &(u64, AlarmKind)) -> pb::AlarmMember {
+    let alarm = match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    };
+    pb::AlarmMember { member_id: *member, alarm: alarm as i32 }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Face {
+    async fn alarm(
+        &self,
+        request: Request<pb::AlarmRequest>,
+    ) -> Result<Response<pb::AlarmResponse>, Status> {
+        use pb::alarm_request::AlarmAction;
+        let asked = self.open(request)?;
+        let kind = match asked.alarm() {
+            pb::AlarmType::None => None,
+            pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+            pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
+        };
+        let standing = answer(self.node.alarms()).await?;
+        let alarms = match (asked.action(), kind) {
+            (AlarmAction::Get, kind) => {
+                standing.into_iter().filter(|alarm| kind.is_none_or(|it| alarm.1 == it)).collect()
+            }
+            (_, None) => Vec::new(),
+            (AlarmAction::Activate, Some(kind)) => {
+                answer(self.node.alarm(asked.member_id, kind, true)).await?;
+                vec![(asked.member_id, kind)]
+            }
+            (AlarmAction::Deactivate, Some(kind)) => {
+                answer(self.node.alarm(asked.member_id, kind, false)).await?;
+                // Only what stood is told as ended.
+                standing.into_iter().filter(|alarm| *alarm == (asked.member_id, kind)).collect()
+            }
+        };
+        let revision = answer(self.node.status()).await?.revision;
+        let alarms = alarms.iter().map(alarm_member).collect();
+        reply(pb::AlarmResponse { header: self.header(revision), alarms })
+    }
+
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        self.open(request)?;
+        let status = answer(self.node.status()).await?;
+        let identity = self.node.identity();
+        let mut errors = Vec::new();
+        if status.leader == 0 {
+            errors.push(NO_LEADER.1.to_string());
+        }
+        for alarm in &status.alarms {
+            let member = alarm_member(alarm);
+            errors.push(format!(
+                "memberID:{} alarm:{} ",
+                member.member_id,
+                member.alarm().as_str_name()
+            ));
+        }
+        reply(pb::StatusResponse {
+            header: self.header(status.revision),
+            version: API_VERSION.into(),
+            db_size: status.db_size as i64,
+            leader: status.leader,
+            raft_index: status.seen,
+            raft_term: identity.term,
+            raft_applied_index: status.exec,
+            errors,
+            db_size_in_use: status.db_size_in_use as i64,
+            is_learner: false,
+            storage_version: API_VERSION.into(),
+            db_size_quota: 0,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        })
+    }
+
+    /// The log gives back space by itself, so there is nothing to do and nothing is blocked.
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        self.open(request)?;
+        reply(pb::DefragmentResponse { header: None })
+    }
+
+    async fn hash(
+        &self,
+        request: Request<pb::HashRequest>,
+    ) -> Result<Response<pb::HashResponse>, Status> {
+        self.open(request)?;
+        let found = answer(self.node.hash_kv(0)).await?;
+        reply(pb::HashResponse { header: self.header(found.revision), hash: found.hash })
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
+        let asked = self.open(request)?;
+        let found = answer(self.node.hash_kv(asked.revision)).await?;
+        reply(pb::HashKvResponse {
+            header: self.header(found.revision),
+            hash: found.hash,
+            compact_revision: found.compact_revision,
+            hash_revision: found.hash_revision,
+        })
+    }
+
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(not_served("snapshots are not served over this API yet"))
+    }
+
+    /// There is no leader that could be moved; no node is the one that is asked for.
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        self.open(request)?;
+        Err(known(NOT_LEADER))
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(not_served("a racos node has no older etcd version to become"))
+    }
+}

@@ -1,0 +1,132 @@
+//! Counters of this face, and the page `/metrics`.
+//!
+//! racos' own figures have names that begin with `racos_`; beside them stand those of etcd's names
+//! that common dashboards read and that mean the same here.
+
+use racos_engine::api::Identity;
+use racos_engine::api::types::StatusAnswer;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub connections: AtomicI64,
+    pub connections_refused: AtomicU64,
+    pub received_bytes: AtomicU64,
+    pub sent_bytes: AtomicU64,
+    pub requests: AtomicU64,
+    pub failures: AtomicU64,
+    pub watch_streams: AtomicI64,
+    pub watches: AtomicI64,
+    pub keep_alives: AtomicU64,
+    /// By method, in the order of [`METHODS`].
+    methods: [AtomicU64; METHODS.len()],
+}
+
+/// Methods that dashboards tell apart.
+const METHODS: [(&str, &str); 12] = [
+    ("etcdserverpb.KV", "Range"),
+    ("etcdserverpb.KV", "Put"),
+    ("etcdserverpb.KV", "DeleteRange"),
+    ("etcdserverpb.KV", "Txn"),
+    ("etcdserverpb.KV", "Compact"),
+    ("etcdserverpb.Watch", "Watch"),
+    ("etcdserverpb.Lease", "LeaseGrant"),
+    ("etcdserverpb.Lease", "LeaseRevoke"),
+    ("etcdserverpb.Lease", "LeaseKeepAlive"),
+    ("etcdserverpb.Lease", "LeaseTimeToLive"),
+    ("etcdserverpb.Cluster", "MemberList"),
+    ("etcdserverpb.Maintenance", "Status"),
+];
+
+impl Metrics {
+    pub fn count(&self, counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Counts a call of `/SERVICE/METHOD`.
+    pub fn called(&self, path: &str) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let Some((service, method)) = path.trim_start_matches('/').split_once('/') else { return };
+        if let Some(at) = METHODS.iter().position(|known| *known == (service, method)) {
+            self.methods[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The page, in Prometheus' text format.
+    pub fn page(&self, identity: Identity, status: &StatusAnswer) -> String {
+        let mut page = Page(String::new());
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let gauge = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed);
+        let has_leader = i64::from(identity.hears_quorum);
+        page.line("etcd_server_has_leader", "gauge", "1: this node hears a quorum.", has_leader);
+        page.line("racos_revision", "gauge", "Revision of this node's state.", status.revision);
+        page.line("racos_keys", "gauge", "Keys alive.", status.keys);
+        page.line("racos_slots_seen", "gauge", "Slots known to be in use.", status.seen);
+        page.line("racos_slots_applied", "gauge", "Slots executed.", status.exec);
+        let (committed, applied) = ("etcd_server_proposals_committed_total", status.seen);
+        page.line(committed, "gauge", "As racos_slots_seen.", applied);
+        let (name, applied) = ("etcd_server_proposals_applied_total", status.exec);
+        page.line(name, "gauge", "As racos_slots_applied.", applied);
+        let total = "etcd_mvcc_db_total_size_in_bytes";
+        page.line(total, "gauge", "Bytes of the log on disk.", status.db_size);
+        let used = "etcd_mvcc_db_total_size_in_use_in_bytes";
+        page.line(used, "gauge", "Bytes of the log in use.", status.db_size_in_use);
+        let name = "etcd_debugging_mvcc_keys_total";
+        page.line(name, "gauge", "As racos_keys.", status.keys);
+        let name = "etcd_debugging_mvcc_current_revision";
+        page.line(name, "gauge", "As racos_revision.", status.revision);
+        let name = "etcd_debugging_mvcc_watch_stream_total";
+        page.line(name, "gauge", "Streams of watches.", gauge(&self.watch_streams));
+        let name = "etcd_debugging_mvcc_watcher_total";
+        page.line(name, "gauge", "Watches.", gauge(&self.watches));
+        let name = "etcd_network_client_grpc_received_bytes_total";
+        page.line(name, "counter", "Bytes of request bodies.", of(&self.received_bytes));
+        let name = "etcd_network_client_grpc_sent_bytes_total";
+        page.line(name, "counter", "Bytes of answers.", of(&self.sent_bytes));
+        let name = "racos_client_connections";
+        page.line(name, "gauge", "Connections of clients.", gauge(&self.connections));
+        let name = "racos_client_connections_refused_total";
+        page.line(name, "counter", "Beyond the limit.", of(&self.connections_refused));
+        let name = "racos_client_requests_total";
+        page.line(name, "counter", "Calls taken.", of(&self.requests));
+        let name = "racos_client_failures_total";
+        page.line(name, "counter", "Calls answered with an error.", of(&self.failures));
+        let name = "racos_lease_keep_alives_total";
+        page.line(name, "counter", "Renewals of leases asked for.", of(&self.keep_alives));
+        page.head("grpc_server_started_total", "counter", "Calls by method.");
+        for ((service, method), count) in METHODS.iter().zip(&self.methods) {
+            let labels = format!("{{grpc_service=\"{service}\",grpc_method=\"{method}\"}}");
+            page.value(&format!("grpc_server_started_total{labels}"), of(count));
+        }
+        page.process();
+        page.0
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string grows");
+    }
+
+    fn value(&mut self, name: &str, value: impl std::fmt::Display) {
+        writeln!(self.0, "{name} {value}").expect("a string grows");
+    }
+
+    fn line(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.value(name, value);
+    }
+
+    fn process(&mut self) {
+        let usage = racos_engine::runtime::usage();
+        let seconds = usage.cpu_us as f64 / 1e6;
+        let name = "process_cpu_seconds_total";
+        self.line(name, "counter", "CPU time of the node.", seconds);
+        let name = "process_resident_memory_bytes";
+        self.line(name, "gauge", "Memory of the node.", usage.memory_bytes);
+    }
+}
