@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,6 +32,8 @@ pub struct Plan {
     pub k: usize,
     /// First port; `None` or 0: whatever is free.
     pub port_base: Option<u16>,
+    /// First port of the etcd API; `None`: it is not served, 0: whatever is free.
+    pub etcd_port_base: Option<u16>,
     pub segment_mib: u32,
     /// Segments written with zeros when a node is made.
     pub initial_segments: u32,
@@ -44,7 +46,8 @@ impl Plan {
     pub fn new(n: usize, f: usize, k: usize) -> Plan {
         let (limits, tuning) = (String::new(), String::new());
         let (segment_mib, initial_segments) = (64, 2);
-        Plan { n, f, k, port_base: None, segment_mib, initial_segments, limits, tuning }
+        let (port_base, etcd_port_base) = (None, None);
+        Plan { n, f, k, port_base, etcd_port_base, segment_mib, initial_segments, limits, tuning }
     }
 }
 
@@ -57,6 +60,8 @@ enum Event {
 pub struct Cluster {
     dir: PathBuf,
     pub target: Target,
+    /// Where etcd clients connect, `HOST:PORT`; empty if that API is not served.
+    pub etcd: Vec<String>,
     pub f: usize,
     pub k: usize,
     children: Vec<Option<Child>>,
@@ -70,14 +75,19 @@ impl Cluster {
         Thresholds::new(plan.n, plan.f, plan.k).map_err(|error| usage(error.to_string()))?;
         fs::create_dir_all(dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
-        let members = choose_addresses(plan)?;
+        let members = choose_addresses("--port-base", plan.port_base, plan.n, UdpSocket::bind)?;
+        let etcd = match plan.etcd_port_base {
+            None => Vec::new(),
+            base => choose_addresses("--etcd-port-base", base, plan.n, TcpListener::bind)?,
+        };
+        let etcd: Vec<String> = etcd.iter().map(ToString::to_string).collect();
         let target = Target { cluster: random_u64().max(1), endpoints: members };
         for node in 0..plan.n {
-            let text = node_toml(dir, &target, plan, node);
+            let text = node_toml(dir, &target, &etcd, plan, node);
             write_file(&dir.join(format!("node{node}.toml")), &text)?;
         }
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Cluster::new(dir, target, plan.f, plan.k))
+        Ok(Cluster::new(dir, target, etcd, plan.f, plan.k))
     }
 
     /// The cluster whose configuration is in this directory, if there is one; starts nothing.
@@ -86,16 +96,19 @@ impl Cluster {
         if !first.exists() {
             return Ok(None);
         }
-        let config = config::read(&first).map_err(|error| usage(error.to_string()))?.config;
+        let config = config::read(&first).map_err(|error| usage(error.to_string()))?;
+        let etcd = config.etcd.map_or_else(Vec::new, |etcd| etcd.settings.endpoints);
+        let config = config.node.config;
         let target = Target { cluster: config.cluster, endpoints: config.members };
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Some(Cluster::new(dir, target, config.f, config.k)))
+        Ok(Some(Cluster::new(dir, target, etcd, config.f, config.k)))
     }
 
-    fn new(dir: &Path, target: Target, f: usize, k: usize) -> Cluster {
+    fn new(dir: &Path, target: Target, etcd: Vec<String>, f: usize, k: usize) -> Cluster {
         let (sender, events) = channel();
         let children = target.endpoints.iter().map(|_| None).collect();
-        Cluster { dir: dir.to_path_buf(), target, f, k, children, events, sender }
+        let dir = dir.to_path_buf();
+        Cluster { dir, target, etcd, f, k, children, events, sender }
     }
 
     pub fn n(&self) -> usize {
@@ -296,22 +309,44 @@ fn event_of(node: usize, line: &str) -> Option<Event> {
     Some(Event::Prepared { node, done: done.parse().ok()?, total: total.parse().ok()? })
 }
 
-fn choose_addresses(plan: &Plan) -> Result<Vec<SocketAddr>, Failure> {
+/// Addresses of `n` nodes on this machine: from a first port on, or whatever `bind` finds free.
+fn choose_addresses<S: LocalAddress>(
+    option: &str,
+    base: Option<u16>,
+    n: usize,
+    bind: impl Fn(SocketAddr) -> std::io::Result<S>,
+) -> Result<Vec<SocketAddr>, Failure> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    if let Some(base) = plan.port_base.filter(|base| *base != 0) {
-        let last = usize::from(base) + plan.n;
-        if last > 65_536 {
-            return Err(usage(format!("--port-base {base}: no room for {} ports", plan.n)));
+    if let Some(base) = base.filter(|base| *base != 0) {
+        if usize::from(base) + n > 65_536 {
+            return Err(usage(format!("{option} {base}: no room for {n} ports")));
         }
-        return Ok((0..plan.n as u16).map(|node| local(base + node)).collect());
+        return Ok((0..n as u16).map(|node| local(base + node)).collect());
     }
     // All are held until all are chosen, so that none is chosen twice.
-    let sockets: std::io::Result<Vec<_>> = (0..plan.n).map(|_| UdpSocket::bind(local(0))).collect();
-    let addresses = sockets.and_then(|sockets| sockets.iter().map(UdpSocket::local_addr).collect());
+    let sockets: std::io::Result<Vec<_>> = (0..n).map(|_| bind(local(0))).collect();
+    let addresses = sockets.and_then(|sockets| sockets.iter().map(S::local_address).collect());
     addresses.map_err(|error| failed(format!("no free ports on 127.0.0.1: {error}")))
 }
 
-fn node_toml(dir: &Path, target: &Target, plan: &Plan, node: usize) -> String {
+/// A socket that tells its address.
+trait LocalAddress {
+    fn local_address(&self) -> std::io::Result<SocketAddr>;
+}
+
+impl LocalAddress for UdpSocket {
+    fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}
+
+impl LocalAddress for TcpListener {
+    fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}
+
+fn node_toml(dir: &Path, target: &Target, etcd: &[String], plan: &Plan, node: usize) -> String {
     let mut text = String::from("# Written by racos; see node.example.toml for all keys.\n");
     let members: Vec<_> = target.endpoints.iter().map(|member| format!("\"{member}\"")).collect();
     let data_dir = dir.join(format!("node{node}"));
@@ -331,6 +366,11 @@ fn node_toml(dir: &Path, target: &Target, plan: &Plan, node: usize) -> String {
         plan.tuning,
     );
     write.expect("writing to a string");
+    if !etcd.is_empty() {
+        let endpoints: Vec<_> = etcd.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+        let write = write!(text, "\n[etcd]\nendpoints = [{}]\n", endpoints.join(", "));
+        write.expect("writing to a string");
+    }
     text
 }
 

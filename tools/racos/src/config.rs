@@ -8,6 +8,7 @@
 
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, NodeConfig, PollMode, Profile};
+use racos_etcd::{Options as EtcdOptions, Settings};
 use racos_protocol::Thresholds;
 use racos_storage::device::FlushMethod;
 use racos_tuning::SPIN_US_DEFAULT;
@@ -52,6 +53,23 @@ struct File {
     limits: Limits,
     #[serde(default)]
     tuning: Tuning,
+    etcd: Option<Etcd>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Etcd {
+    endpoints: Spanned<Vec<Spanned<String>>>,
+    listen: Option<Spanned<String>>,
+    request_mib_max: Option<Spanned<u64>>,
+    quota_mib: Option<Spanned<u64>>,
+}
+
+/// What a configuration file asks for.
+pub struct Config {
+    pub node: Options,
+    /// `None`: no etcd API.
+    pub etcd: Option<EtcdOptions>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,9 +94,12 @@ struct Tuning {
     flush_cpu: Option<Spanned<u64>>,
 }
 
+/// Largest request of an etcd client, in MiB, unless said otherwise.
+const REQUEST_MIB_DEFAULT: u64 = 64;
+
 /// Reads and checks a configuration file. A relative `data_dir` is relative to the working
 /// directory.
-pub fn read(path: &Path) -> Result<Options, ConfigError> {
+pub fn read(path: &Path) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
         file: path.to_path_buf(),
         line: None,
@@ -89,7 +110,7 @@ pub fn read(path: &Path) -> Result<Options, ConfigError> {
 }
 
 /// As [`read`], from the text of the file.
-pub fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
+pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { path, text };
     let file: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
     let members = source.members(&file.members)?;
@@ -112,7 +133,16 @@ pub fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
         config.own_slots_max = source.number("own_slots_in_flight", slots, 1, most)? as usize;
     }
     let profile = source.profile(tuning)?;
-    Ok(Options { config, dir: file.data_dir, listen, profile, api: None })
+    let etcd = file.etcd.as_ref().map(|etcd| source.etcd(etcd, &config)).transpose()?;
+    if let Some(etcd) = &file.etcd {
+        if let Some(quota) = &etcd.quota_mib {
+            config.quota_bytes = source.number("etcd.quota_mib", quota, 0, 1 << 40)? << 20;
+        }
+        // etcd keeps what was until it is compacted.
+        config.versions_per_key_max = u32::MAX;
+    }
+    let node = Options { config, dir: file.data_dir, listen, profile, api: None };
+    Ok(Config { node, etcd })
 }
 
 /// The text, to tell lines.
@@ -207,6 +237,32 @@ impl Source<'_> {
             return Err(self.refuse(Some(list.span()), reason, "list at least this node"));
         }
         Ok(members)
+    }
+
+    fn etcd(&self, etcd: &Etcd, config: &NodeConfig) -> Result<EtcdOptions, ConfigError> {
+        let list = etcd.endpoints.get_ref();
+        let (named, members) = (list.len(), config.members.len());
+        if named != members {
+            let reason = format!("etcd.endpoints has {named} entries for {members} members");
+            let fix = "list where etcd clients reach each node, in the order of `members`";
+            return Err(self.refuse(Some(etcd.endpoints.span()), reason, fix));
+        }
+        let own = &list[usize::from(config.node)];
+        let listen = match &etcd.listen {
+            Some(listen) => self.address("etcd.listen", listen)?,
+            None => own.get_ref().parse().map_err(|_| {
+                let reason = format!("etcd.endpoints: \"{}\" is not an address", own.get_ref());
+                let fix = "write IP:PORT for this node, or say in `listen` where it listens";
+                self.refuse(Some(own.span()), reason, fix)
+            })?,
+        };
+        let mib = match &etcd.request_mib_max {
+            Some(value) => self.number("etcd.request_mib_max", value, 1, 1024)?,
+            None => REQUEST_MIB_DEFAULT,
+        };
+        let endpoints = list.iter().map(|endpoint| endpoint.get_ref().clone()).collect();
+        let settings = Settings { endpoints, request_bytes_max: (mib as usize) << 20 };
+        Ok(EtcdOptions { listen, settings })
     }
 
     /// The code must fit the number of members.
@@ -320,7 +376,7 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../node.example.toml");
 
-    fn example(change: impl Fn(&str) -> String) -> Result<Options, ConfigError> {
+    fn example(change: impl Fn(&str) -> String) -> Result<Config, ConfigError> {
         parse(Path::new("node.toml"), &change(EXAMPLE))
     }
 
@@ -337,9 +393,12 @@ mod tests {
     #[test]
     fn the_example_is_accepted_and_shows_the_defaults() {
         let plain = example(str::to_string).unwrap();
-        assert_eq!(plain.config.cluster, 0x1f2e_3d4c_5b6a_7988);
-        assert_eq!((plain.config.members.len(), plain.config.f, plain.config.k), (5, 1, 3));
-        assert_eq!(plain.listen, plain.config.members[0]);
+        assert_eq!(plain.node.config.cluster, 0x1f2e_3d4c_5b6a_7988);
+        assert_eq!(
+            (plain.node.config.members.len(), plain.node.config.f, plain.node.config.k),
+            (5, 1, 3)
+        );
+        assert_eq!(plain.node.listen, plain.node.config.members[0]);
         // Every default that the example shows is the default.
         let shown = example(|text| {
             let is_key = |line: &str| {
@@ -354,10 +413,36 @@ mod tests {
             text.lines().map(uncomment).collect::<Vec<_>>().join("\n")
         });
         let shown = shown.unwrap();
-        assert_eq!(shown.config.bounds, plain.config.bounds);
-        assert_eq!(shown.config.inline_bytes_max, plain.config.inline_bytes_max);
-        assert_eq!(shown.config.own_slots_max, plain.config.own_slots_max);
-        assert_eq!(shown.profile, plain.profile);
+        assert_eq!(shown.node.config.bounds, plain.node.config.bounds);
+        assert_eq!(shown.node.config.inline_bytes_max, plain.node.config.inline_bytes_max);
+        assert_eq!(shown.node.config.quota_bytes, plain.node.config.quota_bytes);
+        assert_eq!(shown.node.config.own_slots_max, plain.node.config.own_slots_max);
+        assert_eq!(shown.node.profile, plain.node.profile);
+        assert_eq!(shown.etcd, plain.etcd);
+        let etcd = plain.etcd.expect("the example serves etcd's API");
+        assert_eq!((etcd.listen, etcd.settings.endpoints.len()), (etcd_address(0), 5));
+    }
+
+    fn etcd_address(node: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 2379 + node))
+    }
+
+    #[test]
+    fn the_etcd_api_is_off_unless_asked_for_and_its_endpoints_are_the_members() {
+        let plain = |text: &str| text.split("[etcd]").next().unwrap().to_string();
+        assert!(example(plain).unwrap().etcd.is_none());
+        let error = refused("    \"127.0.0.1:2383\",\n", "");
+        assert_eq!(error.line, line_of("endpoints ="));
+        assert!(error.reason.contains("4 entries for 5 members"), "{error}");
+        let error = refused("\"127.0.0.1:2379\"", "\"db0:2379\"");
+        assert!(error.fix.contains("`listen`"), "{error}");
+        let other = |text: &str| {
+            text.replace("\"127.0.0.1:2379\"", "\"db0:2379\"")
+                .replace("# listen = \"0.0.0.0:2379\"", "listen = \"0.0.0.0:2379\"")
+        };
+        let etcd = example(other).unwrap().etcd.unwrap();
+        assert_eq!(etcd.listen, "0.0.0.0:2379".parse().unwrap());
+        assert_eq!(etcd.settings.endpoints[0], "db0:2379");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use clap::Args;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 
 /// What a node's lines on standard output begin with while it writes its log files for the first
 /// time, and once it listens.
@@ -48,7 +49,8 @@ pub fn run(args: &NodeArgs) -> Outcome {
     if let Some(parent) = args.parent {
         die_with(parent)?;
     }
-    let mut options = config::read(&args.config).map_err(|error| usage(error.to_string()))?;
+    let config = config::read(&args.config).map_err(|error| usage(error.to_string()))?;
+    let mut options = config.node;
     if args.check {
         output::line("the configuration is good");
         return Ok(());
@@ -67,11 +69,43 @@ pub fn run(args: &NodeArgs) -> Outcome {
     let mut progress = |done, total| {
         output::line(&format!("{PREPARING}{done}/{total}"));
     };
+    // The port is taken before anything else is done, so that it is known early that it is free.
+    let etcd = config.etcd.map(bind_etcd).transpose()?;
+    let (started, face) = channel();
+    if let Some(bound) = etcd {
+        options.api = Some(Box::new(move |handle| {
+            // The receiver waits below for as long as the node serves.
+            let _ = started.send(bound.serve(handle));
+        }));
+    }
+    // Kept until the node has ended: the API ends with it.
+    let mut serving = None;
     let mut ready = || {
+        match face.try_recv() {
+            Ok(Ok(server)) => serving = Some(server),
+            Ok(Err(error)) => {
+                eprintln!("racos: the etcd API cannot be served: {error}");
+                stop.store(true, Ordering::Relaxed);
+            }
+            // It was not asked for.
+            Err(_) => {}
+        }
         output::line(&greeting);
     };
-    racos_engine::runtime::serve(options, &mut progress, &mut ready, &stop)
-        .map_err(|error| failed(format!("node {node}: {error}")))
+    let served = racos_engine::runtime::serve(options, &mut progress, &mut ready, &stop)
+        .map_err(|error| failed(format!("node {node}: {error}")));
+    drop(serving);
+    served
+}
+
+fn bind_etcd(options: racos_etcd::Options) -> Result<racos_etcd::Bound, crate::exit::Failure> {
+    let listen = options.listen;
+    racos_etcd::Bound::new(options).map_err(|error| {
+        failed(format!(
+            "cannot serve the etcd API on {listen}: {error}; is an etcd running here? `racos up \
+             --etcd-port-base` and `endpoints` in the configuration choose other ports"
+        ))
+    })
 }
 
 /// Lets the kernel kill this process when its parent ends.

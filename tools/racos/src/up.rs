@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// A killed node is started again after this long: time to see the others go on.
 const RESTART_SECONDS: u64 = 5;
+/// First port of the etcd API: where etcd's clients look.
+const ETCD_PORT_DEFAULT: u16 = 2379;
 
 /// Run a cluster of node processes on this machine, until Ctrl-C.
 #[derive(Args, Debug)]
@@ -37,6 +39,10 @@ pub struct UpArgs {
     /// [default: 7400].
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
+    /// etcd clients reach the nodes at this port on 127.0.0.1 and those after it; 0: any that are
+    /// free [default: 2379].
+    #[arg(long, value_name = "PORT")]
+    etcd_port_base: Option<u16>,
     /// Size of a log file in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1024))]
@@ -51,6 +57,9 @@ pub fn run(args: &UpArgs) -> Outcome {
             let (n, f, k) = (args.nodes.unwrap_or(5), args.f.unwrap_or(1), args.k.unwrap_or(3));
             let mut plan = Plan::new(n, f, k);
             plan.port_base = Some(args.port_base.unwrap_or(PORT_DEFAULT));
+            // Whoever wants any ports means all of them.
+            let etcd_default = if plan.port_base == Some(0) { 0 } else { ETCD_PORT_DEFAULT };
+            plan.etcd_port_base = Some(args.etcd_port_base.unwrap_or(etcd_default));
             plan.segment_mib = args.segment_mib;
             plan.tuning = profile_here(&args.dir, n).to_toml();
             Cluster::create(&args.dir, &plan)?
@@ -125,6 +134,20 @@ fn greet(dir: &Path, cluster: &Cluster) {
         false => format!(" --dir {}", dir.display()),
     };
     let (n, f, k) = (cluster.n(), cluster.f, cluster.k);
+    let etcd = match cluster.etcd.is_empty() {
+        true => String::new(),
+        false => {
+            let urls: Vec<_> = cluster.etcd.iter().map(|at| format!("http://{at}")).collect();
+            let urls = urls.join(",");
+            format!(
+                "etcd endpoints: {urls}\n  \
+                 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS={urls}\n  \
+                 etcdctl put greeting hello\n  \
+                 etcdctl get greeting\n  \
+                 etcdctl watch --prefix greet\n"
+            )
+        }
+    };
     output::line(&format!(
         "cluster {:016x}: {n} nodes, {f} may be down, each stores 1/{k} of every value\n\
          endpoints: {}\n\
@@ -133,7 +156,7 @@ fn greet(dir: &Path, cluster: &Cluster) {
          racos put{option} greeting hello\n  \
          racos get{option} greeting\n  \
          racos status{option}\n\
-         Ctrl-C stops the cluster",
+         {etcd}Ctrl-C stops the cluster",
         cluster.target.cluster,
         endpoints.join(","),
         dir.display(),
