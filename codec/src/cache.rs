@@ -23,11 +23,15 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// Whether all lost data fragments are wanted, nothing else, and the first parity is there: the
-    /// last of them is then the plain sum of the data present, that parity and the others rebuilt.
-    fn is_chain(&self, k: usize, wanted_count: usize) -> bool {
-        let lost = k - self.present.rank(k);
-        self.present.contains(k) && self.wanted.rank(k) == lost && wanted_count == lost
+    /// Equality, word by word: comparing as one block of memory would wait for the stores of the
+    /// words, just made, to leave the store buffer.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let differs = |one: &FragmentSet, other: &FragmentSet| {
+            let words = one.words().iter().zip(other.words());
+            words.fold(0, |differs, (one, other)| differs | (one ^ other))
+        };
+        differs(&self.present, &other.present) | differs(&self.wanted, &other.wanted) == 0
     }
 
     /// A fixed mixing of the members: the same pattern always meets the same slots.
@@ -38,20 +42,6 @@ impl Pattern {
         });
         (mixed >> 32) as usize
     }
-}
-
-/// The pattern used last, as the lists a call gives if it gives them in ascending order: reads with
-/// one node down ask for the same again and again.
-#[derive(Clone, Debug)]
-struct Latest {
-    present: Box<[usize]>,
-    wanted: Box<[usize]>,
-    /// How many are wanted; 0 if there was no call yet.
-    wanted_count: usize,
-    /// Where its factors are in `tables`.
-    start: usize,
-    end: usize,
-    is_chain: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -67,7 +57,8 @@ pub(crate) struct DecodeCache {
     scratch: Scratch,
     /// The matrix being derived, before it takes the kernel's form.
     factors: Box<[u8]>,
-    latest: Latest,
+    /// The slot used last: reads with one node down ask for the same pattern again and again.
+    latest: usize,
     misses: u64,
 }
 
@@ -85,15 +76,7 @@ impl DecodeCache {
             slot_words,
             scratch: Scratch::new(k, m),
             factors: vec![0; k * m].into(),
-            latest: Latest {
-                // No call names such an index.
-                present: vec![usize::MAX; k].into(),
-                wanted: vec![usize::MAX; m].into(),
-                wanted_count: 0,
-                start: 0,
-                end: 0,
-                is_chain: false,
-            },
+            latest: 0,
             misses: 0,
         }
     }
@@ -103,46 +86,24 @@ impl DecodeCache {
         self.misses
     }
 
-    /// Whether a call names what the latest one named, in ascending order. Then it is valid too.
+    /// The decode matrix of `pattern`, which wants at least one fragment, `count` factors in the
+    /// kernel's form.
     #[inline(always)]
-    pub(crate) fn repeats(&self, present: &[(usize, &[u8])], wanted: &[usize]) -> bool {
-        let Latest { present: before, wanted: wanted_before, wanted_count, .. } = &self.latest;
-        // Bound by bound and item by item: shorter than a call that compares memory.
-        present.len() == before.len()
-            && wanted.len() == *wanted_count
-            && present.iter().zip(before).all(|((index, _), before)| index == before)
-            && wanted.iter().zip(wanted_before).all(|(index, before)| index == before)
-    }
-
-    /// The decode matrix of the latest pattern in the kernel's form, and whether it is a chain.
-    #[inline(always)]
-    pub(crate) fn latest(&self) -> (&[u64], bool) {
-        (&self.tables[self.latest.start..self.latest.end], self.latest.is_chain)
-    }
-
-    /// Makes `pattern`, which wants at least one fragment, the latest; `count` is the number of its
-    /// factors.
-    pub(crate) fn select(
+    pub(crate) fn table(
         &mut self,
         pattern: &Pattern,
         count: usize,
         generator: &Generator,
         kernel: Kernel,
-    ) {
-        let slot = self.find_or_derive(pattern, count, generator, kernel);
-        let latest = &mut self.latest;
-        latest.start = slot * self.slot_words;
-        latest.end = latest.start + count * kernel.factor_words();
-        latest.is_chain = pattern.is_chain(generator.k(), count / generator.k());
-        latest.wanted_count = count / generator.k();
-        let fill = |list: &mut [usize], set: &FragmentSet| {
-            list.iter_mut().zip(set.iter()).for_each(|(place, index)| *place = index);
-        };
-        fill(&mut latest.present, &pattern.present);
-        fill(&mut latest.wanted, &pattern.wanted);
+    ) -> &[u64] {
+        if !self.patterns[self.latest].is(pattern) {
+            self.latest = self.find_or_derive(pattern, count, generator, kernel);
+        }
+        let start = self.latest * self.slot_words;
+        &self.tables[start..start + count * kernel.factor_words()]
     }
 
-    /// The slot that holds the pattern's table.
+    #[cold]
     fn find_or_derive(
         &mut self,
         pattern: &Pattern,
@@ -172,19 +133,6 @@ impl DecodeCache {
 mod tests {
     use super::*;
 
-    impl DecodeCache {
-        fn table(
-            &mut self,
-            pattern: &Pattern,
-            count: usize,
-            generator: &Generator,
-            kernel: Kernel,
-        ) -> (&[u64], bool) {
-            self.select(pattern, count, generator, kernel);
-            self.latest()
-        }
-    }
-
     fn pattern(present: &[usize], wanted: &[usize]) -> Pattern {
         let mut pattern = Pattern::default();
         present.iter().for_each(|index| assert!(pattern.present.insert(*index)));
@@ -198,8 +146,8 @@ mod tests {
         let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
         let (one, other) = (pattern(&[0, 1, 3], &[2]), pattern(&[1, 2, 4], &[0, 3]));
         for _ in 0..3 {
-            assert_eq!(cache.table(&one, 3, &generator, Kernel::Scalar).0.len(), 3);
-            assert_eq!(cache.table(&other, 6, &generator, Kernel::Scalar).0.len(), 6);
+            assert_eq!(cache.table(&one, 3, &generator, Kernel::Scalar).len(), 3);
+            assert_eq!(cache.table(&other, 6, &generator, Kernel::Scalar).len(), 6);
         }
         assert_eq!(cache.misses(), 2);
     }
@@ -210,43 +158,10 @@ mod tests {
         let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
         let mut table = |wanted: &[usize]| {
             let pattern = pattern(&[2, 3, 4], wanted);
-            cache.table(&pattern, 3 * wanted.len(), &generator, Kernel::Scalar).0.to_vec()
+            cache.table(&pattern, 3 * wanted.len(), &generator, Kernel::Scalar).to_vec()
         };
         let (both, second, first) = (table(&[0, 1]), table(&[1]), table(&[0]));
         assert_eq!([first, second].concat(), both);
-    }
-
-    #[test]
-    fn only_the_same_lists_in_order_repeat_the_latest_pattern() {
-        let generator = Generator::new(3, 2);
-        let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
-        let with = |list: [usize; 3]| list.map(|index| (index, &[][..]));
-        assert!(!cache.repeats(&with([0, 0, 0]), &[]), "nothing was asked yet");
-        cache.select(&pattern(&[1, 2, 3], &[0, 4]), 6, &generator, Kernel::Scalar);
-        assert!(cache.repeats(&with([1, 2, 3]), &[0, 4]));
-        assert!(!cache.repeats(&with([1, 2, 3]), &[0]));
-        assert!(!cache.repeats(&with([1, 2, 3]), &[4, 0]));
-        assert!(!cache.repeats(&with([2, 1, 3]), &[0, 4]));
-        assert!(!cache.repeats(&with([1, 2, 4]), &[0, 3]));
-        cache.select(&pattern(&[1, 2, 3], &[4]), 3, &generator, Kernel::Scalar);
-        assert!(cache.repeats(&with([1, 2, 3]), &[4]) && !cache.repeats(&with([1, 2, 3]), &[0, 4]));
-    }
-
-    #[test]
-    fn only_all_lost_data_with_the_first_parity_make_a_chain() {
-        let generator = Generator::new(3, 2);
-        let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
-        let mut is_chain = |present: &[usize], wanted: &[usize]| {
-            let pattern = pattern(present, wanted);
-            cache.table(&pattern, 3 * wanted.len(), &generator, Kernel::Scalar).1
-        };
-        assert!(is_chain(&[2, 3, 4], &[0, 1]));
-        assert!(is_chain(&[0, 2, 3], &[1]));
-        assert!(!is_chain(&[2, 3, 4], &[1]), "fragment 0 is not rebuilt, so it cannot be summed");
-        assert!(!is_chain(&[0, 2, 4], &[1]), "without the first parity");
-        assert!(!is_chain(&[0, 2, 3], &[1, 4]), "a parity comes last");
-        assert!(!is_chain(&[0, 2, 3], &[4]));
-        assert!(!is_chain(&[0, 1, 2], &[3]));
     }
 
     #[test]
@@ -265,7 +180,7 @@ mod tests {
             .collect();
         let fresh = |pattern: &Pattern| {
             let mut cache = DecodeCache::new(Kernel::Scalar, k, m);
-            cache.table(pattern, k * m, &generator, Kernel::Scalar).0.to_vec()
+            cache.table(pattern, k * m, &generator, Kernel::Scalar).to_vec()
         };
         for pattern in &patterns {
             cache.table(pattern, k * m, &generator, Kernel::Scalar);
@@ -273,7 +188,7 @@ mod tests {
         assert_eq!(cache.misses(), patterns.len() as u64);
         for pattern in patterns.iter().step_by(17) {
             let table = cache.table(pattern, k * m, &generator, Kernel::Scalar);
-            assert_eq!(table.0, fresh(pattern));
+            assert_eq!(table, fresh(pattern));
         }
     }
 

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::arch::{Combiner, Form, Kernel, Refused, Slices, Sources, accumulate};
+use crate::arch::{Combiner, Kernel, Slices, Uneven, accumulate};
 use crate::cache::{DecodeCache, Pattern};
 use crate::error::CodecError;
 use crate::matrix::{FRAGMENTS_MAX, FragmentSet, Generator};
@@ -55,8 +55,6 @@ struct Shared {
     encoder: Option<Combiner>,
     /// At `w - 1`: rebuilds w fragments.
     rebuilders: Box<[Combiner]>,
-    /// At `w - 1`: rebuilds w data fragments, the last as the sum of others.
-    chain_rebuilders: Box<[Combiner]>,
 }
 
 impl Clone for Codec {
@@ -83,17 +81,10 @@ impl Codec {
         let generator = Generator::new(k, m);
         let mut factors = vec![0; generator.rows().len() * kernel.factor_words()];
         kernel.write_factors(generator.rows(), &mut factors);
-        let combiner = |rows, form| Combiner::new(kernel, k, rows, form);
-        let shared = Arc::new(Shared {
-            k,
-            m,
-            kernel,
-            generator,
-            factors: factors.into(),
-            encoder: (m > 0).then(|| combiner(m, Form::Unit)),
-            rebuilders: (1..=m).map(|rows| combiner(rows, Form::Plain)).collect(),
-            chain_rebuilders: (1..=m.min(k)).map(|rows| combiner(rows, Form::Chain)).collect(),
-        });
+        let encoder = (m > 0).then(|| Combiner::new(kernel, k, m, true));
+        let rebuilders = (1..=m).map(|rows| Combiner::new(kernel, k, rows, false)).collect();
+        let factors = factors.into();
+        let shared = Arc::new(Shared { k, m, kernel, generator, factors, encoder, rebuilders });
         let cache = RefCell::new(DecodeCache::new(kernel, k, m));
         Ok(Self { shared, cache, stream_from: STREAM_FROM_DEFAULT })
     }
@@ -129,38 +120,20 @@ impl Codec {
     /// Computes the m parities of k data fragments, all of one length, in one pass over the data.
     #[inline]
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodecError> {
-        let sources = Sources::of_slices(data);
-        let done = match &self.shared.encoder {
-            Some(encoder) => {
-                encoder.combine(&self.shared.factors, sources, parity, self.stream_from)
-            }
-            None if data.len() != self.shared.k || !parity.is_empty() => Err(Refused::Count),
-            None if data.iter().all(|fragment| fragment.len() == data[0].len()) => Ok(()),
-            None => Err(Refused::Uneven),
-        };
-        done.map_err(|refused| self.name_refused_encode(refused, sources, parity))
-    }
-
-    #[cold]
-    fn name_refused_encode(
-        &self,
-        refused: Refused,
-        data: Sources<'_>,
-        parity: &[&mut [u8]],
-    ) -> CodecError {
         let Shared { k, m, .. } = *self.shared;
-        match refused {
-            Refused::Count if data.len() != k => {
-                CodecError::Count { role: "data fragments", found: data.len(), expected: k }
+        expect_count("data fragments", data.len(), k)?;
+        expect_count("parity fragments", parity.len(), m)?;
+        let even = match &self.shared.encoder {
+            Some(encoder) => {
+                encoder.combine(&self.shared.factors, data, parity, false, self.stream_from)
             }
-            Refused::Count => {
-                CodecError::Count { role: "parity fragments", found: parity.len(), expected: m }
-            }
-            Refused::Uneven => {
-                let data = data.iter().map(<[u8]>::len);
-                name_uneven("data fragment", data, "parity fragment", parity)
-            }
-        }
+            None if data.iter().all(|fragment| fragment.len() == data[0].len()) => Ok(()),
+            None => Err(Uneven),
+        };
+        even.map_err(|Uneven| {
+            let data = data.iter().map(|fragment| fragment.len());
+            name_uneven("data fragment", data, "parity fragment", parity)
+        })
     }
 
     /// Computes the m parities of `value`, whose data fragments are views of it (`data_fragment`);
@@ -171,21 +144,20 @@ impl Codec {
         expect_count("parity fragments", parity.len(), m)?;
         let length = fragment_len(value.len(), k);
         let Some(encoder) = &self.shared.encoder else { return Ok(()) };
-        expect_lengths("parity fragment", parity.iter().map(|parity| parity.len()), length)?;
-        let (mut room, mut rest) = (Slices::new(), value);
-        let views = room.fill((0..k).map(|_| {
-            let view;
-            (view, rest) = rest.split_at(length.min(rest.len()));
-            view
-        }));
-        let (factors, stream_from) = (&self.shared.factors, self.stream_from);
-        let done = if value.len() == k * length {
-            encoder.combine(factors, Sources::of_slices(views), parity, stream_from)
+        let even = if parity[0].len() == length {
+            let (mut room, mut rest) = (Slices::new(), value);
+            let views = room.fill((0..k).map(|_| {
+                let view;
+                (view, rest) = rest.split_at(length.min(rest.len()));
+                view
+            }));
+            encoder.combine(&self.shared.factors, views, parity, true, self.stream_from)
         } else {
-            encoder.combine_ragged(factors, views, parity, stream_from)
+            Err(Uneven)
         };
-        done.expect("stripe invariant: views and parities fit the code");
-        Ok(())
+        even.map_err(|Uneven| {
+            name_uneven("data fragment", std::iter::once(length), "parity fragment", parity)
+        })
     }
 
     /// Adds `piece`, which lies at `column` of data fragment `index`, to the parities of its
@@ -214,7 +186,8 @@ impl Codec {
         let columns = room.fill(parity.iter_mut().map(|output| &mut output[column..end]));
         let Shared { kernel, ref factors, .. } = *self.shared;
         let factors = factors.get(index * kernel.factor_words()..).unwrap_or(&[]);
-        accumulate(kernel, factors, k, piece, columns);
+        accumulate(kernel, factors, k, piece, columns)
+            .expect("stripe invariant: the columns are as long as the piece");
         Ok(())
     }
 
@@ -257,96 +230,97 @@ impl Codec {
         let Shared { k, .. } = *self.shared;
         expect_count("present fragments", present.len(), k)?;
         expect_count("outputs", out.len(), wanted.len())?;
-        let cache = self.cache.borrow();
-        let done = if cache.repeats(present, wanted) {
-            self.rebuild_latest(&cache, present, out)
+        let fragments = k + self.shared.m;
+        let indices = present.iter().map(|(index, _)| *index);
+        let (present_set, present_sorted) = set_of("present fragment", indices, fragments)?;
+        let indices = wanted.iter().copied();
+        let (wanted_set, wanted_sorted) = set_of("wanted fragment", indices, fragments)?;
+        if let Some(index) = present_set.common(&wanted_set) {
+            return Err(CodecError::Present { index });
+        }
+        let pattern = Pattern { present: present_set, wanted: wanted_set };
+        let even = if wanted.is_empty() {
+            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
+            if even { Ok(()) } else { Err(Uneven) }
+        } else if present_sorted && wanted_sorted {
+            let mut room = Slices::new();
+            let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
+            self.rebuild_in_order(&pattern, sources, out)
         } else {
-            drop(cache);
-            self.rebuild_anew(present, wanted, out)?
+            self.rebuild_reordered(&pattern, present, wanted, out)
         };
-        done.map_err(|_| {
+        even.map_err(|Uneven| {
             let present = present.iter().map(|(_, bytes)| bytes.len());
             name_uneven("present fragment", present, "output", out)
         })
     }
 
-    /// As `rebuild`, the counts being checked, for a pattern that is not the latest or not in order.
+    /// As `rebuild`, the arguments being checked: puts them in the order of the decode matrix. Apart,
+    /// because room for both orders is more stack than the usual call should touch.
     #[inline(never)]
-    fn rebuild_anew(
-        &self,
-        present: &[(usize, &[u8])],
-        wanted: &[usize],
-        out: &mut [&mut [u8]],
-    ) -> Result<Result<(), Refused>, CodecError> {
-        let Shared { k, m, kernel, ref generator, .. } = *self.shared;
-        let indices = present.iter().map(|(index, _)| *index);
-        let present_set = set_of("present fragment", indices, k + m)?;
-        let wanted_set = set_of("wanted fragment", wanted.iter().copied(), k + m)?;
-        if let Some(index) = present_set.common(&wanted_set) {
-            return Err(CodecError::Present { index });
-        }
-        if wanted.is_empty() {
-            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
-            return Ok(if even { Ok(()) } else { Err(Refused::Uneven) });
-        }
-        let pattern = Pattern { present: present_set, wanted: wanted_set };
-        self.cache.borrow_mut().select(&pattern, out.len() * k, generator, kernel);
-        Ok(self.rebuild_reordered(&pattern, present, wanted, out))
-    }
-
-    /// As `rebuild` with the latest pattern: puts the slices in the order of the decode matrix.
     fn rebuild_reordered(
         &self,
         pattern: &Pattern,
         present: &[(usize, &[u8])],
         wanted: &[usize],
         out: &mut [&mut [u8]],
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Uneven> {
         let mut room = Slices::new();
-        let sources = room.fill(present.iter().copied());
+        let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
         for &(index, bytes) in present {
-            sources[pattern.present.rank(index)] = (index, bytes);
+            sources[pattern.present.rank(index)] = bytes;
         }
         let mut room = Slices::<&mut [u8]>::new();
         let ordered = room.fill(wanted.iter().map(|_| &mut [][..]));
         for (index, out) in wanted.iter().zip(out.iter_mut()) {
             ordered[pattern.wanted.rank(*index)] = out;
         }
-        self.rebuild_latest(&self.cache.borrow(), sources, ordered)
+        self.rebuild_in_order(pattern, sources, ordered)
     }
 
-    /// As `rebuild` with the latest pattern, the slices being in the order of the decode matrix.
+    /// As `rebuild`, sources and outputs being in the order of the decode matrix.
     #[inline(always)]
-    fn rebuild_latest(
+    fn rebuild_in_order(
         &self,
-        cache: &DecodeCache,
-        sources: &[(usize, &[u8])],
+        pattern: &Pattern,
+        sources: &[&[u8]],
         out: &mut [&mut [u8]],
-    ) -> Result<(), Refused> {
-        let (table, is_chain) = cache.latest();
-        let Shared { ref rebuilders, ref chain_rebuilders, .. } = *self.shared;
-        let rebuilders = if is_chain { chain_rebuilders } else { rebuilders };
-        let sources = Sources::of_fragments(sources);
-        rebuilders[out.len() - 1].combine(table, sources, out, self.stream_from)
+    ) -> Result<(), Uneven> {
+        let Shared { k, kernel, ref generator, ref rebuilders, .. } = *self.shared;
+        let mut cache = self.cache.borrow_mut();
+        let table = cache.table(pattern, out.len() * k, generator, kernel);
+        rebuilders[out.len() - 1].combine(table, sources, out, false, self.stream_from)
     }
 }
 
-/// The set of `indices`, each below `fragments` and named once.
+/// The set of `indices`, each below `fragments` and named once, and whether they ascend.
+#[inline]
 fn set_of(
     role: &'static str,
     indices: impl Iterator<Item = usize>,
     fragments: usize,
-) -> Result<FragmentSet, CodecError> {
-    let mut set = FragmentSet::default();
+) -> Result<(FragmentSet, bool), CodecError> {
+    // A code of up to 64 fragments, as nearly all are, needs one word, which stays in a register.
+    let (mut low, mut set) = (0u64, FragmentSet::default());
+    let (mut previous, mut sorted) = (0, true);
     for index in indices {
         if index >= fragments {
             return Err(CodecError::Index { role, index, fragments });
         }
-        if !set.insert(index) {
+        let fresh = if fragments <= 64 {
+            let fresh = low >> index & 1 == 0;
+            low |= 1 << index;
+            fresh
+        } else {
+            set.insert(index)
+        };
+        if !fresh {
             return Err(CodecError::Duplicate { role, index });
         }
+        sorted &= previous <= index;
+        previous = index;
     }
-    Ok(set)
+    Ok((if fragments <= 64 { FragmentSet::of_low(low) } else { set }, sorted))
 }
 
 fn expect_count(role: &'static str, found: usize, expected: usize) -> Result<(), CodecError> {

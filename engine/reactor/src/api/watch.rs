@@ -127,11 +127,15 @@ impl Watch {
             if !self.wants(changed) {
                 continue;
             }
-            let (item, previous) = match changed.is_delete && !self.prev_kv {
+            let (item, mut previous) = match changed.is_delete && !self.prev_kv {
                 true => (None, None),
                 false => machine.made_at(&changed.key, changed.modified),
             };
             let item = item.filter(|_| !changed.is_delete);
+            // What came before is what was there before the revision, not inside of it.
+            while let Some(within) = previous.as_ref().filter(|item| item.modified.main == main) {
+                previous = machine.made_at(&changed.key, within.modified).1;
+            }
             let previous = previous.filter(|_| self.prev_kv);
             let draft =
                 Draft { key: Bytes::copy_from_slice(&changed.key), modified: main, item, previous };

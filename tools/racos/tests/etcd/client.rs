@@ -1,0 +1,115 @@
+//! One step asked of a server, and its answer as text that two servers can be compared by.
+//!
+//! Invariant: everything in an answer is compared, but for ids of clusters and members, terms, and
+//! the seconds that a lease has left.
+
+use racos_etcd::pb::etcdserverpb as pb;
+use racos_etcd::pb::etcdserverpb::kv_client::KvClient;
+use racos_etcd::pb::etcdserverpb::lease_client::LeaseClient;
+use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
+use std::fmt::Debug;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// One request.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Range(pb::RangeRequest),
+    Put(pb::PutRequest),
+    Delete(pb::DeleteRangeRequest),
+    Txn(pb::TxnRequest),
+    Compact(pb::CompactionRequest),
+    Grant(pb::LeaseGrantRequest),
+    Revoke(pb::LeaseRevokeRequest),
+    TimeToLive(pb::LeaseTimeToLiveRequest),
+    Leases,
+    HashKv(pb::HashKvRequest),
+}
+
+/// Connections to all members of one cluster.
+pub struct Client {
+    members: Vec<Channel>,
+}
+
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+impl Client {
+    pub async fn connect(endpoints: &[String]) -> Client {
+        let mut members = Vec::new();
+        for endpoint in endpoints {
+            let endpoint = tonic::transport::Endpoint::from_shared(endpoint.clone()).unwrap();
+            members.push(endpoint.connect().await.unwrap());
+        }
+        Client { members }
+    }
+
+    pub fn channel(&self, member: usize) -> Channel {
+        self.members[member % self.members.len()].clone()
+    }
+
+    pub fn kv(&self, member: usize) -> KvClient<Channel> {
+        KvClient::new(self.channel(member))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub fn lease(&self, member: usize) -> LeaseClient<Channel> {
+        LeaseClient::new(self.channel(member))
+    }
+
+    /// Asks one member and writes down what it says.
+    pub async fn ask(&self, member: usize, step: &Step) -> String {
+        let mut kv = self.kv(member);
+        let mut lease = self.lease(member);
+        match step.clone() {
+            Step::Range(asked) => told(kv.range(asked).await, |it| &mut it.header),
+            Step::Put(asked) => told(kv.put(asked).await, |it| &mut it.header),
+            Step::Delete(asked) => told(kv.delete_range(asked).await, |it| &mut it.header),
+            Step::Txn(asked) => told(kv.txn(asked).await, |it| &mut it.header),
+            Step::Compact(asked) => told(kv.compact(asked).await, |it| &mut it.header),
+            Step::Grant(asked) => told(lease.lease_grant(asked).await, |it| &mut it.header),
+            Step::Revoke(asked) => told(lease.lease_revoke(asked).await, |it| &mut it.header),
+            Step::TimeToLive(asked) => {
+                let mut answer = lease.lease_time_to_live(asked).await;
+                if let Ok(answer) = &mut answer {
+                    let answer = answer.get_mut();
+                    answer.ttl = answer.ttl.signum();
+                    answer.keys.sort();
+                }
+                told(answer, |it| &mut it.header)
+            }
+            Step::Leases => {
+                let mut answer = lease.lease_leases(pb::LeaseLeasesRequest {}).await;
+                if let Ok(answer) = &mut answer {
+                    answer.get_mut().leases.sort_by_key(|lease| lease.id);
+                }
+                told(answer, |it| &mut it.header)
+            }
+            Step::HashKv(asked) => {
+                let mut maintenance = MaintenanceClient::new(self.channel(member));
+                let mut answer = maintenance.hash_kv(asked).await;
+                if let Ok(answer) = &mut answer {
+                    // Newer than the etcd that is compared with.
+                    answer.get_mut().hash_revision = 0;
+                }
+                told(answer, |it| &mut it.header)
+            }
+        }
+    }
+}
+
+fn told<T: Debug>(
+    answer: Result<Response<T>, Status>,
+    header: impl Fn(&mut T) -> &mut Option<pb::ResponseHeader>,
+) -> String {
+    match answer {
+        Ok(answer) => {
+            let mut answer = answer.into_inner();
+            let header = header(&mut answer).as_mut().expect("every answer has a header");
+            assert!(header.cluster_id != 0 && header.member_id != 0, "{header:?}");
+            *header = pb::ResponseHeader { revision: header.revision, ..Default::default() };
+            format!("{answer:?}")
+        }
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    }
+}

@@ -1,0 +1,12 @@
+//! The etcd v3 API from outside: racos beside a real etcd, answer by answer.
+//!
+//! Where no etcd is installed the comparisons say so and are skipped; `.ci/run` installs one.
+
+mod cases;
+mod client;
+mod differential;
+mod http;
+mod program;
+mod servers;
+mod storage_patterns;
+mod watch;

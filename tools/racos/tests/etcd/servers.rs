@@ -1,0 +1,107 @@
+//! The servers that are asked: a real etcd, and a cluster of racos.
+//!
+//! Invariant: every process started here ends with the test, however the test ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server under test; its processes and data go when it is dropped.
+pub struct Server {
+    child: Child,
+    dir: PathBuf,
+    /// Where clients connect, `http://HOST:PORT`, one for each member.
+    pub endpoints: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Server {
+    /// A fresh etcd of one member, or `None` with a message if none is installed.
+    pub fn etcd(name: &str) -> Option<Server> {
+        if Command::new("etcd").arg("--version").output().is_err() {
+            eprintln!("{name}: skipped: no etcd in PATH (apt-get install etcd-server etcd-client)");
+            return None;
+        }
+        let dir = fresh_dir(&format!("etcd-{name}"));
+        let ports = free_ports(2);
+        let client = format!("http://127.0.0.1:{}", ports[0]);
+        let peer = format!("http://127.0.0.1:{}", ports[1]);
+        let log = std::fs::File::create(dir.join("log")).unwrap();
+        let child = Command::new("etcd")
+            .args(["--name", "m0", "--data-dir"])
+            .arg(dir.join("data"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("m0={peer}"), "--log-level", "error"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let server = Server { child, dir, endpoints: vec![client] };
+        server.wait_until_it_listens();
+        Some(server)
+    }
+
+    /// A fresh racos cluster of five nodes that speak etcd's API.
+    pub fn racos(name: &str) -> Server {
+        let dir = fresh_dir(&format!("racos-{name}"));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_racos"))
+            .args(["up", "--port-base", "0", "--etcd-port-base", "0", "--segment-mib", "16"])
+            .arg("--dir")
+            .arg(dir.join("data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let endpoints = loop {
+            let line = lines.next().expect("racos up says where etcd clients connect").unwrap();
+            if let Some(list) = line.strip_prefix("etcd endpoints: ") {
+                break list.split(',').map(str::to_string).collect();
+            }
+        };
+        // What it says later is of no interest, but must not fill the pipe.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let server = Server { child, dir, endpoints };
+        server.wait_until_it_listens();
+        server
+    }
+
+    fn wait_until_it_listens(&self) {
+        let deadline = Instant::now() + READY_PATIENCE;
+        for endpoint in &self.endpoints {
+            let address = endpoint.trim_start_matches("http://");
+            while std::net::TcpStream::connect(address).is_err() {
+                assert!(Instant::now() < deadline, "nobody listens on {address}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn fresh_dir(name: &str) -> PathBuf {
+    let name = format!("{name}-{}", std::process::id());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Ports that were free a moment ago; all are held until all are chosen.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|held| held.local_addr().unwrap().port()).collect()
+}
