@@ -6,7 +6,7 @@
 use crate::core::Core;
 use crate::effects::Record;
 use crate::slot::{Said, Segment, SlotState, Step};
-use crate::{BatchInfo, Config, ConfigError, Nanos, Slot, Value};
+use crate::{BatchInfo, Change, Config, ConfigError, Nanos, Slot, Value};
 use std::collections::BTreeMap;
 
 /// Collects a replayed log.
@@ -82,6 +82,11 @@ impl Recovery {
         Some((slot, value))
     }
 
+    /// A change was applied and admitted.
+    pub fn change(&mut self, change: Change) {
+        self.core.take_seat(change);
+    }
+
     /// All slots below are applied.
     pub fn exec(&self) -> Slot {
         self.core.exec
@@ -95,7 +100,7 @@ impl Recovery {
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
         let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
-        core.own_next = core.reserved.max(me);
+        core.own_next = core.own_next.max(core.reserved).max(me);
         core.unknown_next = me;
         core.unknown_end = core.own_next;
         let wait = core.pull_wait();

@@ -8,6 +8,7 @@ use crate::config::NodeConfig;
 use crate::fragments::Fragments;
 use crate::history::History;
 use crate::layout;
+use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
 use crate::record::{DecidedRun, get_record, kind};
@@ -16,7 +17,7 @@ use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
 use racos_buffer::Pool;
 use racos_codec::Codec;
-use racos_machine::{Action, Limits, Machine, OpId};
+use racos_machine::{Action, Founding, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
 use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
@@ -72,7 +73,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let codec = Codec::new(config.k, n - config.k).map_err(OpenError::Codec)?;
         let mut replay = Replay {
             recovery,
-            machine: Machine::new(limits(&config)),
+            machine: Machine::with_members(limits(&config), founding(&config)),
             secrets: secrets.clone(),
             fragments: Fragments::new(config.bounds.cache_bytes_max),
             history: History::default(),
@@ -121,6 +122,12 @@ fn limits(config: &NodeConfig) -> Limits {
     Limits { history_max: config.versions_per_key_max, ..Limits::default() }
 }
 
+/// The members that the cluster was founded with.
+fn founding(config: &NodeConfig) -> Founding {
+    let nodes = config.members.len() as u8;
+    Founding { nodes, lost_max: config.f as u8, alpha: config.alpha }
+}
+
 fn identity(config: &NodeConfig) -> Identity {
     let NodeConfig { cluster, incarnation, .. } = *config;
     Identity { cluster, node: u16::from(config.node), incarnation }
@@ -159,6 +166,7 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         f: config.f,
         k: config.k,
         me: config.node,
+        incarnation: config.incarnation,
         alpha: config.alpha,
         own_slots_max: config.own_slots_max,
         timing: config.timing,
@@ -278,6 +286,7 @@ impl Replay {
             match (value, known) {
                 (Value::Batch(_), Some(known)) => {
                     self.history.push_batch(known.place);
+                    let epoch = self.machine.members().epoch();
                     for (position, op) in known.batch.ops.iter().enumerate() {
                         // PROTOCOL 9.1-i: as at the first execution.
                         let outcome = self.machine.apply(slot, position as u32, op);
@@ -289,6 +298,9 @@ impl Replay {
                                 .filter(|value| self.machine.value(value.op).is_none());
                             unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
+                    }
+                    if let Some(change) = members::change_since(&self.machine, epoch) {
+                        self.recovery.change(change);
                     }
                     let mut released = Vec::new();
                     self.machine.take_released(&mut released);
