@@ -24,6 +24,10 @@
 //! P   later segment file missing or short, none behind       make it again
 //! Q   a sector that recovery needs cannot be read            refuse: look at the disk
 //! R   first segment file missing                             refuse: lost
+//! S   the newest mark's first group is bad, or what it       replay from the older mark
+//!     names is not whole
+//! T   S, and the older mark does not do either               refuse: lost
+//! U   a file before the marks, its front zeroed              leave it: it was being recycled
 //! ```
 //!
 //! Invariant: an opening that meets a case does what its row says; the tests hold each letter to
@@ -48,10 +52,10 @@ pub enum Action {
 /// A row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[rustfmt::skip]
-pub enum Case { A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R }
+pub enum Case { A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R, S, T, U }
 
 /// Every case with its action, in order.
-pub const TABLE: [(Case, Action); 18] = [
+pub const TABLE: [(Case, Action); 21] = [
     (Case::A, Action::Use),
     (Case::B, Action::Rewrite),
     (Case::C, Action::Refuse),
@@ -70,6 +74,9 @@ pub const TABLE: [(Case, Action); 18] = [
     (Case::P, Action::Rewrite),
     (Case::Q, Action::Refuse),
     (Case::R, Action::Refuse),
+    (Case::S, Action::Use),
+    (Case::T, Action::Refuse),
+    (Case::U, Action::Use),
 ];
 
 impl Case {

@@ -21,6 +21,8 @@ pub struct LogConfig {
     pub inline_body_max: usize,
     /// Buffer for the inline area of a group: bounds heads and short bodies of one flush.
     pub inline_bytes_max: usize,
+    /// Files given back that are kept for use as segments; more are removed.
+    pub spare_max: usize,
     /// Bytes of one group, payloads included: bounds one flush and one record.
     pub group_bytes_max: usize,
     /// Bytes that may wait for their flush; urgent records may take twice as many.
@@ -41,6 +43,7 @@ impl Default for LogConfig {
             free_bytes_min: 64 << 20,
             inline_body_max: 16 << 10,
             inline_bytes_max: 1 << 20,
+            spare_max: 2,
             group_bytes_max: 8 << 20,
             queue_bytes_max: 64 << 20,
             reads_max: 256,

@@ -5,8 +5,9 @@
 //! ever reported (see [`TABLE`] for what each kind of damage leads to). It runs on any
 //! [`device::Device`]: io_uring with `O_DIRECT`, plain system calls, or a simulated disk.
 //!
-//! The log grows for ever. Reclaiming will move the start that the superblock names
-//! and reuse files under new segment numbers; nothing in the format stands in its way.
+//! The superblock holds two marks: where replay begins, and where it began before. The caller sets
+//! one when what it leaves out is told by records behind it (a checkpoint), and gives back the
+//! segments before both marks once nothing in them is of use; their files become new segments.
 
 #![deny(unsafe_code)]
 
@@ -19,15 +20,20 @@ mod format;
 mod group;
 mod log;
 mod place;
+mod raw;
 mod recovery;
 mod scan;
 mod space;
 mod superblock;
+
+/// Bytes at the front of a segment before its first group; groups begin at multiples of it.
+pub const SEGMENT_FRONT: u32 = format::BLOCK as u32;
 
 pub use cases::{Action, Case, TABLE};
 pub use config::LogConfig;
 pub use error::{Full, LogError, ReadError, ReadRefused};
 pub use log::{Class, Counters, Event, Log};
 pub use place::{Place, Position, RecordId};
-pub use recovery::{Condition, Recovered, Replayed, ReplayedBody};
-pub use superblock::{BOOT_MAX, Identity};
+pub use raw::{Look, RawGroup, RawRecord};
+pub use recovery::{Condition, Recovered, Replay, Replayed, ReplayedBody};
+pub use superblock::{BOOT_MAX, Identity, Mark};

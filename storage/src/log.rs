@@ -12,16 +12,20 @@
 
 use crate::bytes::round_up;
 use crate::config::LogConfig;
-use crate::device::{Completion, Device, FileId};
+use crate::device::{Completion, Device, FileId, SUPERBLOCK};
 use crate::error::{Full, ReadError, ReadRefused};
 use crate::format::{BLOCK, GroupHeader, SegmentHeader};
 use crate::group::{Group, Need};
 use crate::place::{Place, Position, RecordId};
+use crate::raw::Look;
 use crate::space::{Space, Spot};
+use crate::superblock::{COPY_LEN, Mark, Superblock};
 use racos_buffer::{Buf, Pool, Slice};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 
+/// Token of a write of the superblock; groups have their sequence.
+const MARK_TOKEN: u64 = u64::MAX;
 /// Group buffers kept for reuse: one in flight, one filling.
 const BUFFERS_KEPT: usize = 2;
 
@@ -68,6 +72,11 @@ pub enum Event {
     },
     /// Another segment could be made after a `SpaceLow`.
     SpaceBack,
+    /// The mark with this tag is durable: opening begins there from now on.
+    Marked {
+        /// As given to [`Log::find_mark`].
+        tag: u64,
+    },
     /// A write or flush failed. The node must stop: nothing may be assumed about what was queued.
     Failed(String),
 }
@@ -85,6 +94,19 @@ pub struct Counters {
     pub reads: u64,
     /// Segments made.
     pub segments_prepared: u64,
+    /// Segments given back.
+    pub segments_back: u64,
+    /// Segments made of files given back.
+    pub segments_recycled: u64,
+}
+
+/// What the log knows of a segment that replay would read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Info {
+    /// Sequence and first record of its first group.
+    pub first: Option<(u64, u64)>,
+    /// Up to which number its records are needed at most; `None`: it has none.
+    pub until: Option<u64>,
 }
 
 struct Flight {
@@ -98,6 +120,7 @@ struct Flight {
 
 struct Reading {
     token: u64,
+    segment: FileId,
     skip: usize,
     len: usize,
     crc: Option<u32>,
@@ -113,6 +136,10 @@ pub(crate) struct Resume {
     /// Whether damage to the last group would be noticed: it is empty, or there is none.
     pub confirmed: bool,
     pub space: Space,
+    pub superblock: Superblock,
+    /// The copy of the superblock to write next.
+    pub copy: usize,
+    pub infos: BTreeMap<FileId, Info>,
 }
 
 /// An open log. One reactor owns it; nothing in it blocks.
@@ -123,6 +150,16 @@ pub struct Log<D: Device> {
     sector: usize,
     disk_id: u128,
     space: Space,
+    superblock: Superblock,
+    copy: usize,
+    /// A mark to write, and the superblock that is being written.
+    wanted: Option<Mark>,
+    marking: Option<Superblock>,
+    infos: BTreeMap<FileId, Info>,
+    /// Files given back, to be used again or removed.
+    spare: VecDeque<(FileId, u32)>,
+    recycling: bool,
+    removing: bool,
     filling: Group,
     sealed: VecDeque<(Group, Position)>,
     flight: Option<Flight>,
@@ -164,6 +201,14 @@ impl<D: Device> Log<D> {
             sector,
             disk_id: from.disk_id,
             space: from.space,
+            superblock: from.superblock,
+            copy: from.copy,
+            wanted: None,
+            marking: None,
+            infos: from.infos,
+            spare: VecDeque::new(),
+            recycling: false,
+            removing: false,
             filling: Group::default(),
             sealed: VecDeque::new(),
             flight: None,
@@ -189,11 +234,6 @@ impl<D: Device> Log<D> {
         Some(log)
     }
 
-    /// The random number that this disk got when it was formatted.
-    pub fn disk_id(&self) -> u128 {
-        self.disk_id
-    }
-
     /// Queues a record; [`Log::kick`] starts its flush. A body shorter than
     /// [`LogConfig::inline_body_max`] is copied; a larger one is kept by reference until it is
     /// flushed (its slices are written as one, in order).
@@ -205,6 +245,19 @@ impl<D: Device> Log<D> {
         head: &[u8],
         body: &[Slice],
         class: Class,
+    ) -> Result<RecordId, Full> {
+        self.append_until(kind, head, body, class, u64::MAX)
+    }
+
+    /// [`Log::append`] of a record that replay needs only from a mark whose horizon is at most
+    /// `until`.
+    pub fn append_until(
+        &mut self,
+        kind: u8,
+        head: &[u8],
+        body: &[Slice],
+        class: Class,
+        until: u64,
     ) -> Result<RecordId, Full> {
         let body_len = body.iter().map(|slice| slice.len()).sum();
         let need = Need::new(head.len(), body_len, body.len(), &self.config, self.sector);
@@ -219,6 +272,8 @@ impl<D: Device> Log<D> {
             return Err(Full::Memory);
         }
         self.space.take(spot);
+        let info = self.infos.entry(spot.at.segment).or_default();
+        info.until = info.until.max(Some(until));
         self.queued_bytes += need.bytes();
         let id = RecordId(self.next_record);
         self.next_record += 1;
@@ -308,8 +363,11 @@ impl<D: Device> Log<D> {
     /// the loop, after everything was appended; then [`Log::submit`].
     pub fn kick(&mut self) {
         // PROTOCOL 4.4-a, 4.4-b: one at a time, and no timer.
-        if self.stopped || self.flight.is_some() {
+        if self.stopped || self.flight.is_some() || self.marking.is_some() {
             return;
+        }
+        if let Some(mark) = self.wanted.take() {
+            return self.launch_mark(mark);
         }
         if self.sealed.is_empty() && !self.filling.is_empty() {
             self.seal();
@@ -342,6 +400,8 @@ impl<D: Device> Log<D> {
         let opens = at.offset as usize == BLOCK;
         let mut offset = at.offset as u64;
         if opens {
+            let info = self.infos.entry(at.segment).or_default();
+            info.first = Some((header.sequence, header.first_record));
             offset = 0;
             let segment = SegmentHeader {
                 disk_id: self.disk_id,
@@ -375,6 +435,7 @@ impl<D: Device> Log<D> {
         self.device.poll(&mut completions);
         for completion in completions.drain(..) {
             match completion {
+                Completion::Written { token: MARK_TOKEN, result: Ok(()) } => self.marked(events),
                 Completion::Written { token, result: Ok(()) } => self.written(token, events),
                 // PROTOCOL 4.4-c: whatever the device says next, the log has stopped.
                 Completion::Written { result: Err(error), .. } => {
@@ -386,6 +447,11 @@ impl<D: Device> Log<D> {
                     events.push(self.read_done(token as usize, buf, result));
                 }
                 Completion::Prepared { file, result } => self.prepared(file, result, events),
+                // One that stayed is found, and given back again, at the next start.
+                Completion::Removed { .. } => {
+                    self.removing = false;
+                    self.remove_spare();
+                }
             }
         }
         self.completions = completions;
@@ -433,9 +499,11 @@ impl<D: Device> Log<D> {
 
     fn prepared(&mut self, file: FileId, result: std::io::Result<()>, events: &mut Vec<Event>) {
         self.space.preparing = false;
+        let recycled = std::mem::take(&mut self.recycling);
         match result {
             Ok(()) => {
-                self.counters.segments_prepared += 1;
+                self.counters.segments_prepared += u64::from(!recycled);
+                self.counters.segments_recycled += u64::from(recycled);
                 self.space.add(file, self.config.segment_len);
                 if std::mem::take(&mut self.space.disk_full) {
                     events.push(Event::SpaceBack);
@@ -468,6 +536,14 @@ impl<D: Device> Log<D> {
         let enough = self.space.ahead() >= self.config.prepare_ahead;
         let waits = self.space.disk_full && !also_when_full;
         if self.stopped || self.space.preparing || enough || waits {
+            return;
+        }
+        let fits = |(_, len): &(FileId, u32)| *len == self.config.segment_len;
+        if let Some(at) = self.spare.iter().position(fits)
+            && let Some((from, _)) = self.spare.remove(at)
+        {
+            (self.space.preparing, self.recycling) = (true, true);
+            self.device.recycle(from, self.space.next_file());
             return;
         }
         let len = self.config.segment_len as u64;
@@ -506,7 +582,8 @@ impl<D: Device> Log<D> {
             return Err(ReadRefused::Memory);
         };
         let skip = at.offset as usize - start;
-        self.reads[number] = Some(Reading { token, skip, len: at.len as usize, crc });
+        self.reads[number] =
+            Some(Reading { token, segment: at.segment, skip, len: at.len as usize, crc });
         self.device.read(number as u64, at.segment, start as u64, buf);
         Ok(())
     }
@@ -514,7 +591,7 @@ impl<D: Device> Log<D> {
     fn read_done(&mut self, number: usize, buf: Buf, result: Result<(), ReadError>) -> Event {
         let reading = self.reads[number].take().expect("a read completes once");
         self.reads_free.push(number);
-        let Reading { token, skip, len, crc } = reading;
+        let Reading { token, skip, len, crc, .. } = reading;
         let result = result.and_then(|()| {
             let bytes = buf.freeze().slice(skip..skip + len);
             match crc {
@@ -531,7 +608,8 @@ impl<D: Device> Log<D> {
     /// something is queued or in flight, or if there is no room.
     pub fn idle_confirm(&mut self) {
         let idle = self.flight.is_none() && self.sealed.is_empty() && self.filling.is_empty();
-        if self.stopped || self.confirmed || !idle || self.spare_bufs.is_empty() {
+        let marking = self.marking.is_some() || self.wanted.is_some();
+        if self.stopped || self.confirmed || marking || !idle || self.spare_bufs.is_empty() {
             return;
         }
         if let Some(spot) = self.space.spot(self.space.cursor, BLOCK) {
@@ -543,6 +621,112 @@ impl<D: Device> Log<D> {
             self.kick();
             self.prepare_more();
         }
+    }
+
+    /// The mark at which replay would have to begin to meet every record that is needed from
+    /// `horizon` on, of those flushed by now; none before the first flush. It counts once it is
+    /// durable: see [`Log::set_mark`].
+    pub fn find_mark(&self, tag: u64, horizon: u64) -> Option<Mark> {
+        let (begin, last) = (self.superblock.marks[0].start.segment, self.flushed.segment);
+        let needed = |segment, info: &Info| segment == last || info.until >= Some(horizon);
+        let mut infos = self.infos.range(begin..=last);
+        let (&segment, info) = infos.find(|(segment, info)| needed(**segment, info))?;
+        let (sequence, record) = info.first?;
+        let start = Position { segment, offset: BLOCK as u32 };
+        Some(Mark { tag, horizon, start, sequence, record })
+    }
+
+    /// Makes `mark` the newest one, before anything that is queued: [`Event::Marked`] says when it
+    /// is durable. The newest one so far becomes the older.
+    ///
+    /// # Panics
+    /// If another mark is being written, or it lies before the newest.
+    pub fn set_mark(&mut self, mark: Mark) {
+        assert!(self.wanted.is_none() && self.marking.is_none(), "one mark is written at a time");
+        assert!(mark.sequence >= self.superblock.marks[0].sequence, "marks only go on");
+        self.wanted = Some(mark);
+    }
+
+    /// The newest mark, and the one before it.
+    pub fn marks(&self) -> [Mark; 2] {
+        self.superblock.marks
+    }
+
+    fn launch_mark(&mut self, mark: Mark) {
+        let Some(mut buf) = self.pool.get(COPY_LEN) else {
+            self.wanted = Some(mark);
+            return;
+        };
+        let mut next = self.superblock;
+        next.sequence += 1;
+        next.marks = [mark, next.marks[0]];
+        next.encode(&mut buf);
+        let offset = (self.copy * COPY_LEN) as u64;
+        self.device.write_flush(MARK_TOKEN, SUPERBLOCK, offset, &[buf.freeze()]);
+        self.marking = Some(next);
+    }
+
+    fn marked(&mut self, events: &mut Vec<Event>) {
+        self.superblock = self.marking.take().expect("a mark is written while one is in flight");
+        self.copy = 1 - self.copy;
+        let [Mark { tag, .. }, older] = self.superblock.marks;
+        self.infos = self.infos.split_off(&older.start.segment);
+        if !self.stopped {
+            events.push(Event::Marked { tag });
+        }
+    }
+
+    /// Segments before both marks, which hold nothing that replay reads, in order.
+    pub fn segments_behind(&self) -> impl Iterator<Item = (FileId, u32)> + '_ {
+        let older = self.superblock.marks[1].start.segment;
+        self.space.segments().take_while(move |(segment, _)| *segment < older)
+    }
+
+    /// What lies at the front of `bytes`, read from `offset` of a segment.
+    pub fn look<'a>(&self, bytes: &'a [u8], segment: FileId, offset: u32) -> Look<'a> {
+        Look::at(bytes, self.disk_id, Position { segment, offset })
+    }
+
+    /// Gives a segment back whose bytes nobody will ask for: its file is used again, or removed if
+    /// there are enough. False if a read of it is in flight.
+    ///
+    /// # Panics
+    /// If it does not lie before both marks.
+    pub fn give_back(&mut self, segment: FileId) -> bool {
+        // PROTOCOL 9.2-c, 9.2-d
+        let older = self.superblock.marks[1].start.segment;
+        assert!(segment < older, "what replay may read stays: segment {segment} of {older} on");
+        if self.reads.iter().flatten().any(|reading| reading.segment == segment) {
+            return false;
+        }
+        if let Some(len) = self.space.remove(segment) {
+            self.counters.segments_back += 1;
+            self.spare.push_back((segment, len));
+            self.prepare_if(true);
+            self.remove_spare();
+        }
+        true
+    }
+
+    /// Removes a file that is one too many, or not of the length in use now.
+    fn remove_spare(&mut self) {
+        if self.removing {
+            return;
+        }
+        let other = self.spare.iter().position(|(_, len)| *len != self.config.segment_len);
+        let extra = self.spare.len() > self.config.spare_max;
+        if let Some(at) = other.or(extra.then_some(0))
+            && let Some((file, _)) = self.spare.remove(at)
+        {
+            self.removing = true;
+            self.device.remove(file);
+        }
+    }
+
+    /// Bytes of all files of the log.
+    pub fn file_bytes(&self) -> u64 {
+        let spare: u64 = self.spare.iter().map(|(_, len)| u64::from(*len)).sum();
+        self.space.file_bytes() + spare + 2 * COPY_LEN as u64
     }
 
     /// Hands started work to the kernel, if the device batches. Once per turn of the loop.

@@ -16,11 +16,11 @@ use crate::config::LogConfig;
 use crate::device::{Completion, Device, FileId, SUPERBLOCK};
 use crate::error::LogError;
 use crate::format::{BLOCK, GroupHeader, SegmentHeader};
-use crate::log::{Log, Resume};
+use crate::log::{Info, Log, Resume};
 use crate::place::{Place, Position, RecordId};
 use crate::scan::Scan;
 use crate::space::Space;
-use crate::superblock::{self, BOOT_MAX, Identity, Superblock};
+use crate::superblock::{self, BOOT_MAX, Identity, Mark, Superblock};
 use racos_buffer::{Pool, Slice};
 use std::collections::BTreeMap;
 
@@ -54,6 +54,39 @@ pub struct Replayed<'a> {
     pub body_crc: u32,
 }
 
+/// Who takes the records that an opening finds.
+pub trait Replay {
+    /// Replay begins, at this mark; whatever came before counts no more.
+    fn begin(&mut self, mark: &Mark);
+    /// Whether the body of records of this kind is to be read and handed over, wherever it lies.
+    fn wants_body(&self, kind: u8) -> bool;
+    /// A record, in order. Returns up to which horizon it is needed, as given to
+    /// [`Log::append_until`].
+    fn record(&mut self, record: Replayed<'_>) -> u64;
+    /// The last record has come. An error: what the mark names is not whole, try the older one.
+    fn end(&mut self) -> Result<(), String>;
+}
+
+/// For logs without marks: every record is taken as it comes, and needed for ever.
+struct All<'a>(&'a mut dyn FnMut(Replayed<'_>));
+
+impl Replay for All<'_> {
+    fn begin(&mut self, _: &Mark) {}
+
+    fn wants_body(&self, _: u8) -> bool {
+        false
+    }
+
+    fn record(&mut self, record: Replayed<'_>) -> u64 {
+        (self.0)(record);
+        u64::MAX
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// What opening found.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -65,6 +98,8 @@ pub struct Recovered {
     pub last_record: RecordId,
     /// Groups replayed.
     pub groups: u64,
+    /// Where replay began.
+    pub mark: Mark,
     /// Where the log goes on.
     pub end: Position,
     /// Cases met, in order, each once.
@@ -94,16 +129,6 @@ impl<D: Device> Log<D> {
         }
     }
 
-    /// The id that a formatted device's disk got; `None` if it is not formatted. Errors: as `inspect`.
-    pub fn disk_id_on(device: &mut D, pool: &Pool) -> Result<Option<u128>, LogError> {
-        let files = device.list().map_err(LogError::io("listing the log's files"))?;
-        match superblock::read(device, pool, &files) {
-            Ok(found) => Ok(found.newest.formatted.then_some(found.newest.disk_id)),
-            Err(LogError::NotFormatted) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes a log on an empty device: superblock and `initial_segments` segments of zeros, all
     /// flushed. `progress` is told (segments made, segments in all). Blocks. `disk_id` should be
     /// random; it tells the log's own bytes from all others. A format that did not end may be
@@ -127,9 +152,7 @@ impl<D: Device> Log<D> {
             sequence: 1,
             boot: 0,
             formatted: false,
-            start: Position { segment: 1, offset: BLOCK as u32 },
-            start_sequence: 1,
-            start_record: 1,
+            marks: [Mark::beginning(); 2],
         };
         // Both copies, so that none of an earlier attempt is left.
         superblock::write(device, pool, &fresh, 0)?;
@@ -149,21 +172,33 @@ impl<D: Device> Log<D> {
     /// order to `each`, cuts a torn tail or refuses damage (see [`crate::TABLE`]), and
     /// writes the last group anew. Blocks.
     pub fn open(
-        mut device: D,
+        device: D,
         pool: Pool,
         config: LogConfig,
         identity: Identity,
         each: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<(Log<D>, Recovered), LogError> {
+        Log::open_with(device, pool, config, identity, &mut All(each))
+    }
+
+    /// [`Log::open`] for a log with marks: replay begins at the newest one, or at the older one if
+    /// the newest does not do.
+    pub fn open_with(
+        mut device: D,
+        pool: Pool,
+        config: LogConfig,
+        identity: Identity,
+        replay: &mut dyn Replay,
+    ) -> Result<(Log<D>, Recovered), LogError> {
         let config = config.checked()?;
         let files = device.list().map_err(LogError::io("listing the log's files"))?;
         // PROTOCOL 3.1-a, 9.1-a: the boot first, then replay, then the last group.
-        let (superblock, case) = begin_boot(&mut device, &pool, &files, identity)?;
-        let mut walk = Walk::new(&mut device, &pool, &superblock, &files)?;
+        let (superblock, copy, case) = begin_boot(&mut device, &pool, &files, identity)?;
+        let mut walk = Walk::new(&mut device, &pool, superblock.disk_id, &files)?;
         walk.cases.push(case);
-        walk.replay(config.check_payloads, each)?;
+        let mark = walk.replay_from_marks(&superblock.marks, config.check_payloads, replay)?;
         let end = walk.settle_end()?;
-        let Walk { groups, mut cases, scan, .. } = walk;
+        let Walk { groups, mut cases, scan, infos, .. } = walk;
         let lengths = usable_segments(&scan.lengths, end.cursor.segment, &config, &mut cases);
         cases.dedup();
         let resume = Resume {
@@ -173,12 +208,16 @@ impl<D: Device> Log<D> {
             flushed: end.flushed,
             confirmed: end.confirmed,
             space: Space::new(lengths, end.cursor),
+            superblock,
+            copy,
+            infos,
         };
         let recovered = Recovered {
             disk_id: superblock.disk_id,
             boot: superblock.boot,
             last_record: RecordId(end.next_record - 1),
             groups,
+            mark,
             end: end.cursor,
             cases,
         };
@@ -193,7 +232,7 @@ fn begin_boot<D: Device>(
     pool: &Pool,
     files: &[(FileId, u64)],
     identity: Identity,
-) -> Result<(Superblock, Case), LogError> {
+) -> Result<(Superblock, usize, Case), LogError> {
     let found = superblock::read(device, pool, files)?;
     let mut next = found.newest;
     if !next.formatted {
@@ -212,7 +251,7 @@ fn begin_boot<D: Device>(
     if one_copy {
         superblock::write(device, pool, &next, 1 - found.older_copy)?;
     }
-    Ok((next, found.case))
+    Ok((next, 1 - found.older_copy, found.case))
 }
 
 fn make_segment<D: Device>(device: &mut D, segment: FileId, len: u64) -> Result<(), LogError> {
@@ -272,6 +311,9 @@ struct Walk<'a, D: Device> {
     last: Option<GroupHeader>,
     groups: u64,
     cases: Vec<Case>,
+    infos: BTreeMap<FileId, Info>,
+    /// Bodies of the group that is being looked at that were asked for: damaged ones are `None`.
+    bodies: BTreeMap<u64, Option<Vec<u8>>>,
     /// Header and records of the group that is being looked at.
     inline: Vec<u8>,
     /// Segments up to this one have a header that is theirs, or none.
@@ -284,27 +326,24 @@ impl<'a, D: Device> Walk<'a, D> {
     fn new(
         device: &'a mut D,
         pool: &'a Pool,
-        superblock: &Superblock,
+        disk_id: u128,
         files: &[(FileId, u64)],
     ) -> Result<Walk<'a, D>, LogError> {
         let whole = |len: u64| (len.min(1 << 30) as usize / BLOCK * BLOCK) as u32;
-        let first = superblock.start.segment;
-        let segments = files.iter().filter(|(file, _)| *file != SUPERBLOCK && *file >= first);
+        let segments = files.iter().filter(|(file, _)| *file != SUPERBLOCK);
         let lengths: BTreeMap<_, _> = segments.map(|(file, len)| (*file, whole(*len))).collect();
-        if lengths.get(&first).is_none_or(|len| *len <= superblock.start.offset) {
-            let what = "the first segment is missing or empty".to_string();
-            return Err(LogError::Damaged { case: Case::R, at: superblock.start, what });
-        }
         Ok(Walk {
-            scan: Scan::new(device, pool, superblock.disk_id, lengths)?,
+            scan: Scan::new(device, pool, disk_id, lengths)?,
             pool,
-            disk_id: superblock.disk_id,
-            end: superblock.start,
-            sequence: superblock.start_sequence,
-            record: superblock.start_record,
+            disk_id,
+            end: Position::default(),
+            sequence: 0,
+            record: 0,
             last: None,
             groups: 0,
             cases: Vec::new(),
+            infos: BTreeMap::new(),
+            bodies: BTreeMap::new(),
             inline: Vec::new(),
             checked: 0,
             torn: None,
@@ -317,13 +356,78 @@ impl<'a, D: Device> Walk<'a, D> {
         }
     }
 
+    /// Replays from the newest mark or, if that does not do, from the older one (S, T). Returns the
+    /// mark that did.
+    fn replay_from_marks(
+        &mut self,
+        marks: &[Mark; 2],
+        check_payloads: bool,
+        replay: &mut dyn Replay,
+    ) -> Result<Mark, LogError> {
+        let mut problem = match self.replay_from(&marks[0], check_payloads, replay)? {
+            None => return Ok(marks[0]),
+            Some(problem) => problem,
+        };
+        if marks[1] != marks[0] {
+            self.note(Case::S);
+            match self.replay_from(&marks[1], check_payloads, replay)? {
+                None => return Ok(marks[1]),
+                Some(older) => problem = format!("{problem}; and of the older one: {older}"),
+            }
+        }
+        let what = format!("no checkpoint can be used: {problem}");
+        Err(LogError::Damaged { case: Case::T, at: marks[0].start, what })
+    }
+
+    /// Replays from one mark; or says why that does not do.
+    fn replay_from(
+        &mut self,
+        mark: &Mark,
+        check_payloads: bool,
+        replay: &mut dyn Replay,
+    ) -> Result<Option<String>, LogError> {
+        let first = mark.start.segment;
+        if self.scan.lengths.get(&first).is_none_or(|len| *len <= mark.start.offset) {
+            let what = "the first segment is missing or empty".to_string();
+            return Err(LogError::Damaged { case: Case::R, at: mark.start, what });
+        }
+        (self.end, self.sequence, self.record) = (mark.start, mark.sequence, mark.record);
+        (self.last, self.torn, self.groups, self.checked) = (None, None, 0, first - 1);
+        self.infos.clear();
+        if self.scan.lengths.range(..first).next().is_some() {
+            self.note_recycled(first)?;
+        }
+        replay.begin(mark);
+        self.replay(check_payloads, replay)?;
+        if mark.tag != 0 && self.groups == 0 {
+            let at = format!("segment {first} at byte {}", mark.start.offset);
+            return Ok(Some(format!("its first group, in {at}, is missing")));
+        }
+        Ok(replay.end().err())
+    }
+
+    /// Case U.
+    fn note_recycled(&mut self, first: FileId) -> Result<(), LogError> {
+        let before: Vec<_> = self.scan.lengths.range(..first).map(|(file, _)| *file).collect();
+        for segment in before {
+            if self.scan.segment(segment)?.is_none() {
+                self.note(Case::U);
+            }
+        }
+        Ok(())
+    }
+
     /// The group that continues the log behind `end`: there, or at the start of the next segment.
     fn next_group(
         &mut self,
         end: Position,
         sequence: u64,
     ) -> Result<Option<GroupHeader>, LogError> {
-        let follows = |group: &GroupHeader| group.sequence == sequence && group.flushed == end;
+        // The first group behind a mark was written when the log ended in a segment before.
+        let first = self.last.is_none();
+        let follows = |group: &GroupHeader| {
+            group.sequence == sequence && (group.flushed == end || first && group.at == end)
+        };
         self.check_segment(end.segment)?;
         if let Some(group) = self.scan.group(end)?.filter(follows) {
             return Ok(Some(group));
@@ -354,14 +458,10 @@ impl<'a, D: Device> Walk<'a, D> {
         Ok(())
     }
 
-    fn replay(
-        &mut self,
-        check_payloads: bool,
-        each: &mut dyn FnMut(Replayed<'_>),
-    ) -> Result<(), LogError> {
+    fn replay(&mut self, check_payloads: bool, replay: &mut dyn Replay) -> Result<(), LogError> {
         let mut held = self.next_group(self.end, self.sequence)?;
         while let Some(group) = held {
-            self.hold(&group)?;
+            self.hold(&group, replay)?;
             if group.first_record != self.record {
                 let what = format!("record {} is missing", self.record);
                 return Err(LogError::Damaged { case: Case::M, at: group.at, what });
@@ -369,12 +469,12 @@ impl<'a, D: Device> Walk<'a, D> {
             let next = self.next_group(group.end(), group.sequence + 1)?;
             if next.is_some() {
                 self.note(Case::H);
-                self.deliver(&group, check_payloads, each)?;
+                self.deliver(&group, check_payloads, replay)?;
             } else if self.scan.payloads_are_good(&group)? {
                 self.note(Case::J);
-                self.deliver(&group, false, each)?;
+                self.deliver(&group, false, replay)?;
             } else {
-                self.torn_or_damaged(group, each)?;
+                self.torn_or_damaged(group, replay)?;
             }
             held = next;
         }
@@ -385,10 +485,10 @@ impl<'a, D: Device> Walk<'a, D> {
     fn torn_or_damaged(
         &mut self,
         group: GroupHeader,
-        each: &mut dyn FnMut(Replayed<'_>),
+        replay: &mut dyn Replay,
     ) -> Result<(), LogError> {
         if self.scan.witness(group.at, group.sequence + 1)?.is_some() {
-            return self.deliver(&group, true, each);
+            return self.deliver(&group, true, replay);
         }
         self.note(Case::K);
         self.torn = Some(group);
@@ -396,10 +496,17 @@ impl<'a, D: Device> Walk<'a, D> {
     }
 
     /// Keeps the records at hand while the place behind them is looked at.
-    fn hold(&mut self, group: &GroupHeader) -> Result<(), LogError> {
+    fn hold(&mut self, group: &GroupHeader, replay: &dyn Replay) -> Result<(), LogError> {
         let inline = self.scan.bytes(group.at, group.inline_len as usize)?;
         self.inline.clear();
         self.inline.extend_from_slice(inline.expect("a good group lies inside its file"));
+        self.bodies.clear();
+        for (id, record) in (group.first_record..).zip(group.records(&self.inline)) {
+            if record.body.is_none() && replay.wants_body(record.header.kind) {
+                let body = self.scan.body(record.body_place, record.header.body_crc)?;
+                self.bodies.insert(id, body.map(<[u8]>::to_vec));
+            }
+        }
         Ok(())
     }
 
@@ -407,7 +514,7 @@ impl<'a, D: Device> Walk<'a, D> {
         &mut self,
         group: &GroupHeader,
         check_payloads: bool,
-        each: &mut dyn FnMut(Replayed<'_>),
+        replay: &mut dyn Replay,
     ) -> Result<(), LogError> {
         let mut damaged = Vec::new();
         if check_payloads {
@@ -420,15 +527,23 @@ impl<'a, D: Device> Walk<'a, D> {
             self.note(Case::N);
             self.write_segment_header(group)?;
         }
+        let info = self.infos.entry(group.at.segment).or_default();
+        if group.at.offset as usize == BLOCK {
+            info.first = Some((group.sequence, group.first_record));
+        }
         let mut id = group.first_record;
         for record in group.records(&self.inline) {
             let body = match record.body {
                 Some(body) => ReplayedBody::Inline(body),
+                None if self.bodies.contains_key(&id) => match &self.bodies[&id] {
+                    Some(body) => ReplayedBody::Inline(body),
+                    None => ReplayedBody::Damaged,
+                },
                 // PROTOCOL 4.4-h
                 None if damaged.contains(&id) => ReplayedBody::Damaged,
                 None => ReplayedBody::Stored,
             };
-            each(Replayed {
+            let until = replay.record(Replayed {
                 id: RecordId(id),
                 kind: record.header.kind,
                 head: record.head,
@@ -437,6 +552,7 @@ impl<'a, D: Device> Walk<'a, D> {
                 body_place: record.body_place,
                 body_crc: record.header.body_crc,
             });
+            info.until = info.until.max(Some(until));
             id += 1;
         }
         self.groups += 1;
@@ -546,18 +662,9 @@ mod tests {
         disk.borrow_mut().put_file(at.segment, &image);
         disk.borrow_mut().put_file(3 - at.segment, &[0; 64 << 10]);
         let (mut device, pool) = (MemoryDevice::new(disk), Pool::new(8 << 20));
-        let superblock = Superblock {
-            identity: Identity { cluster: 1, node: 1, incarnation: 1 },
-            disk_id: 7,
-            sequence: 1,
-            boot: 1,
-            formatted: true,
-            start: Position { segment: 1, offset: BLOCK as u32 },
-            start_sequence: 1,
-            start_record: 1,
-        };
         let files = device.list().unwrap();
-        let mut walk = Walk::new(&mut device, &pool, &superblock, &files).unwrap();
+        let mut walk = Walk::new(&mut device, &pool, 7, &files).unwrap();
+        walk.last = Some(header);
         walk.next_group(end, 5).unwrap().is_some()
     }
 

@@ -1,7 +1,8 @@
 //! Which segments there are, and what room is left in them.
 //!
 //! Purpose: decides where the next group goes and when another segment must be made.
-//! PROTOCOL 4.4-m: segments are only added; no record is ever dropped for its place.
+//! PROTOCOL 4.4-m: whether a record may be dropped is the caller's to say, and its place says
+//! nothing about it.
 //! Invariant: `ahead` holds whole, zeroed, flushed segments with consecutive numbers behind the
 //! current one; room that was promised to a record stays.
 //! What would break it: counting a segment before its `Prepared` has come.
@@ -69,6 +70,22 @@ impl Space {
     pub fn prepared_bytes(&self) -> u64 {
         let current = self.lengths[&self.cursor.segment].saturating_sub(self.cursor.offset);
         current as u64 + self.ahead_bytes(0)
+    }
+
+    /// Takes a segment out that is not the current one, nor ahead of it. Returns its length.
+    pub fn remove(&mut self, segment: FileId) -> Option<u32> {
+        assert!(segment < self.cursor.segment, "only what lies behind is given back");
+        self.lengths.remove(&segment)
+    }
+
+    /// All segments with their lengths, in order.
+    pub fn segments(&self) -> impl Iterator<Item = (FileId, u32)> + '_ {
+        self.lengths.iter().map(|(segment, len)| (*segment, *len))
+    }
+
+    /// Bytes of all segment files.
+    pub fn file_bytes(&self) -> u64 {
+        self.lengths.values().map(|len| u64::from(*len)).sum()
     }
 
     /// Bytes of all segments behind `cursor`, the current one up to it.

@@ -15,12 +15,12 @@ use crate::place::Position;
 use racos_buffer::Pool;
 
 /// Bytes from one copy to the next; the file holds two.
-const COPY_LEN: usize = 4096;
+pub(crate) const COPY_LEN: usize = 4096;
 /// Highest boot number: 24 bits of an operation's id (PROTOCOL 3.1-b).
 pub const BOOT_MAX: u32 = (1 << 24) - 1;
 
 const MAGIC: &[u8; 8] = b"racosSB\n";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKED: usize = 12; // after magic and checksum
 
 /// Whose log this is. All of it must be equal at every open.
@@ -42,10 +42,35 @@ pub(crate) struct Superblock {
     pub boot: u32,
     /// False while `format` is still making the first segments: nothing was promised yet.
     pub formatted: bool,
-    /// Where replay starts: place, group sequence and record number of the oldest group kept.
-    pub start: Position,
-    pub start_sequence: u64,
-    pub start_record: u64,
+    /// Where replay may begin: the newest mark, and the one before it.
+    pub marks: [Mark; 2],
+}
+
+/// A place where replay may begin, and what that leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The caller's name for it; 0: the beginning of the log, nothing is left out.
+    pub tag: u64,
+    /// Records that are only needed up to a lower number may be left out (see
+    /// [`crate::Log::append_until`]).
+    pub horizon: u64,
+    /// The first group of a segment, its sequence, and its first record.
+    pub(crate) start: Position,
+    pub(crate) sequence: u64,
+    pub(crate) record: u64,
+}
+
+impl Mark {
+    /// The beginning of a new log.
+    pub(crate) fn beginning() -> Mark {
+        let start = Position { segment: 1, offset: crate::format::BLOCK as u32 };
+        Mark { tag: 0, horizon: 0, start, sequence: 1, record: 1 }
+    }
+
+    /// The segment in which replay begins; those before it hold no record that replay needs.
+    pub fn segment(&self) -> FileId {
+        self.start.segment
+    }
 }
 
 /// What one copy looks like.
@@ -72,10 +97,14 @@ impl Superblock {
         put.u128(self.disk_id);
         put.u64(self.sequence);
         put.u32(self.boot);
-        put.u32(self.start.segment);
-        put.u32(self.start.offset);
-        put.u64(self.start_sequence);
-        put.u64(self.start_record);
+        for mark in &self.marks {
+            put.u64(mark.tag);
+            put.u64(mark.horizon);
+            put.u32(mark.start.segment);
+            put.u32(mark.start.offset);
+            put.u64(mark.sequence);
+            put.u64(mark.record);
+        }
         let crc = crc32fast::hash(checked);
         let mut put = Writer::new(front);
         put.put(MAGIC);
@@ -103,12 +132,20 @@ impl Superblock {
             disk_id: get.u128()?,
             sequence: get.u64()?,
             boot: get.u32()?,
-            start: Position { segment: get.u32()?, offset: get.u32()? },
-            start_sequence: get.u64()?,
-            start_record: get.u64()?,
+            marks: [get_mark(&mut get)?, get_mark(&mut get)?],
         };
         Some(Copy::Good(good))
     }
+}
+
+fn get_mark(get: &mut Reader<'_>) -> Option<Mark> {
+    Some(Mark {
+        tag: get.u64()?,
+        horizon: get.u64()?,
+        start: Position { segment: get.u32()?, offset: get.u32()? },
+        sequence: get.u64()?,
+        record: get.u64()?,
+    })
 }
 
 /// The superblock as found.
@@ -229,9 +266,10 @@ mod tests {
             sequence: 5,
             boot: 77,
             formatted: true,
-            start: Position { segment: 1, offset: 4096 },
-            start_sequence: 1,
-            start_record: 1,
+            marks: [
+                Mark { tag: 9, horizon: 70, sequence: 4, ..Mark::beginning() },
+                Mark::beginning(),
+            ],
         }
     }
 
@@ -251,10 +289,10 @@ mod tests {
     fn another_version_is_told_from_damage() {
         let mut bytes = vec![0; COPY_LEN];
         sample().encode(&mut bytes);
-        bytes[CHECKED] = 2;
+        bytes[CHECKED] = VERSION + 1;
         let crc = crc32fast::hash(&bytes[CHECKED..]);
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Superblock::decode(&bytes), Copy::Unknown { version: 2 });
+        assert_eq!(Superblock::decode(&bytes), Copy::Unknown { version: VERSION + 1 });
     }
 
     proptest! {

@@ -141,6 +141,7 @@ fn wait_for(device: &mut UringDevice, waiting: &mut Waiting, clock: Instant) -> 
     done.drain(..).try_for_each(|completion| match completion {
         Completion::Written { result, .. }
         | Completion::Prepared { result, .. }
+        | Completion::Removed { result, .. }
         | Completion::Read { result, .. } => result,
     })
 }

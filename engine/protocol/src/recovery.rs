@@ -6,7 +6,7 @@
 use crate::core::Core;
 use crate::effects::Record;
 use crate::slot::{Said, Segment, SlotState, Step};
-use crate::{BatchInfo, Change, Config, ConfigError, Nanos, Slot, Value};
+use crate::{BatchInfo, Config, ConfigError, Nanos, Slot, Value};
 use std::collections::BTreeMap;
 
 /// Collects a replayed log.
@@ -18,6 +18,13 @@ pub struct Recovery {
 impl Recovery {
     pub fn new(config: Config) -> Result<Recovery, ConfigError> {
         Ok(Recovery { core: Core::new(config)?, slots: BTreeMap::new() })
+    }
+
+    /// Begins at a checkpoint: all slots below `exec` are applied, and what the node said in them
+    /// is settled (PROTOCOL 9.2).
+    pub fn begin_at(&mut self, exec: Slot) {
+        assert!(self.core.exec == 0 && self.slots.is_empty(), "recovery begins once");
+        self.core.exec = exec;
     }
 
     /// One record, in log order. A `Hold` or `SegmentOnly` carries the batch's metas.
@@ -82,11 +89,6 @@ impl Recovery {
         Some((slot, value))
     }
 
-    /// A change was applied and admitted.
-    pub fn change(&mut self, change: Change) {
-        self.core.take_seat(change);
-    }
-
     /// All slots below are applied.
     pub fn exec(&self) -> Slot {
         self.core.exec
@@ -100,7 +102,7 @@ impl Recovery {
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
         let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
-        core.own_next = core.own_next.max(core.reserved).max(me);
+        core.own_next = core.reserved.max(me);
         core.unknown_next = me;
         core.unknown_end = core.own_next;
         let wait = core.pull_wait();

@@ -30,6 +30,14 @@ pub struct Bounds {
     /// Largest value of one request; larger ones come as stripes. A fragment of it must fit a group
     /// of the log, a quarter of a segment.
     pub value_bytes_max: usize,
+    /// Bytes of log after which another checkpoint is written, or twice the bytes of the newest one
+    /// if that is more.
+    pub checkpoint_bytes: u64,
+    /// Bytes that the log's files may take besides what is live and a quarter more: beyond it,
+    /// segments of little use are copied together.
+    pub space_reserve_bytes: u64,
+    /// Executed slots whose batches are kept for nodes that lag, below what the slowest member told.
+    pub history_slots_min: u64,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
 }
@@ -42,6 +50,9 @@ impl Default for Bounds {
             segment_bytes: 64 << 20,
             initial_segments: 2,
             value_bytes_max: VALUE_BYTES_MAX,
+            checkpoint_bytes: 256 << 20,
+            space_reserve_bytes: 1 << 30,
+            history_slots_min: 16 << 10,
             disk_reserve_bytes: 1 << 30,
         }
     }

@@ -1,13 +1,19 @@
 //! Where this node's fragments are: in memory, in the log, or on their way there.
 //!
 //! Invariant: every fragment that the log holds for a live value has an entry with its place and
-//! checksum; a fragment whose record is not placed yet is kept in memory.
+//! checksum; a fragment whose record is not placed yet is kept in memory. `live` counts, by segment,
+//! the bytes of all entries that are placed, and of those forgotten since the pin of the newest
+//! durable checkpoint: it names them yet (PROTOCOL 9.2).
 
 use racos_buffer::Slice;
 use racos_machine::OpId;
 use racos_storage::Place;
+use racos_storage::device::FileId;
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The slot of an entry that a checkpoint told of: executed, and before that of any later record.
+const EXECUTED: u64 = 0;
 
 /// One fragment.
 #[derive(Debug)]
@@ -45,6 +51,35 @@ pub struct Fragments {
     cached_bytes: usize,
     cache_bytes_max: usize,
     next_ticket: u64,
+    live: Live,
+    /// While a checkpoint is being written: what is to be forgotten when it is.
+    deferred: Option<Vec<OpId>>,
+}
+
+/// Bytes in use, by segment.
+#[derive(Default)]
+struct Live {
+    bytes: BTreeMap<FileId, u64>,
+    total: u64,
+    /// Bytes of values that went after, and before, the pin of the checkpoint being written.
+    dying: BTreeMap<FileId, u64>,
+    dying_pinned: BTreeMap<FileId, u64>,
+}
+
+impl Live {
+    fn add(&mut self, place: Place) {
+        *self.bytes.entry(place.segment).or_default() += u64::from(place.len);
+        self.total += u64::from(place.len);
+    }
+
+    fn sub(&mut self, segment: FileId, len: u64) {
+        let bytes = self.bytes.get_mut(&segment).expect("what is taken off was counted");
+        *bytes -= len;
+        self.total -= len;
+        if *bytes == 0 {
+            self.bytes.remove(&segment);
+        }
+    }
 }
 
 impl Fragments {
@@ -56,7 +91,71 @@ impl Fragments {
             cached_bytes: 0,
             cache_bytes_max,
             next_ticket: 0,
+            live: Live::default(),
+            deferred: None,
         }
+    }
+
+    /// The state is pinned for a checkpoint: until [`Fragments::unpin`], nothing that it names is
+    /// forgotten.
+    pub fn pin(&mut self) {
+        self.deferred = Some(Vec::new());
+        let before = std::mem::take(&mut self.live.dying);
+        for (segment, len) in before {
+            *self.live.dying_pinned.entry(segment).or_default() += len;
+        }
+    }
+
+    /// The checkpoint names all it has to, or was given up.
+    pub fn unpin(&mut self) {
+        let deferred = self.deferred.take().unwrap_or_default();
+        deferred.into_iter().for_each(|op| self.forget(op, None));
+    }
+
+    /// The checkpoint is durable: what went before its pin is of no use to anybody.
+    pub fn settle(&mut self) {
+        for (segment, len) in std::mem::take(&mut self.live.dying_pinned) {
+            self.live.sub(segment, len);
+        }
+    }
+
+    /// Bytes in use in a segment.
+    pub fn live_in(&self, segment: FileId) -> u64 {
+        self.live.bytes.get(&segment).copied().unwrap_or(0)
+    }
+
+    /// Bytes in use in all segments.
+    pub fn live_bytes(&self) -> u64 {
+        self.live.total
+    }
+
+    /// Where the log holds a fragment, with its checksum.
+    pub fn place(&self, op: OpId) -> Option<(Place, u32)> {
+        let entry = self.entries.get(&op)?;
+        entry.place.map(|place| (place, entry.crc))
+    }
+
+    /// A fragment that a checkpoint names. What a later record said already stands.
+    pub fn fill(&mut self, op: OpId, place: Place, crc: u32) {
+        if !self.entries.contains_key(&op) {
+            self.replay(op, EXECUTED, place, crc);
+        }
+    }
+
+    /// The same fragment lies at another place now, if it still lay at `from`.
+    pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
+        if let Some(entry) = self.entries.get_mut(&op).filter(|entry| entry.place == Some(from)) {
+            entry.place = Some(to);
+            self.live.sub(from.segment, u64::from(from.len));
+            self.live.add(to);
+        }
+    }
+
+    /// Forgets all but what is wanted: for when too many values left at once to be named.
+    pub fn retain(&mut self, wanted: impl Fn(OpId, u64) -> bool) {
+        let unwanted = |(op, entry): (&OpId, &Entry)| (!wanted(*op, entry.slot)).then_some(*op);
+        let gone: Vec<OpId> = self.entries.iter().filter_map(unwanted).collect();
+        gone.into_iter().for_each(|op| self.forget(op, None));
     }
 
     /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
@@ -67,6 +166,7 @@ impl Fragments {
             return;
         }
         let old = self.entries.insert(op, Entry { place: None, slot, crc, cached: None });
+        self.drop_place(&old);
         self.uncount(old);
         self.keep(op, bytes, cost);
         self.evict();
@@ -77,7 +177,16 @@ impl Fragments {
         if self.is_of_later_slot(op, slot) {
             return;
         }
-        self.entries.insert(op, Entry { place: Some(place), slot, crc, cached: None });
+        let entry = Entry { place: Some(place), slot, crc, cached: None };
+        let old = self.entries.insert(op, entry);
+        self.drop_place(&old);
+        self.live.add(place);
+    }
+
+    fn drop_place(&mut self, entry: &Option<Entry>) {
+        if let Some(place) = entry.as_ref().and_then(|entry| entry.place) {
+            self.live.sub(place.segment, u64::from(place.len));
+        }
     }
 
     fn is_of_later_slot(&self, op: OpId, slot: u64) -> bool {
@@ -88,7 +197,10 @@ impl Fragments {
     pub fn placed(&mut self, op: OpId, slot: u64, place: Place) -> bool {
         let entry = self.entries.get_mut(&op).filter(|entry| entry.slot == slot);
         let Some(entry) = entry else { return false };
-        entry.place = Some(place);
+        if let Some(old) = entry.place.replace(place) {
+            self.live.sub(old.segment, u64::from(old.len));
+        }
+        self.live.add(place);
         self.evict();
         true
     }
@@ -160,22 +272,44 @@ impl Fragments {
         self.entries.contains_key(&op)
     }
 
+    /// Records of slots below `exec` told of it, and the checkpoint that replay began at does not
+    /// name it. One of a later slot may have told of it again.
+    pub fn discard(&mut self, op: OpId, exec: u64) {
+        if self.entries.get(&op).is_none_or(|entry| entry.slot >= exec) {
+            return;
+        }
+        let removed = self.entries.remove(&op);
+        self.drop_place(&removed);
+    }
+
     /// The slot was decided null, or the value is not live any more: nobody will ask.
     pub fn forget(&mut self, op: OpId, slot: Option<u64>) {
-        if slot.is_none_or(|slot| self.entries.get(&op).is_some_and(|entry| entry.slot == slot)) {
-            let removed = self.entries.remove(&op);
-            self.uncount(removed);
+        if slot.is_some_and(|slot| self.entries.get(&op).is_none_or(|entry| entry.slot != slot)) {
+            return;
         }
+        if slot.is_none()
+            && let Some(deferred) = &mut self.deferred
+        {
+            return deferred.push(op);
+        }
+        let removed = self.entries.remove(&op);
+        match slot {
+            Some(_) => self.drop_place(&removed),
+            // PROTOCOL 9.2-c: the newest checkpoint may name it.
+            None => {
+                if let Some(place) = removed.as_ref().and_then(|entry| entry.place) {
+                    *self.live.dying.entry(place.segment).or_default() += u64::from(place.len);
+                }
+            }
+        }
+        self.uncount(removed);
     }
 
-    /// After a replay: keeps only what is still of use.
-    pub fn retain(&mut self, mut is_used: impl FnMut(OpId, u64) -> bool) {
-        self.entries.retain(|op, entry| entry.cached.is_some() || is_used(*op, entry.slot));
-    }
-
-    /// Where a fragment lies in the log, if it is there.
-    pub fn place(&self, op: OpId) -> Option<Place> {
-        self.entries.get(&op)?.place
+    /// It cannot be read: it is not here, whatever a checkpoint says.
+    pub fn lose(&mut self, op: OpId) {
+        let removed = self.entries.remove(&op);
+        self.drop_place(&removed);
+        self.uncount(removed);
     }
 
     /// Bytes of memory charged to the cache.
@@ -228,7 +362,7 @@ mod tests {
         let place = Place { segment: 1, offset: 0, len: 10 };
         assert!(!fragments.placed(op, 4, place) && fragments.placed(op, 9, place));
         fragments.replay(op, 4, Place { segment: 0, offset: 0, len: 10 }, 0);
-        assert_eq!(fragments.place(op), Some(place));
+        assert_eq!(fragments.place(op), Some((place, 0)));
     }
 
     #[test]

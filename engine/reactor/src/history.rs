@@ -1,11 +1,14 @@
-//! What every executed slot held: null, or where its batch lies in the log.
+//! What the executed slots held that a node which lags may ask for: null, or where the batch lies.
 //!
-//! Purpose: answers nodes that lag (PROTOCOL 9.3): nothing is truncated yet, so every slot since the
-//! first can be told. Twelve bytes a slot.
-//! Invariant: entry s describes slot s; entries exist for exactly the slots below exec.
+//! Purpose: answers nodes that lag (PROTOCOL 9.3). Twelve bytes a slot, from the slot that
+//! [`crate::checkpoint::history_floor`] says on.
+//! Invariant: entries exist for exactly the slots from `first` up to exec, and `heads` counts no
+//! segment out that holds the batch of one of them.
 
 use racos_protocol::Slot;
 use racos_storage::Place;
+use racos_storage::device::FileId;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What a slot held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,37 +20,93 @@ pub enum Past {
     Unplaced,
 }
 
-const NULL: Place = Place { segment: 0, offset: 0, len: 0 };
+pub(crate) const NULL: Place = Place { segment: 0, offset: 0, len: 0 };
 const UNPLACED: Place = Place { segment: 0, offset: 1, len: 0 };
 
-/// All executed slots.
+/// Executed slots.
 #[derive(Default)]
 pub struct History {
-    slots: Vec<Place>,
+    first: Slot,
+    slots: VecDeque<Place>,
+    /// For every segment that holds a batch's head: the highest slot of one.
+    heads: BTreeMap<FileId, Slot>,
 }
 
 impl History {
+    /// No slot below `first` is described, and none from there on executed.
+    pub fn starting_at(first: Slot) -> History {
+        History { first, ..History::default() }
+    }
+
+    /// The first slot described.
+    pub fn first(&self) -> Slot {
+        self.first
+    }
+
+    /// The slot behind the last one described.
+    pub fn end(&self) -> Slot {
+        self.first + self.slots.len() as Slot
+    }
+
     /// The next slot held nothing.
     pub fn push_null(&mut self) {
-        self.slots.push(NULL);
+        self.slots.push_back(NULL);
     }
 
     /// The next slot held a batch; where its record lies, if known.
     pub fn push_batch(&mut self, place: Option<Place>) {
-        self.slots.push(place.unwrap_or(UNPLACED));
+        self.push(place.unwrap_or(UNPLACED));
+    }
+
+    /// The next slot, as [`History::raw`] gave it.
+    pub fn push(&mut self, raw: Place) {
+        self.note(self.end(), raw);
+        self.slots.push_back(raw);
     }
 
     /// The record of an executed slot's batch lies here.
     pub fn placed(&mut self, slot: Slot, place: Place) {
-        if let Some(entry) = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot))
+        let index = slot.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(entry) = index.and_then(|index| self.slots.get_mut(index))
             && *entry == UNPLACED
         {
             *entry = place;
+            self.note(slot, place);
         }
     }
 
+    fn note(&mut self, slot: Slot, place: Place) {
+        if place != NULL && place != UNPLACED {
+            let highest = self.heads.entry(place.segment).or_default();
+            *highest = slot.max(*highest);
+        }
+    }
+
+    /// Up to `most` entries from `from` on, as they are, for a checkpoint.
+    pub fn raw(&self, from: Slot, most: usize) -> impl Iterator<Item = Place> + '_ {
+        let skip = from.saturating_sub(self.first) as usize;
+        self.slots.iter().skip(skip).take(most).copied()
+    }
+
+    /// Forgets the slots below `floor`, some of them a call.
+    pub fn drop_below(&mut self, floor: Slot, most: usize) {
+        let count = floor.saturating_sub(self.first).min(most as Slot);
+        self.slots.drain(..(count as usize).min(self.slots.len()));
+        self.first += count;
+    }
+
+    /// Whether a segment holds the head of a slot described.
+    pub fn needs(&self, segment: FileId) -> bool {
+        self.heads.get(&segment).is_some_and(|highest| *highest >= self.first)
+    }
+
+    /// The segment is gone.
+    pub fn forget_segment(&mut self, segment: FileId) {
+        self.heads.remove(&segment);
+    }
+
     pub fn get(&self, slot: Slot) -> Option<Past> {
-        let place = *self.slots.get(usize::try_from(slot).ok()?)?;
+        let place = *self.slots.get(usize::try_from(slot.checked_sub(self.first)?).ok()?)?;
         Some(match place {
             NULL => Past::Null,
             UNPLACED => Past::Unplaced,
@@ -73,5 +132,26 @@ mod tests {
         assert_eq!(history.get(0), Some(Past::Null));
         assert_eq!(history.get(1), Some(Past::Batch(place)));
         assert_eq!(history.get(2), None);
+    }
+
+    #[test]
+    fn a_segment_is_needed_while_a_slot_described_has_its_batch_there() {
+        let mut history = History::starting_at(10);
+        let at = |segment| Place { segment, offset: 4096, len: 100 };
+        history.push_batch(Some(at(3)));
+        history.push_null();
+        history.push_batch(None);
+        history.push_batch(Some(at(3)));
+        history.placed(12, at(2));
+        assert_eq!((history.first(), history.end()), (10, 14));
+        history.drop_below(13, 2);
+        assert_eq!(history.first(), 12, "two a call");
+        assert_eq!(history.get(11), None);
+        assert!(history.needs(2) && history.needs(3) && !history.needs(4));
+        history.drop_below(13, 100);
+        assert!(!history.needs(2) && history.needs(3));
+        assert_eq!(history.get(13), Some(Past::Batch(at(3))));
+        let again: Vec<Place> = history.raw(13, 9).collect();
+        assert_eq!(again, [at(3)]);
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a function of lengths and code only, stable on disk and wire, so that every node
 //! computes the same offsets from the metas.
 
-use racos_machine::{Op, Value};
+use racos_machine::{Action, Op, Outcome, Value};
 
 /// Largest value of one operation; larger ones are split into stripes by the client.
 pub const VALUE_BYTES_MAX: usize = 2 << 20;
@@ -29,6 +29,12 @@ pub fn span(fragment_len: usize) -> usize {
 /// The values that this operation stores, in order: each node gets a fragment of them with the batch.
 pub fn stored_values(op: &Op) -> impl Iterator<Item = &Value> {
     op.stored_values().filter(|value| value.len > 0)
+}
+
+/// Whether values that an operation brought may be in no use after it: it was refused, or answered
+/// from its session, or a transaction took the other branch.
+pub fn may_be_unused(op: &Op, outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Applied(_)) || matches!(op.action, Action::Txn(_))
 }
 
 /// One fragment in a body.

@@ -12,6 +12,8 @@
 //! | `batch`, `layout` | operations gathered and encoded into fragments |
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
+//! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
+//! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
 //! | `replay` | restart from disk |
 //! | `api` | the door for threads outside of the reactor: etcd's meaning in native types |
@@ -21,16 +23,17 @@
 pub mod api;
 mod assemble;
 mod batch;
+mod checkpoint;
 pub mod config;
 mod facts;
 mod fragments;
 mod history;
 pub mod layout;
-mod members;
 mod missing;
 mod node;
 mod observe;
 mod reads;
+mod reclaim;
 mod record;
 mod repair;
 mod replay;
@@ -41,6 +44,7 @@ mod spread;
 pub mod status;
 pub mod wire;
 
+pub use checkpoint::Snapshot;
 pub use config::{Bounds, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;

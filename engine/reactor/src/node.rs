@@ -5,12 +5,14 @@
 
 use crate::api::Api;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
+use crate::checkpoint::Checkpoints;
 use crate::config::NodeConfig;
 use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
 use crate::observe::Observer;
 use crate::reads::Reads;
+use crate::reclaim::Reclaim;
 use crate::record::{self, DecidedRun};
 use crate::repair::Repair;
 use crate::secrets::Secrets;
@@ -73,6 +75,8 @@ pub(crate) enum Stored {
     Batch { slot: Slot, batch: Rc<Batch>, fragments: bool },
     /// A repaired fragment.
     Repaired { slot: Slot, op: OpId },
+    /// Fragments copied from another segment: operation, where it lay, offset in the body.
+    Copies { moves: Vec<(OpId, Place, u32)> },
 }
 
 /// A record that the log could not take yet. Order is kept.
@@ -95,13 +99,31 @@ pub(crate) struct Arrived {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DiskRead {
     /// The own fragment, for a read of this node.
-    Own { read: u64, op: u128 },
+    Own {
+        read: u64,
+        op: u128,
+    },
     /// A fragment for another node's read.
-    Serve { to: u8, read: u64, op: u128 },
+    Serve {
+        to: u8,
+        read: u64,
+        op: u128,
+    },
     /// A batch that a node asked for.
-    Meta { to: u8, slot: Slot },
+    Meta {
+        to: u8,
+        slot: Slot,
+    },
     /// A batch of a range of facts.
-    Facts { job: u64, index: usize },
+    Facts {
+        job: u64,
+        index: usize,
+    },
+    /// A stretch of a segment that is to be used again; one large fragment of it.
+    Reclaim,
+    ReclaimOne {
+        op: u128,
+    },
 }
 
 /// Counts of what a node has not finished.
@@ -141,6 +163,8 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) arrived: Option<Arrived>,
     pub(crate) fragments: Fragments,
     pub(crate) history: History,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) reclaim: Reclaim,
     pub(crate) decided: DecidedRun,
     effects: Effects,
     inbox: Vec<Frame>,
@@ -167,8 +191,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) refused_for_space: FxHashSet<Slot>,
     pub(crate) counts: RequestCounts,
     pub(crate) heard_at: Vec<Option<Nanos>>,
-    /// Highest incarnation and boot heard of each.
-    pub(crate) peer_boots: Vec<(u32, u32)>,
+    pub(crate) peer_boots: Vec<u32>,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
@@ -176,7 +199,6 @@ pub struct Node<L: Link, D: Device> {
     last_work: Nanos,
     beacon_at: Nanos,
     pub(crate) stalled_check_at: Nanos,
-    pub(crate) rebuilt_at: Nanos,
     confirmed: bool,
     failed: Option<String>,
     pub(crate) observer: Option<Box<dyn Observer>>,
@@ -202,6 +224,7 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub secrets: Secrets,
     pub fragments: Fragments,
     pub history: History,
+    pub checkpoints: Checkpoints,
     pub window: FxHashMap<Slot, Known>,
     pub boot: u32,
     pub observer: Option<Box<dyn Observer>>,
@@ -255,6 +278,8 @@ impl<L: Link, D: Device> Node<L, D> {
             arrived: None,
             fragments: parts.fragments,
             history: parts.history,
+            checkpoints: parts.checkpoints,
+            reclaim: Reclaim::default(),
             decided: DecidedRun::default(),
             effects: Effects::default(),
             inbox: Vec::new(),
@@ -277,7 +302,7 @@ impl<L: Link, D: Device> Node<L, D> {
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
             heard_at: vec![None; n],
-            peer_boots: vec![(0, 0); n],
+            peer_boots: vec![0; n],
             now,
             started: now,
             scratch: Vec::new(),
@@ -285,7 +310,6 @@ impl<L: Link, D: Device> Node<L, D> {
             last_work: now,
             beacon_at: now + BEACON_NS,
             stalled_check_at: now + BEACON_NS,
-            rebuilt_at: now,
             confirmed: false,
             failed: None,
             observer: parts.observer,
@@ -296,7 +320,6 @@ impl<L: Link, D: Device> Node<L, D> {
         node.restart_leases();
         node.core.start(now, &mut node.effects);
         node.carry_out();
-        node.check_seat();
         node
     }
 
@@ -341,7 +364,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Where this node's fragment lies in the log: for tests that damage it.
     pub fn fragment_place(&self, op: OpId) -> Option<Place> {
-        self.fragments.place(op)
+        self.fragments.place(op).map(|(place, _)| place)
     }
 
     /// One turn, and its work for the disk handed to the kernel. Returns whether anything was done.
@@ -367,7 +390,6 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.wake_reads();
         self.repair_turn();
-        self.propose_rebuilt();
         let served = self.turn_api();
         self.open_batches();
         self.answer_stalled();
@@ -376,6 +398,8 @@ impl<L: Link, D: Device> Node<L, D> {
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
         }
+        self.checkpoint_turn();
+        self.reclaim_turn();
         self.send_all();
         let busy = received || completed || served;
         if busy || self.log.is_busy() {
@@ -406,6 +430,8 @@ impl<L: Link, D: Device> Node<L, D> {
             self.api.deadline(),
             idle,
             retry,
+            self.checkpoints.deadline(self.now),
+            self.reclaim.deadline(self.now),
         ]
         .into_iter()
         .flatten()
@@ -440,13 +466,19 @@ impl<L: Link, D: Device> Node<L, D> {
         if index >= self.n || node == u16::from(self.me) {
             return;
         }
-        let from = node as u8;
-        let incarnation = frame.from.incarnation;
-        if !self.is_peer(from, incarnation, frame.from.boot) {
+        // PROTOCOL 3.2-a: nothing is replaced yet, so every disk of the cluster has one
+        // incarnation.
+        if frame.from.incarnation != self.config.incarnation {
             return;
         }
+        if frame.from.boot < self.peer_boots[index] {
+            return self.on_old_boot(node as u8);
+        }
+        self.peer_boots[index] = frame.from.boot;
+        self.heard_at[index] = Some(self.now);
+        let from = node as u8;
         match frame.kind {
-            kind::CORE => self.on_core(from, incarnation, &frame.head),
+            kind::CORE => self.on_core(from, &frame.head),
             kind::SPREAD => self.on_spread(from, frame),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
@@ -456,12 +488,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
-            kind::REPLACED => self.on_replaced(&frame.head),
             kind::BAD => self.on_bad_fragment(&frame.head),
-            // PROTOCOL 8.1-f, 10-x: asked and answered by those that count before and after a change.
-            kind::PINQ | kind::LEASEQ if !self.core.may_answer() => {}
-            kind::PINR | kind::LEASER
-                if self.core.reads_count(from, incarnation) != (true, true) => {}
             kind::PINQ => self.on_pin_question(from, &frame),
             kind::PINR => self.on_pin_answer(from, &frame),
             kind::LEASEQ => self.on_lease_question(from, &frame),
@@ -473,8 +500,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 4.4-l, 9.1-b: a datagram with an older boot than this peer is known to have had. It
     /// is a straggler from before the peer's restart, or the peer's disk was rolled back: it is
     /// told.
-    pub(crate) fn on_old_boot(&mut self, from: u8) {
-        let boot = self.peer_boots[usize::from(from)].1;
+    fn on_old_boot(&mut self, from: u8) {
+        let boot = self.peer_boots[usize::from(from)];
         self.send(from, kind::BOOT, &boot.to_le_bytes(), &[]);
     }
 
@@ -491,13 +518,11 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn on_core(&mut self, from: u8, incarnation: u32, bytes: &[u8]) {
+    fn on_core(&mut self, from: u8, bytes: &[u8]) {
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
             let Ok(message) = get_message(&mut reader) else { return };
-            if self.core.hears(from, incarnation, &message) {
-                self.step(Input::Message { from, message });
-            }
+            self.step(Input::Message { from, message });
         }
     }
 
@@ -587,12 +612,22 @@ impl<L: Link, D: Device> Node<L, D> {
         stored: Option<Stored>,
     ) {
         if self.unappended.is_empty()
-            && let Ok(id) = self.log.append(kind, head, body, Class::Urgent)
+            && let Ok(id) = self.append_to_log(kind, head, body)
         {
             return self.appended(id, release, stored);
         }
         let (head, body) = (head.to_vec(), body.to_vec());
         self.unappended.push_back(Waiting { kind, head, body, release, stored });
+    }
+
+    fn append_to_log(&mut self, kind: u8, head: &[u8], body: &[Slice]) -> Result<RecordId, Full> {
+        let until = record::needed_until(kind, head);
+        self.log.append_until(kind, head, body, Class::Urgent, until)
+    }
+
+    /// Whether the log has taken everything that was to be said.
+    pub(crate) fn nothing_unappended(&self) -> bool {
+        self.unappended.is_empty()
     }
 
     fn appended(&mut self, id: RecordId, release: Release, stored: Option<Stored>) {
@@ -604,11 +639,15 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    /// What becomes of a record when it is placed. Records are placed in order.
+    pub(crate) fn placed_later(&mut self, id: RecordId, stored: Stored) {
+        self.placing.push_back((id, stored));
+    }
+
     /// Tries again what the log could not take.
     fn append_waiting(&mut self) {
         while let Some(waiting) = self.unappended.pop_front() {
-            let body = &waiting.body;
-            match self.log.append(waiting.kind, &waiting.head, body, Class::Urgent) {
+            match self.append_to_log(waiting.kind, &waiting.head, &waiting.body) {
                 Ok(id) => self.appended(id, waiting.release, waiting.stored),
                 Err(_) => return self.unappended.push_front(waiting),
             }
@@ -626,6 +665,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 Event::Flushed { up_to } => self.flushed(up_to),
                 Event::Read { token, result } => self.on_disk_read(token, result.ok()),
                 Event::Failed(what) => self.fail(format!("the disk failed: {what}")),
+                Event::Marked { tag } => self.checkpoint_marked(tag),
                 Event::SpaceLow { .. } | Event::SpaceBack => {}
             }
         }
@@ -635,6 +675,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn placed(&mut self, id: RecordId, head: Place, body: Place) {
+        self.checkpoints.placed(id, body);
         let Some((_, stored)) = self.placing.pop_front_if(|(of, _)| *of == id) else { return };
         let (slot, batch, fragments) = match stored {
             Stored::Batch { slot, batch, fragments } => (slot, batch, fragments),
@@ -643,6 +684,14 @@ impl<L: Link, D: Device> Node<L, D> {
                     self.repair.placed(id, op);
                 }
                 return;
+            }
+            Stored::Copies { moves } => {
+                for (op, from, offset) in moves {
+                    if let Some(to) = body.part(offset, from.len) {
+                        self.fragments.moved(op, from, to);
+                    }
+                }
+                return self.reclaim.placed();
             }
         };
         if fragments {
@@ -680,6 +729,8 @@ impl<L: Link, D: Device> Node<L, D> {
             DiskRead::Serve { to, read, op } => self.serve_fragment_read(to, read, op, bytes),
             DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
             DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
+            DiskRead::Reclaim => self.reclaim_read(bytes),
+            DiskRead::ReclaimOne { op } => self.reclaim_one(OpId(op), bytes),
         }
     }
 
@@ -772,11 +823,15 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Values that no version uses any more.
     pub(crate) fn forget_released(&mut self) {
         let mut released = std::mem::take(&mut self.released);
-        // Some may go unnamed when very many leave at once: their entries stay, unused.
-        self.machine.take_released(&mut released);
+        let all_named = self.machine.take_released(&mut released);
         for op in released.drain(..) {
             self.fragments.forget(op, None);
             self.repair.missing.remove(op);
+        }
+        if !all_named {
+            // One operation let very many go: their fragments must not count as live for ever.
+            let (machine, exec) = (&self.machine, self.core.exec());
+            self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
         }
         self.released = released;
     }

@@ -23,6 +23,24 @@ pub mod kind {
     /// Head: operation, slot of its execution, checksum; the body is this node's fragment. No
     /// promise.
     pub const REPAIRED: u8 = 9;
+    /// A piece of a checkpoint: see `checkpoint`.
+    pub const CHECKPOINT: u8 = 10;
+    /// Fragments copied from a segment that is to be used again: operation, slot,
+    /// checksum and length of each; the body is their bytes, one after the other. No promise.
+    pub const COPIES: u8 = 12;
+}
+
+/// Up to which checkpoint's exec a record is needed by a replay that begins there: its slot, or
+/// the last of them. What is not about slots is said again by the checkpoint.
+pub fn needed_until(record_kind: u8, head: &[u8]) -> u64 {
+    let mut from = Reader::new(head);
+    let first = from.u64("slot").unwrap_or(0);
+    match record_kind {
+        kind::HOLD | kind::SEGMENT_ONLY | kind::META | kind::VOTE | kind::STATE => first,
+        kind::NO_HOLD => from.u64("to").unwrap_or(first).saturating_sub(1),
+        kind::DECIDED => first + u64::from(from.u32("count").unwrap_or(1)).saturating_sub(1),
+        _ => 0,
+    }
 }
 
 /// Encodes the head of a record that carries no batch; returns its kind.
@@ -74,6 +92,45 @@ pub fn get_record(record_kind: u8, head: &[u8]) -> Result<Record, WireError> {
     };
     from.end("record")?;
     Ok(record)
+}
+
+/// One fragment of a COPIES record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyOf {
+    pub op: u128,
+    pub slot: Slot,
+    pub crc: u32,
+    pub len: u32,
+}
+
+/// Bytes of one in the head.
+pub const COPY_BYTES: usize = 32;
+
+/// Encodes the head of a COPIES record.
+pub fn put_copies(out: &mut Vec<u8>, copies: impl Iterator<Item = CopyOf>) {
+    for copy in copies {
+        out.put_u128(copy.op);
+        out.put_u64(copy.slot);
+        out.put_u32(copy.crc);
+        out.put_u32(copy.len);
+    }
+}
+
+/// The fragments of a COPIES record with their offsets in the body.
+pub fn get_copies(head: &[u8]) -> Result<Vec<(CopyOf, u32)>, WireError> {
+    let mut from = Reader::new(head);
+    let (mut copies, mut offset) = (Vec::with_capacity(head.len() / COPY_BYTES), 0u32);
+    while !from.is_empty() {
+        let copy = CopyOf {
+            op: from.u128("op")?,
+            slot: from.u64("slot")?,
+            crc: from.u32("checksum")?,
+            len: from.u32("length")?,
+        };
+        copies.push((copy, offset));
+        offset = offset.checked_add(copy.len).ok_or(WireError { field: "length" })?;
+    }
+    Ok(copies)
 }
 
 /// Decisions of consecutive slots that are not in the log yet.
@@ -140,6 +197,33 @@ mod tests {
     use racos_protocol::{Ballot, Value};
 
     #[test]
+    fn copies_survive_the_log_with_their_offsets() {
+        let copy = |op, len| CopyOf { op, slot: 7, crc: 9, len };
+        let mut head = Vec::new();
+        put_copies(&mut head, [copy(1, 100), copy(2, 30), copy(3, 5)].into_iter());
+        assert_eq!(head.len(), 3 * COPY_BYTES);
+        let back = get_copies(&head).unwrap();
+        assert_eq!(back, [(copy(1, 100), 0), (copy(2, 30), 100), (copy(3, 5), 130)]);
+    }
+
+    #[test]
+    fn a_record_is_needed_up_to_its_last_slot() {
+        let until = |record| {
+            let mut head = Vec::new();
+            let kind = put_record(&mut head, &record);
+            needed_until(kind, &head)
+        };
+        assert_eq!(until(Record::NoHold { from: 3, to: 9 }), 8);
+        assert_eq!(until(Record::State { slot: 4, phase: 1, value: Value::Null }), 4);
+        assert_eq!(until(Record::Reserve { to: 100 }), 0, "the checkpoint says it");
+        let mut run = DecidedRun::default();
+        (10..13).for_each(|slot| run.push(slot, true));
+        let mut head = Vec::new();
+        run.take(&mut head);
+        assert_eq!(needed_until(kind::DECIDED, &head), 12);
+    }
+
+    #[test]
     fn records_survive_the_log() {
         for record in [
             Record::NoHold { from: 3, to: 9 },
@@ -174,6 +258,8 @@ mod tests {
         fn no_bytes_make_a_decoder_panic(kind: u8, bytes: Vec<u8>) {
             let _ = get_record(kind, &bytes);
             let _ = DecidedRun::get(&bytes).map(Iterator::count);
+            let _ = get_copies(&bytes);
+            needed_until(kind, &bytes);
         }
     }
 }

@@ -95,7 +95,7 @@ impl Repair {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    /// PROTOCOL 10-u: after a restart, on a new disk, or after a jump: everything in use of which no fragment was found.
+    /// After a restart, or a jump: everything in use of which no fragment was found.
     pub(crate) fn list_missing(&mut self) {
         let now = self.now;
         let values = self.machine.values().filter(|used| used.value.len > 0);
@@ -120,7 +120,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 9.5-e: the own fragment cannot be read: from now on it counts as lost.
     pub(crate) fn fragment_damaged(&mut self, op: OpId) {
         let Some(used) = self.machine.value(op) else { return };
-        self.fragments.forget(op, None);
+        self.fragments.lose(op);
         self.repair.missing.add(op, used.slot, self.now);
         self.repair.missing.grew(u64::from(used.value.len));
     }

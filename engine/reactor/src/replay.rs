@@ -1,28 +1,34 @@
 //! Restart from disk (PROTOCOL 9.1): the log read once, in order, gives the node back.
 //!
-//! Invariant: the state machine gets exactly the decided batches in slot order; what the node said
-//! in undecided slots is in the core again before anything is sent.
+//! It is read from the place that the newest checkpoint needs, or from its beginning while there is
+//! none. Until the last piece of that checkpoint is met, records are only collected; then the state
+//! is there, and they are applied.
+//!
+//! Invariant: the state machine gets exactly the decided batches in slot order, from the
+//! checkpoint's exec on; what the node said in undecided slots is in the core again before anything
+//! is sent.
 
 use crate::batch::Batch;
+use crate::checkpoint::{Checkpoints, OWN_ENTRY, Piece, Snapshot, get_place, load_history};
 use crate::config::NodeConfig;
 use crate::fragments::Fragments;
-use crate::history::History;
+use crate::history::{History, NULL};
 use crate::layout;
-use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
-use crate::record::{DecidedRun, get_record, kind};
+use crate::record::{self, DecidedRun, get_record, kind};
 use crate::secrets::{Secrets, local_coin};
 use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
 use racos_buffer::Pool;
 use racos_codec::Codec;
-use racos_machine::{Action, Founding, Limits, Machine, OpId};
+use racos_machine::{Import, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
 use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
-use racos_storage::{Identity, Log, LogConfig, LogError, Place, Replayed, ReplayedBody};
+use racos_storage::{Identity, Log, LogConfig, LogError, Mark, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// What a record takes in a group besides its fragments.
@@ -69,29 +75,30 @@ impl<L: Link, D: Device> Node<L, D> {
         // The boot number, part of the local coin, is known only once the log is open; recovery
         // itself flips no coin.
         let protocol = protocol_config(&config, 0, &secrets);
-        let recovery = Recovery::new(protocol).map_err(OpenError::Config)?;
+        let recovery = Recovery::new(protocol.clone()).map_err(OpenError::Config)?;
         let codec = Codec::new(config.k, n - config.k).map_err(OpenError::Codec)?;
         let mut replay = Replay {
+            protocol,
             recovery,
-            machine: Machine::with_members(limits(&config), founding(&config)),
+            machine: Machine::new(limits(&config)),
+            limits: limits(&config),
+            loading: None,
             secrets: secrets.clone(),
+            cache_bytes_max: config.bounds.cache_bytes_max,
             fragments: Fragments::new(config.bounds.cache_bytes_max),
             history: History::default(),
+            snapshot: Snapshot::default(),
             pending: FxHashMap::default(),
             problem: None,
             observer,
         };
         let (log, identity) = (log_config(&config)?, identity(&config));
         // PROTOCOL 9.1-a, 8.1-e: superblock and boot, replay, last group anew; only then a link.
-        let opened =
-            Log::open(device, pool.clone(), log, identity, &mut |record| replay.record(&record));
+        let opened = Log::open_with(device, pool.clone(), log, identity, &mut replay);
         let (log, recovered) = opened.map_err(OpenError::Log)?;
         if let Some(problem) = replay.problem {
             return Err(OpenError::Record(problem));
         }
-        let exec = replay.recovery.exec();
-        let machine = &replay.machine;
-        replay.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
         let mut core = replay.recovery.finish(now);
         core.set_local_coin(local_coin(config.seed, config.node, recovered.boot));
         let net_identity = NetIdentity {
@@ -110,6 +117,7 @@ impl<L: Link, D: Device> Node<L, D> {
             secrets,
             fragments: replay.fragments,
             history: replay.history,
+            checkpoints: Checkpoints::new(replay.snapshot),
             window: replay.pending,
             boot: recovered.boot,
             observer: replay.observer,
@@ -120,12 +128,6 @@ impl<L: Link, D: Device> Node<L, D> {
 
 fn limits(config: &NodeConfig) -> Limits {
     Limits { history_max: config.versions_per_key_max, ..Limits::default() }
-}
-
-/// The members that the cluster was founded with.
-fn founding(config: &NodeConfig) -> Founding {
-    let nodes = config.members.len() as u8;
-    Founding { nodes, lost_max: config.f as u8, alpha: config.alpha }
 }
 
 fn identity(config: &NodeConfig) -> Identity {
@@ -166,7 +168,6 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         f: config.f,
         k: config.k,
         me: config.node,
-        incarnation: config.incarnation,
         alpha: config.alpha,
         own_slots_max: config.own_slots_max,
         timing: config.timing,
@@ -176,29 +177,208 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
 }
 
 struct Replay {
+    protocol: Config,
     recovery: Recovery,
     machine: Machine,
+    limits: Limits,
+    /// The checkpoint that replay began at, until its end has come.
+    loading: Option<Box<Loading>>,
     secrets: Secrets,
+    cache_bytes_max: usize,
     fragments: Fragments,
     history: History,
+    snapshot: Snapshot,
     /// Batches of slots that are not applied yet.
     pending: FxHashMap<Slot, Known>,
     problem: Option<String>,
     observer: Option<Box<dyn Observer>>,
 }
 
-impl Replay {
-    fn record(&mut self, record: &Replayed<'_>) {
+/// A checkpoint on its way in.
+struct Loading {
+    generation: u64,
+    import: Import,
+    /// What has come of a part that lies in several pieces.
+    part: Vec<u8>,
+    /// Values named by the parts whose places have not come.
+    named: VecDeque<OpId>,
+    history: Option<History>,
+    snapshot: Snapshot,
+    /// Fragments and batches of slots below exec that records at or behind the mark told of.
+    early: Vec<OpId>,
+    heads: Vec<(Slot, Place)>,
+    /// Why this checkpoint cannot be used.
+    problem: Option<String>,
+}
+
+impl Loading {
+    fn new(generation: u64, exec: Slot, limits: Limits) -> Loading {
+        Loading {
+            generation,
+            import: Import::new(limits),
+            part: Vec::new(),
+            named: VecDeque::new(),
+            history: None,
+            snapshot: Snapshot { generation, exec, ..Snapshot::default() },
+            early: Vec::new(),
+            heads: Vec::new(),
+            problem: None,
+        }
+    }
+}
+
+impl racos_storage::Replay for Replay {
+    fn begin(&mut self, mark: &Mark) {
+        let recovery = Recovery::new(self.protocol.clone());
+        self.recovery = recovery.expect("the same configuration was accepted before");
+        self.machine = Machine::new(self.limits);
+        self.fragments = Fragments::new(self.cache_bytes_max);
+        self.history = History::default();
+        self.snapshot = Snapshot::default();
+        self.pending.clear();
+        self.problem = None;
+        self.loading = (mark.tag > 0).then(|| {
+            self.recovery.begin_at(mark.horizon);
+            Box::new(Loading::new(mark.tag, mark.horizon, self.limits))
+        });
+    }
+
+    fn wants_body(&self, record_kind: u8) -> bool {
+        record_kind == kind::CHECKPOINT && self.loading.is_some()
+    }
+
+    fn record(&mut self, record: Replayed<'_>) -> u64 {
         if self.problem.is_none()
-            && let Err(problem) = self.take(record)
+            && let Err(problem) = self.take(&record)
         {
             self.problem =
                 Some(format!("record {} (kind {}): {problem}", record.id.0, record.kind));
         }
+        record::needed_until(record.kind, record.head)
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        let Some(loading) = &self.loading else { return Ok(()) };
+        let (generation, exec) = (loading.generation, self.recovery.exec());
+        let why = loading.problem.as_deref().unwrap_or("its end is missing");
+        Err(format!("checkpoint {generation} (of slot {exec}): {why}"))
+    }
+}
+
+impl Replay {
+    /// A piece of a checkpoint. Of others than the one that replay began at, nothing is taken.
+    fn piece(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        let (generation, piece) = Piece::get(record.head).map_err(|error| error.to_string())?;
+        let Some(mut loading) = self.loading.take_if(|it| it.generation == generation) else {
+            return Ok(());
+        };
+        loading.snapshot.bytes += (record.head.len() + record.body_place.len as usize) as u64;
+        if loading.problem.is_none() {
+            match self.take_piece(piece, record, &mut loading) {
+                Ok(true) => {
+                    self.loaded(*loading);
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(problem) => loading.problem = Some(problem),
+            }
+        }
+        self.loading = Some(loading);
+        Ok(())
+    }
+
+    /// Takes a piece; true if it was the last one and all of it is there.
+    fn take_piece(
+        &mut self,
+        piece: Piece,
+        record: &Replayed<'_>,
+        loading: &mut Loading,
+    ) -> Result<bool, String> {
+        let ReplayedBody::Inline(body) = record.body else {
+            return Err("a piece of it is damaged".into());
+        };
+        match piece {
+            Piece::Begin { exec, reserved } if exec == self.recovery.exec() => {
+                self.recovery.record(Record::Reserve { to: reserved }, None)?;
+            }
+            Piece::Part { number, last } => {
+                loading.part.extend_from_slice(body);
+                loading.snapshot.pieces.push((number, record.body_place));
+                if last {
+                    let Loading { import, part, named, .. } = loading;
+                    let taken = import.part(part, &mut |op| named.push_back(op));
+                    taken.map_err(|error| error.to_string())?;
+                    part.clear();
+                }
+            }
+            Piece::Own => self.take_places(body, loading).map_err(|error| error.to_string())?,
+            Piece::History { first } => {
+                load_history(&mut loading.history, first, body).map_err(|e| e.to_string())?;
+            }
+            Piece::End { parts, exec } => {
+                let whole = parts == loading.import.next_part()
+                    && exec == self.recovery.exec()
+                    && loading.import.is_complete()
+                    && loading.named.is_empty()
+                    && loading.history.as_ref().is_none_or(|history| history.end() == exec);
+                return if whole { Ok(true) } else { Err("pieces of it are missing".into()) };
+            }
+            Piece::Begin { exec, .. } => return Err(format!("it says it is of slot {exec}")),
+        }
+        Ok(false)
+    }
+
+    /// Where this node's fragments of the values just named lie.
+    fn take_places(&mut self, body: &[u8], loading: &mut Loading) -> Result<(), String> {
+        if !body.len().is_multiple_of(OWN_ENTRY) {
+            return Err("places are cut short".into());
+        }
+        let mut from = Reader::new(body);
+        while !from.is_empty() {
+            let place = get_place(&mut from).map_err(|error| error.to_string())?;
+            let crc = from.u32("checksum").map_err(|error| error.to_string())?;
+            let op = loading.named.pop_front().ok_or("more places than values are named")?;
+            if place != NULL {
+                self.fragments.fill(op, place, crc);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state is there: what was collected meanwhile is judged by it.
+    fn loaded(&mut self, loading: Loading) {
+        let Loading { generation, import, history, snapshot, early, heads, .. } = loading;
+        let exec = self.recovery.exec();
+        self.machine = match import.finish() {
+            Ok(machine) => machine,
+            Err(error) => return self.refuse_checkpoint(generation, error.to_string()),
+        };
+        // A state of a later slot is not what this checkpoint says it is.
+        let applied = self.machine.applied().map_or(0, |(slot, _)| slot + 1);
+        if applied > exec {
+            let why = format!("it holds slot {applied}, beyond its own");
+            return self.refuse_checkpoint(generation, why);
+        }
+        self.history = history.unwrap_or_else(|| History::starting_at(exec));
+        heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));
+        for op in early {
+            if self.machine.value(op).is_none() {
+                self.fragments.discard(op, exec);
+            }
+        }
+        self.snapshot = snapshot;
+    }
+
+    fn refuse_checkpoint(&mut self, generation: u64, problem: String) {
+        let problem = Some(problem);
+        self.loading =
+            Some(Box::new(Loading { problem, ..Loading::new(generation, 0, self.limits) }));
     }
 
     fn take(&mut self, record: &Replayed<'_>) -> Result<(), String> {
         match record.kind {
+            kind::CHECKPOINT => self.piece(record)?,
+            kind::COPIES => self.copies(record)?,
             kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
             kind::META => {
                 let (head, batch) = self.batch(record.head)?;
@@ -241,7 +421,7 @@ impl Replay {
                 let crc = head.crc(index).ok_or("a fragment without a checksum")?;
                 let place = record.body_place.part(spot.offset as u32, spot.len as u32);
                 let place = place.ok_or("a fragment outside of the body")?;
-                self.fragments.replay(spot.value.op, slot, place, crc);
+                self.fragment(spot.value.op, slot, place, crc);
             }
         }
         let said = match record.kind {
@@ -258,15 +438,42 @@ impl Replay {
         let mut fields = || Ok((head.u128("op")?, head.u64("slot")?, head.u32("checksum")?));
         let (op, slot, crc) = fields().map_err(|error: WireError| error.to_string())?;
         if !matches!(record.body, ReplayedBody::Damaged) {
-            self.fragments.replay(OpId(op), slot, record.body_place, crc);
+            self.fragment(OpId(op), slot, record.body_place, crc);
         }
         Ok(())
+    }
+
+    fn copies(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        for (copy, offset) in record::get_copies(record.head).map_err(|error| error.to_string())? {
+            let place = record.body_place.part(offset, copy.len);
+            let place = place.ok_or("a fragment outside of the body")?;
+            if !matches!(record.body, ReplayedBody::Damaged) {
+                self.fragment(OpId(copy.op), copy.slot, place, copy.crc);
+            }
+        }
+        Ok(())
+    }
+
+    /// A fragment that a record holds. That of an executed slot counts only if its value is live.
+    fn fragment(&mut self, op: OpId, slot: Slot, place: Place, crc: u32) {
+        if slot < self.recovery.exec() {
+            match &mut self.loading {
+                Some(loading) => loading.early.push(op),
+                None if self.machine.value(op).is_none() => return,
+                None => {}
+            }
+        }
+        self.fragments.replay(op, slot, place, crc);
     }
 
     fn pend(&mut self, slot: Slot, batch: Rc<Batch>, place: Place) {
         if slot >= self.recovery.exec() {
             let known = Known { batch, recorded: true, place: Some(place) };
             self.pending.entry(slot).or_insert(known);
+        } else if let Some(loading) = &mut self.loading {
+            loading.heads.push((slot, place));
+        } else {
+            self.history.placed(slot, place);
         }
     }
 
@@ -281,30 +488,27 @@ impl Replay {
     }
 
     fn apply(&mut self) {
+        if self.loading.is_some() {
+            return;
+        }
         while let Some((slot, value)) = self.recovery.apply() {
             let known = self.pending.remove(&slot);
             match (value, known) {
                 (Value::Batch(_), Some(known)) => {
                     self.history.push_batch(known.place);
-                    let epoch = self.machine.members().epoch();
                     for (position, op) in known.batch.ops.iter().enumerate() {
                         // PROTOCOL 9.1-i: as at the first execution.
                         let outcome = self.machine.apply(slot, position as u32, op);
                         if let Some(observer) = &mut self.observer {
                             observer.applied(slot, position as u32, op, &outcome);
                         }
-                        if matches!(op.action, Action::Txn(_)) {
+                        if layout::may_be_unused(op, &outcome) {
                             let unused = layout::stored_values(op)
                                 .filter(|value| self.machine.value(value.op).is_none());
                             unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
                     }
-                    if let Some(change) = members::change_since(&self.machine, epoch) {
-                        self.recovery.change(change);
-                    }
-                    let mut released = Vec::new();
-                    self.machine.take_released(&mut released);
-                    released.into_iter().for_each(|op| self.fragments.forget(op, None));
+                    self.forget_released();
                 }
                 (Value::Batch(_), None) => {
                     unreachable!("recovery applies a batch only with its metas")
@@ -319,6 +523,16 @@ impl Replay {
             if let Some(observer) = &mut self.observer {
                 observer.executed(slot, value, &self.machine);
             }
+        }
+    }
+
+    fn forget_released(&mut self) {
+        let mut released = Vec::new();
+        let all_named = self.machine.take_released(&mut released);
+        released.into_iter().for_each(|op| self.fragments.forget(op, None));
+        if !all_named {
+            let (machine, exec) = (&self.machine, self.recovery.exec());
+            self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
         }
     }
 }

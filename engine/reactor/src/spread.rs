@@ -38,18 +38,10 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_spread(&mut self, from: u8, frame: Frame) {
         let Ok(head) = SpreadHead::get(&frame.head) else { return };
         let slot = head.slot;
-        // PROTOCOL 10-q
-        if !self.core.seats()[usize::from(from)].counts(frame.from.incarnation, slot) {
-            return;
-        }
         if slot < self.core.exec() {
             self.store_late(slot, &frame);
             // The core learns that its owner's word came late.
-            let batch = racos_protocol::BatchInfo {
-                digest: head.digest,
-                touches: Rc::new([]),
-                is_change: false,
-            };
+            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
         if let Some(known) = self.window.get(&slot)
@@ -61,11 +53,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if slot >= self.core.exec() + self.core.config().alpha {
             // Evidence that this node lags; nothing of it is kept.
-            let batch = racos_protocol::BatchInfo {
-                digest: head.digest,
-                touches: Rc::new([]),
-                is_change: false,
-            };
+            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
         let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
@@ -265,8 +253,6 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// PROTOCOL 7-a: executes a slot.
     pub(crate) fn apply(&mut self, slot: Slot, value: Value) {
-        let epoch = self.machine.members().epoch();
-        let mut is_change = false;
         match value {
             Value::Null => {
                 if let Some(known) = self.window.remove(&slot) {
@@ -278,7 +264,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.history.push_null();
                 self.decided.push(slot, false);
             }
-            Value::Batch(digest) => is_change = self.apply_batch(slot, digest),
+            Value::Batch(digest) => self.apply_batch(slot, digest),
         }
         if let Some(observer) = &mut self.observer {
             observer.executed(slot, value, &self.machine);
@@ -288,13 +274,9 @@ impl<L: Link, D: Device> Node<L, D> {
             self.decided.take(&mut head);
             self.append(record_kind::DECIDED, &head, &[], Release::Nothing, None);
         }
-        if is_change {
-            self.executed_change(epoch);
-        }
     }
 
-    /// Returns whether the batch may have changed who the members are.
-    fn apply_batch(&mut self, slot: Slot, digest: u128) -> bool {
+    fn apply_batch(&mut self, slot: Slot, digest: u128) {
         // PROTOCOL 7-b, 13-e: with its metas, and those that were decided.
         let known = self.window.remove(&slot).expect("exec moves over a slot only with its metas");
         assert_eq!(known.batch.info.digest, digest, "slot {slot}: another batch was decided");
@@ -337,21 +319,20 @@ impl<L: Link, D: Device> Node<L, D> {
                 None => {}
             }
             self.lease_applied(op);
-            self.forget_unused(op);
+            if layout::may_be_unused(op, &outcome) {
+                self.forget_unused(op);
+            }
         }
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released();
-        known.batch.info.is_change
     }
 
-    /// Values that a transaction brought for the branch that was not taken.
+    /// Values that an operation brought, and that no version names.
     fn forget_unused(&mut self, op: &Op) {
-        if matches!(op.action, Action::Txn(_)) {
-            for value in layout::stored_values(op) {
-                if self.machine.value(value.op).is_none() {
-                    self.fragments.forget(value.op, None);
-                }
+        for value in layout::stored_values(op) {
+            if self.machine.value(value.op).is_none() {
+                self.fragments.forget(value.op, None);
             }
         }
     }
@@ -521,12 +502,7 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 | Refusal::LeaseExists
                 | Refusal::LeaseTtlTooLarge
                 | Refusal::KeyNotFound
-                | Refusal::Unresolved
-                | Refusal::NoSuchNode
-                | Refusal::ChangeInFlight
-                | Refusal::OtherIncarnation
-                | Refusal::DiskInUse
-                | Refusal::TooManyRebuilding => ErrorCode::BadRequest,
+                | Refusal::Unresolved => ErrorCode::BadRequest,
             };
             error(code, reason.to_string())
         }

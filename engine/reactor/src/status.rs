@@ -24,11 +24,6 @@ pub struct Status {
     pub disk: DiskStatus,
     pub net: NetStatus,
     pub repair: RepairStatus,
-    /// The configuration as this node has executed it, and how many changes led to it.
-    pub members: Vec<MemberStatus>,
-    pub epoch: u32,
-    /// Whether this node takes clients' work: not while it replaces another and catches up.
-    pub is_active: bool,
     pub requests: RequestCounts,
     /// CPU time of the process, user and system, in microseconds; resident memory in bytes.
     pub cpu_us: u64,
@@ -60,19 +55,6 @@ pub struct SlotCounts {
     pub skipped: u64,
 }
 
-/// One member's place.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberStatus {
-    pub node: u8,
-    pub address: String,
-    pub incarnation: u32,
-    /// The first slot in which this incarnation counts.
-    pub from: u64,
-    /// The disk's id, 32 hexadecimal digits; zeros: the one it was founded with.
-    pub disk: String,
-    pub is_rebuilding: bool,
-}
-
 /// Fragments that this node should have and has not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairStatus {
@@ -95,6 +77,17 @@ pub struct DiskStatus {
     pub flushes: u64,
     pub flushed_bytes: u64,
     pub full: bool,
+    /// Bytes of fragments that values in use need.
+    pub live_bytes: u64,
+    /// Checkpoints written; the slot up to which the newest durable one reaches, and its bytes.
+    pub checkpoints: u64,
+    pub checkpoint_exec: u64,
+    pub checkpoint_bytes: u64,
+    /// Bytes of fragments copied so that segments could be used again.
+    pub copied_bytes: u64,
+    /// Segments that were of no use any more, and segments made of files used before.
+    pub segments_back: u64,
+    pub segments_recycled: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

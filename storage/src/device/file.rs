@@ -89,6 +89,14 @@ impl Device for FileDevice {
         either!(self, device => device.prepare(file, len))
     }
 
+    fn recycle(&mut self, from: FileId, file: FileId) {
+        either!(self, device => device.recycle(from, file))
+    }
+
+    fn remove(&mut self, file: FileId) {
+        either!(self, device => device.remove(file))
+    }
+
     fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]) {
         either!(self, device => device.write_flush(token, file, offset, parts))
     }

@@ -6,7 +6,7 @@
 //! only after the directory is.
 //! What would break it: another order of the steps.
 
-use super::FileId;
+use super::{FileId, RECYCLED_ZEROS};
 use io_uring::{opcode, squeue, types};
 use racos_buffer::{Pool, Slice};
 use std::ffi::CString;
@@ -56,6 +56,17 @@ impl Making {
             new_name: CString::new(new.as_os_str().as_bytes())?,
             name: CString::new(name.as_os_str().as_bytes())?,
         })
+    }
+
+    /// The recycling of a file: its first block zeroed and flushed, then its new name.
+    pub fn recycled(id: FileId, file: File, old: &Path, name: &Path) -> io::Result<Making> {
+        let making = Making::new(id, file, RECYCLED_ZEROS, old, name)?;
+        Ok(Making { step: Step::Zeros, ..making })
+    }
+
+    /// The step to begin with.
+    pub fn first_step(&self) -> Step {
+        self.step
     }
 
     /// The ring entry of a step. It points to memory of `self`, which must live and stay until the

@@ -13,7 +13,7 @@
 //! What would break it: a map with random order, or completing anything out of (time, number)
 //! order.
 
-use super::{Completion, Device, FileId};
+use super::{Completion, Device, FileId, RECYCLED_ZEROS};
 use racos_buffer::{Buf, Slice};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -80,6 +80,8 @@ enum Work {
     Write { token: u64, file: FileId, offset: u64, parts: Vec<Slice> },
     Read { token: u64, file: FileId, offset: u64, buf: Buf },
     Prepare { file: FileId, len: u64 },
+    Recycle { from: FileId, file: FileId },
+    Remove { file: FileId },
 }
 
 /// The disk itself. Share it as `Rc<RefCell<Disk>>` between the driver and a [`MemoryDevice`].
@@ -163,6 +165,14 @@ impl Disk {
             Work::Prepare { file, len } => {
                 let result = self.make(file, len);
                 Completion::Prepared { file, result }
+            }
+            Work::Recycle { from, file } => {
+                let result = self.recycle(from, file);
+                Completion::Prepared { file, result }
+            }
+            Work::Remove { file } => {
+                self.remove(file);
+                Completion::Removed { file, result: Ok(()) }
             }
         };
         self.done.push(completion);
@@ -252,16 +262,46 @@ impl Disk {
         self.drop_work(&mut Rng(seed), true);
     }
 
+    /// The first block is zeroed, then the file has its new number.
+    fn recycle(&mut self, from: FileId, file: FileId) -> io::Result<()> {
+        self.zero_front(from)?;
+        self.forget(file);
+        let image = self.files.remove(&from).expect("looked at above");
+        self.volatile.retain(|(of, _), _| *of != from);
+        let bad = std::mem::take(&mut self.unreadable).into_keys();
+        let renamed = |(of, at)| ((if of == from { file } else { of }, at), ());
+        self.unreadable = bad.map(renamed).collect();
+        self.files.insert(file, image);
+        Ok(())
+    }
+
+    fn zero_front(&mut self, from: FileId) -> io::Result<()> {
+        let Some(image) = self.files.get_mut(&from) else {
+            return Err(io::Error::new(ErrorKind::NotFound, format!("no file {from}")));
+        };
+        (0..RECYCLED_ZEROS).step_by(SECTOR).for_each(|at| image.write(at, &[0; SECTOR]));
+        Ok(())
+    }
+
     fn drop_work(&mut self, rng: &mut Rng, volatile: bool) {
         for work in std::mem::take(&mut self.work).into_values() {
-            if let Work::Write { file, offset, parts, .. } = work {
-                let mode = rng.next() % 4; // none, all, or each sector on its own
-                for (offset, sector) in sectors(offset, &parts) {
-                    let new = mode == 1 || mode >= 2 && rng.next() & 1 == 1;
-                    if new {
-                        self.put(file, offset, sector, volatile);
+            match work {
+                Work::Recycle { from, file } => match rng.next() % 3 {
+                    0 => {}
+                    1 => drop(self.zero_front(from)),
+                    _ => drop(self.recycle(from, file)),
+                },
+                Work::Remove { file } if rng.next() & 1 == 1 => self.remove(file),
+                Work::Write { file, offset, parts, .. } => {
+                    let mode = rng.next() % 4; // none, all, or each sector on its own
+                    for (offset, sector) in sectors(offset, &parts) {
+                        let new = mode == 1 || mode >= 2 && rng.next() & 1 == 1;
+                        if new {
+                            self.put(file, offset, sector, volatile);
+                        }
                     }
                 }
+                _ => {}
             }
         }
         self.done.clear();
@@ -414,6 +454,15 @@ impl Device for MemoryDevice {
 
     fn prepare(&mut self, file: FileId, len: u64) {
         self.disk.borrow_mut().start(Op::Prepare(len), Work::Prepare { file, len });
+    }
+
+    fn recycle(&mut self, from: FileId, file: FileId) {
+        let work = Work::Recycle { from, file };
+        self.disk.borrow_mut().start(Op::Prepare(RECYCLED_ZEROS), work);
+    }
+
+    fn remove(&mut self, file: FileId) {
+        self.disk.borrow_mut().start(Op::Prepare(0), Work::Remove { file });
     }
 
     fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]) {

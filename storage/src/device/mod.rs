@@ -43,7 +43,12 @@ pub enum Completion {
     /// The file exists with its whole length written with zeros and flushed, or could not be made
     /// (`ErrorKind::StorageFull` when the disk is full).
     Prepared { file: FileId, result: io::Result<()> },
+    /// The file is gone, or could not be removed.
+    Removed { file: FileId, result: io::Result<()> },
 }
+
+/// Bytes at the front of a file that [`Device::recycle`] zeroes.
+pub const RECYCLED_ZEROS: u64 = 4096;
 
 /// Numbered files on one disk. Offsets and lengths given to a device are multiples of
 /// [`Device::sector`]; memory is aligned to it.
@@ -60,6 +65,13 @@ pub trait Device: 'static {
     /// One at a time (the log sees to it). A file of that number that exists is replaced. A crash
     /// before the completion leaves no new file, never part of one.
     fn prepare(&mut self, file: FileId, len: u64);
+    /// Starts to give the file `from` the number `file`, with its first block zeroed and the rest
+    /// as it is: blocks written before are kept. Reported as `Prepared`; with [`Device::prepare`],
+    /// one at a time. A crash before the completion leaves the file under one of its two numbers.
+    fn recycle(&mut self, from: FileId, file: FileId);
+    /// Starts to remove a file that nothing reads or writes; one at a time. After a crash it may
+    /// be there again.
+    fn remove(&mut self, file: FileId);
     /// Starts one write of the gathered `parts` (at most [`PARTS_MAX`]) at `offset`, and a flush
     /// after it. At most one is in flight (the log sees to it). The device keeps the slices until
     /// the completion, and has dropped them when it reports it.

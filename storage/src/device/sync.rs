@@ -5,7 +5,7 @@
 //! What would break it: nothing runs behind the caller's back, so little can.
 
 use super::directory::Directory;
-use super::{Completion, Device, FileId, Sleep, posix};
+use super::{Completion, Device, FileId, RECYCLED_ZEROS, Sleep, posix};
 use racos_buffer::{Buf, Slice};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -71,6 +71,16 @@ impl SyncDevice {
         Ok(Making { id, file, len, written: 0 })
     }
 
+    fn recycle_now(&mut self, from: FileId, file: FileId) -> io::Result<()> {
+        let old = self.file(from, false)?;
+        old.write_all_at(&vec![0; RECYCLED_ZEROS as usize], 0)?;
+        old.sync_all()?;
+        self.files.remove(&from);
+        self.files.remove(&file);
+        fs::rename(self.directory.file_path(from), self.directory.file_path(file))?;
+        self.directory.handle.sync_all()
+    }
+
     /// One piece of the file in the making. True when it is whole.
     fn make_some(&mut self) -> io::Result<bool> {
         let Some(making) = &mut self.making else {
@@ -116,6 +126,17 @@ impl Device for SyncDevice {
             Ok(making) => self.making = Some(making),
             Err(error) => self.done.push(Completion::Prepared { file, result: Err(error) }),
         }
+    }
+
+    fn recycle(&mut self, from: FileId, file: FileId) {
+        let result = self.recycle_now(from, file);
+        self.done.push(Completion::Prepared { file, result });
+    }
+
+    fn remove(&mut self, file: FileId) {
+        self.files.remove(&file);
+        let result = fs::remove_file(self.directory.file_path(file));
+        self.done.push(Completion::Removed { file, result });
     }
 
     fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]) {

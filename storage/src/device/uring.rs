@@ -14,9 +14,11 @@ use super::{Completion, Device, FileId, FlushMethod, PARTS_MAX, Sleep, UringConf
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use racos_buffer::{Buf, Slice};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -32,6 +34,7 @@ const FLUSH: u64 = 2;
 const READ: u64 = 3;
 const MAKE: u64 = 4;
 const READABLE: u64 = 5;
+const REMOVE: u64 = 6;
 
 struct Writing {
     token: u64,
@@ -63,6 +66,8 @@ pub struct UringDevice {
     reads: Vec<Option<Reading>>,
     reads_free: Vec<usize>,
     making: Option<Making>,
+    /// The file being removed, and its name for the kernel.
+    removing: Option<(FileId, CString)>,
     /// Descriptors ever waited for, and whether a poll of them is in flight.
     armed: Vec<(RawFd, bool)>,
     done: Vec<Completion>,
@@ -99,6 +104,7 @@ impl UringDevice {
             reads: Vec::new(),
             reads_free: Vec::new(),
             making: None,
+            removing: None,
             armed: Vec::new(),
             done: Vec::new(),
             reaped: Vec::new(),
@@ -159,7 +165,7 @@ impl UringDevice {
     fn push(&mut self, entry: &squeue::Entry) {
         self.ensure_room(1);
         // SAFETY: every entry made in this module points to memory that `self` owns until the
-        // completion is reaped (`parts`, `iovecs`, `reads`, `making`) or to none.
+        // completion is reaped (`parts`, `iovecs`, `reads`, `making`, `removing`) or to none.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.expect("room was made for the entry");
     }
@@ -232,6 +238,39 @@ impl UringDevice {
         }
     }
 
+    fn begin_recycling(&mut self, from: FileId, id: FileId) -> io::Result<()> {
+        self.close(from);
+        let (old, name) = (self.directory.file_path(from), self.directory.file_path(id));
+        let file = posix::open_direct(&old, false)?;
+        let making = Making::recycled(id, file, &old, &name)?;
+        let step = making.first_step();
+        self.making = Some(making);
+        self.queue_step(step);
+        Ok(())
+    }
+
+    fn begin_removing(&mut self, file: FileId) -> io::Result<()> {
+        self.close(file);
+        let name = CString::new(self.directory.file_path(file).as_os_str().as_bytes())?;
+        let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).build();
+        self.removing = Some((file, name));
+        self.push(&entry.user_data(REMOVE << KIND_SHIFT));
+        Ok(())
+    }
+
+    fn remove_ended(&mut self, result: i32) {
+        let (file, _) = self.removing.take().expect("a file is being removed");
+        let failed = (result < 0).then(|| io::Error::from_raw_os_error(-result));
+        self.done.push(Completion::Removed { file, result: failed.map_or(Ok(()), Err) });
+    }
+
+    /// Closes a file that nothing reads or writes; what is queued names descriptors, and must
+    /// reach the kernel first.
+    fn close(&mut self, file: FileId) {
+        self.submit();
+        self.files.remove(&file);
+    }
+
     fn queue_step(&mut self, step: Step) {
         let making = self.making.as_ref().expect("a step of a file in the making");
         let entry = making.entry(step, self.directory.handle.as_raw_fd());
@@ -261,6 +300,7 @@ impl UringDevice {
                 FLUSH => self.write_ended(false, result),
                 READ => self.read_ended(number, result),
                 MAKE => self.make_ended(result),
+                REMOVE => self.remove_ended(result),
                 READABLE => self.armed[number].1 = false,
                 kind => unreachable!("no entry of kind {kind} is ever queued"),
             }
@@ -290,7 +330,8 @@ impl UringDevice {
 
     /// Whether the kernel may still use memory that this struct owns.
     fn is_busy(&self) -> bool {
-        self.writing.is_some() || self.making.is_some() || self.reads.iter().any(Option::is_some)
+        let changing = self.making.is_some() || self.removing.is_some();
+        self.writing.is_some() || changing || self.reads.iter().any(Option::is_some)
     }
 }
 
@@ -346,6 +387,20 @@ impl Device for UringDevice {
         assert!(self.making.is_none(), "one file is made at a time");
         if let Err(error) = self.begin_making(file, len) {
             self.done.push(Completion::Prepared { file, result: Err(error) });
+        }
+    }
+
+    fn recycle(&mut self, from: FileId, file: FileId) {
+        assert!(self.making.is_none(), "one file is made at a time");
+        if let Err(error) = self.begin_recycling(from, file) {
+            self.done.push(Completion::Prepared { file, result: Err(error) });
+        }
+    }
+
+    fn remove(&mut self, file: FileId) {
+        assert!(self.removing.is_none(), "one file is removed at a time");
+        if let Err(error) = self.begin_removing(file) {
+            self.done.push(Completion::Removed { file, result: Err(error) });
         }
     }
 
@@ -461,6 +516,7 @@ impl Drop for UringDevice {
                     FLUSH => self.write_ended(false, result),
                     READ => self.read_ended(number, result),
                     MAKE => self.making = None,
+                    REMOVE => self.removing = None,
                     _ => {}
                 }
             }
@@ -471,6 +527,7 @@ impl Drop for UringDevice {
             std::mem::forget(std::mem::take(&mut self.iovecs));
             std::mem::forget(std::mem::take(&mut self.reads));
             std::mem::forget(self.making.take());
+            std::mem::forget(self.removing.take());
         }
     }
 }

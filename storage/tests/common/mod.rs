@@ -27,6 +27,7 @@ pub fn small() -> LogConfig {
         free_bytes_min: 0,
         inline_body_max: 2048,
         inline_bytes_max: 16 << 10,
+        spare_max: 2,
         group_bytes_max: 32 << 10,
         queue_bytes_max: 256 << 10,
         reads_max: 16,

@@ -13,7 +13,6 @@ mod data;
 mod demo;
 mod exit;
 mod keys;
-mod member;
 mod node;
 mod output;
 mod scratch;
@@ -44,7 +43,6 @@ enum Command {
     Status(status::StatusArgs),
     Bench(Box<bench::BenchArgs>),
     Tune(tune::TuneArgs),
-    Member(member::MemberArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +57,6 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Tune(args) => tune::run(&args),
-        Command::Member(args) => member::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,8 +63,8 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let answered = || reports.iter().flatten();
     let newest = answered().map(|status| status.exec).max().unwrap_or(0);
     let heading = [
-        "node", "endpoint", "executed", "lag", "repair", "keys", "peers", "disk", "fast", "slow",
-        "told", "null", "memory", "up",
+        "node", "endpoint", "executed", "lag", "repair", "keys", "peers", "live", "disk", "fast",
+        "slow", "told", "null", "memory", "up",
     ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
@@ -101,7 +101,8 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         repair(&status.repair),
         status.keys.to_string(),
         peers,
-        format!("{}{full}", output::bytes(status.disk.log_bytes)),
+        output::bytes(status.disk.live_bytes),
+        format!("{}{full}", output::bytes(status.disk.file_bytes)),
         slots.fast.to_string(),
         slots.slow.to_string(),
         slots.told.to_string(),

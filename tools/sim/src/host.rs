@@ -53,18 +53,8 @@ pub enum State {
     Lost,
 }
 
-/// A disk that is to take the place of a host's.
-pub struct Replacement {
-    pub disk: Rc<RefCell<Disk>>,
-    pub disk_id: u128,
-    /// Its REPLACE was admitted; it is in the host.
-    pub is_admitted: bool,
-    pub is_in: bool,
-}
-
 /// One machine.
 pub struct Host {
-    pub replacement: Option<Replacement>,
     pub index: usize,
     pub node: Option<SimNode>,
     pub state: State,
@@ -80,22 +70,65 @@ pub struct Host {
     /// A flush was made to fail: the node has to stop.
     pub flush_fails: bool,
     pub boots: u32,
+    /// Starts that began at a checkpoint, checkpoints written, and segments given back, by the
+    /// processes that have ended.
+    pub upkeep: Upkeep,
     /// Buffers of the process that runs.
     pub pool: Pool,
     config: NodeConfig,
 }
 
+/// What nodes did to keep their logs short.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    pub checkpoints: u64,
+    pub segments_back: u64,
+    pub copied_bytes: u64,
+    pub starts_from_one: u64,
+}
+
 impl Host {
+    /// What this machine's nodes have done so far.
+    pub fn upkeep(&self) -> Upkeep {
+        let Upkeep { checkpoints, segments_back, copied_bytes, starts_from_one } = self.upkeep;
+        let disk = self.node.as_ref().map(|node| node.status().disk).unwrap_or_default();
+        Upkeep {
+            checkpoints: checkpoints + disk.checkpoints,
+            segments_back: segments_back + disk.segments_back,
+            copied_bytes: copied_bytes + disk.copied_bytes,
+            starts_from_one,
+        }
+    }
+
     /// A machine with a formatted disk; the node is not started.
     pub fn new(plan: &Plan, index: usize, members: &[SocketAddr], mut rng: Rng) -> Host {
         let drift = plan.node.drift_ppm_max;
         let drift_ppm = rng.between(0, 2 * drift) as i64 - drift as i64;
         let clock = Clock { drift_ppm, offset_ns: rng.below(1 << 40) };
-        let disk = new_disk(plan, rng.fork(1));
+        let disk_plan = plan.disk.clone();
+        let mut disk_rng = rng.fork(1);
+        let latency = Box::new(move |op| {
+            let mut ns = match op {
+                Op::Write(bytes) => {
+                    let transfer = bytes as u64 / 2;
+                    let spread = disk_rng.exponential(disk_plan.write_ns_mean);
+                    disk_plan.write_ns_min + spread + transfer
+                }
+                Op::Read(bytes) => disk_rng.exponential(disk_plan.read_ns_mean) + bytes as u64 / 2,
+                Op::Prepare(bytes) => bytes * 2,
+            };
+            if disk_rng.chance(disk_plan.slow_ppm) {
+                ns += disk_rng.exponential(disk_plan.slow_ns_mean);
+            }
+            ns.max(1)
+        });
+        let disk = Disk::new(DISK_BYTES, Timing::Timed(latency));
         let config = config(plan, index, members, &mut rng);
-        let pool = format(&config, &disk, u128::from(rng.number()));
+        let mut device = MemoryDevice::new(disk.clone());
+        let pool = Pool::new(BUFFER_BYTES);
+        SimNode::format(&config, &mut device, &pool, u128::from(rng.number()), &mut |_, _| {})
+            .expect("an empty disk can be formatted");
         Host {
-            replacement: None,
             index,
             node: None,
             state: State::Down,
@@ -109,35 +142,10 @@ impl Host {
             full_until_ns: 0,
             flush_fails: false,
             boots: 0,
+            upkeep: Upkeep::default(),
             pool,
             config,
         }
-    }
-
-    /// The incarnation that runs, or last ran, here.
-    pub fn incarnation(&self) -> u32 {
-        self.config.incarnation
-    }
-
-    /// Makes an empty disk that is to be the next incarnation.
-    pub fn make_replacement(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
-        let disk = new_disk(plan, rng.fork(1));
-        let config = NodeConfig { incarnation: self.config.incarnation + 1, ..self.config.clone() };
-        let disk_id = u128::from(rng.number());
-        format(&config, &disk, disk_id);
-        disk.borrow_mut().advance(now_ns);
-        let (is_admitted, is_in) = (false, false);
-        self.replacement = Some(Replacement { disk, disk_id, is_admitted, is_in });
-    }
-
-    /// Puts the new disk in; the process has ended.
-    pub fn swap_disk(&mut self) {
-        let replacement = self.replacement.as_mut().expect("a new disk is there");
-        self.disk = replacement.disk.clone();
-        self.config.incarnation += 1;
-        replacement.is_in = true;
-        self.state = State::Down;
-        self.disk_ns = None;
     }
 
     /// Starts the process.
@@ -159,6 +167,7 @@ impl Host {
         let witness = Some(Box::new(witness) as Box<_>);
         let node = SimNode::open_observed(self.config.clone(), link, device, pool, local, witness);
         let node = node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
+        self.upkeep.starts_from_one += u64::from(node.snapshot().generation > 0);
         self.node = Some(node);
         self.state = State::Up;
         self.boots += 1;
@@ -167,6 +176,7 @@ impl Host {
 
     /// The process is gone.
     pub fn stop(&mut self, net: &Rc<RefCell<Net>>, state: State) {
+        self.upkeep = self.upkeep();
         self.node = None;
         self.state = state;
         self.wake_ns = None;
@@ -174,34 +184,6 @@ impl Host {
         self.flush_fails = false;
         net.borrow_mut().listen(self.index, false);
     }
-}
-
-fn new_disk(plan: &Plan, mut rng: Rng) -> Rc<RefCell<Disk>> {
-    let plan = plan.disk.clone();
-    let latency = Box::new(move |op| {
-        let mut ns = match op {
-            Op::Write(bytes) => {
-                let transfer = bytes as u64 / 2;
-                let spread = rng.exponential(plan.write_ns_mean);
-                plan.write_ns_min + spread + transfer
-            }
-            Op::Read(bytes) => rng.exponential(plan.read_ns_mean) + bytes as u64 / 2,
-            Op::Prepare(bytes) => bytes * 2,
-        };
-        if rng.chance(plan.slow_ppm) {
-            ns += rng.exponential(plan.slow_ns_mean);
-        }
-        ns.max(1)
-    });
-    Disk::new(DISK_BYTES, Timing::Timed(latency))
-}
-
-fn format(config: &NodeConfig, disk: &Rc<RefCell<Disk>>, disk_id: u128) -> Pool {
-    let mut device = MemoryDevice::new(disk.clone());
-    let pool = Pool::new(BUFFER_BYTES);
-    SimNode::format(config, &mut device, &pool, disk_id, &mut |_, _| {})
-        .expect("an empty disk can be formatted");
-    pool
 }
 
 fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> NodeConfig {
@@ -216,6 +198,9 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         segment_bytes: plan.node.segment_bytes,
         initial_segments: 2,
         value_bytes_max: plan.node.value_bytes_max,
+        checkpoint_bytes: plan.node.checkpoint_bytes,
+        space_reserve_bytes: 0,
+        history_slots_min: 512,
         disk_reserve_bytes: 0,
     };
     config

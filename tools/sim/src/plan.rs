@@ -59,6 +59,8 @@ pub struct NodePlan {
     pub inline_bytes_max: usize,
     pub value_bytes_max: usize,
     pub segment_bytes: u32,
+    /// Small, so that every run writes checkpoints and gives segments back.
+    pub checkpoint_bytes: u64,
     pub cache_bytes_max: usize,
     /// What one turn of the loop costs.
     pub turn_ns: u64,
@@ -93,11 +95,9 @@ pub enum Kind {
     ClientRestart,
     /// A fragment on disk rots.
     Spoil,
-    /// An empty disk takes the place of a lost one, or of one that still runs.
-    Replace,
 }
 
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 14] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -112,7 +112,6 @@ pub const KINDS: [Kind; 15] = [
     Kind::ClockJump,
     Kind::ClientRestart,
     Kind::Spoil,
-    Kind::Replace,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -128,8 +127,6 @@ pub struct FaultPlan {
     pub lost_max: usize,
     /// Mean time between two fragments that rot; 0: none.
     pub spoil_ns_mean: u64,
-    /// Mean time until the disk of some node is replaced; 0: none is.
-    pub replace_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -191,9 +188,6 @@ impl Plan {
         let mut rng = Rng::new(seed).fork(11);
         if !fixed.calm && rng.one_in(2) {
             plan.faults.spoil_ns_mean = rng.between(20, 400) * MS;
-        }
-        if !fixed.calm && f > 0 && rng.one_in(3) {
-            plan.faults.replace_ns_mean = rng.between(100, 1_500) * MS;
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
@@ -272,12 +266,15 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
     let least = (n * own_slots_max) as u64;
     let segment_bytes: u32 = *rng.pick(&[256 << 10, 512 << 10, 1 << 20]);
     let fragment_max = segment_bytes as usize / 4 - (16 << 10);
+    let alpha = *rng.pick(&[least, least + 3, 64.max(least), 256, 1024]);
     NodePlan {
-        alpha: *rng.pick(&[least, least + 3, 64.max(least), 256, 1024]),
+        alpha,
         own_slots_max,
         inline_bytes_max: *rng.pick(&[0, 128, 1024]),
         value_bytes_max: (fragment_max * k).min(200 << 10),
         segment_bytes,
+        // Of what was drawn, so that seeds kept from before mean what they meant.
+        checkpoint_bytes: [64 << 10, 256 << 10, 1 << 20][(alpha % 3) as usize],
         cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
         turn_ns: rng.between(1, 20) * US,
         drift_ppm_max: *rng.pick(&[0, 50, 2_000]),
@@ -298,7 +295,6 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         last_ns_mean: rng.between(20, 500) * MS,
         lost_max: rng.below(f as u64 + 1) as usize,
         spoil_ns_mean: 0,
-        replace_ns_mean: 0,
     }
 }
 

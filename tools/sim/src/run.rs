@@ -5,7 +5,7 @@
 //! through every node, with no exemption.
 
 use crate::client::What;
-use crate::host::{SimNode, State};
+use crate::host::{Host, SimNode, Upkeep};
 use crate::net::NetCounts;
 use crate::plan::{Fixed, KINDS, MS, Plan};
 use crate::world::World;
@@ -26,7 +26,6 @@ const DONE_MIN: u64 = 10;
 /// five seconds of the transport and of a read.
 const ENDS_NS: u64 = 12_000 * MS;
 const CONVERGES_NS: u64 = 10_000 * MS;
-const WHOLE_NS: u64 = 20_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 /// The transport gives a message to a dead node up after five seconds. From then on nodes without
@@ -59,6 +58,7 @@ pub struct Report {
     pub lists: u64,
     pub failed: u64,
     pub boots: u64,
+    pub upkeep: Upkeep,
     /// In the order of [`KINDS`].
     pub faults: [u64; KINDS.len()],
     pub net: NetCounts,
@@ -88,6 +88,10 @@ impl Report {
             (&mut self.lists, other.lists),
             (&mut self.failed, other.failed),
             (&mut self.boots, other.boots),
+            (&mut self.upkeep.checkpoints, other.upkeep.checkpoints),
+            (&mut self.upkeep.segments_back, other.upkeep.segments_back),
+            (&mut self.upkeep.copied_bytes, other.upkeep.copied_bytes),
+            (&mut self.upkeep.starts_from_one, other.upkeep.starts_from_one),
             (&mut self.net.sent, other.net.sent),
             (&mut self.net.delivered, other.net.delivered),
             (&mut self.net.lost, other.net.lost),
@@ -163,7 +167,6 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     world.calm();
     let calm_ns = world.now_ns;
     finish_work(world)?;
-    finish_replacing(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
     let settled_ns = world.now_ns - calm_ns;
@@ -196,26 +199,11 @@ fn finish_work(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// New disks come to hold everything.
-fn finish_replacing(world: &mut World) -> Result<(), String> {
-    let limit_ns = world.now_ns + WHOLE_NS;
-    let done = |world: &World| world.hosts.iter().all(|host| host.replacement.is_none());
-    let whole = world.run(limit_ns, done);
-    problem(world)?;
-    if !whole {
-        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
-        let told: Vec<_> = nodes.map(|node| (node.exec(), node.status().repair)).collect();
-        return Err(format!("liveness: a replaced node does not become whole: {told:?}"));
-    }
-    Ok(())
-}
-
 /// One write through every node.
 fn close(world: &mut World) -> Result<(), String> {
     let auditor = world.new_client(AUDIT_PATIENCE_NS);
     let nodes: Vec<usize> = world.up().collect();
-    let lost = world.hosts.iter().filter(|host| host.state == State::Lost).count();
-    let down = world.plan.n - lost - nodes.len();
+    let down = world.plan.n - world.lost - nodes.len();
     if down > 0 {
         return Err(format!("liveness: {down} nodes are still down after the faults"));
     }
@@ -293,7 +281,7 @@ fn converge(world: &mut World) -> Result<(), String> {
 fn count_holders(world: &World) -> Result<(), String> {
     let nodes: Vec<&SimNode> = world.hosts.iter().filter_map(|host| host.node.as_ref()).collect();
     let Some(first) = nodes.first() else { return Ok(()) };
-    let least = nodes.len();
+    let least = world.plan.n - world.lost;
     let contents = world.contents.borrow();
     for key in 0..contents.keys() {
         for version in first.machine().history(contents.key(key)) {
@@ -304,7 +292,7 @@ fn count_holders(world: &World) -> Result<(), String> {
                     return Err(format!(
                         "durability: {holders} nodes hold fragments of value {op} of {name}; with \
                          {} lost it must be {least}",
-                        world.plan.n - nodes.len()
+                        world.lost
                     ));
                 }
             }
@@ -417,6 +405,12 @@ fn report(world: &World, account: &Account) -> Report {
         lists: book.lists,
         failed: book.failed,
         boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
+        upkeep: world.hosts.iter().map(Host::upkeep).fold(Upkeep::default(), |sum, more| Upkeep {
+            checkpoints: sum.checkpoints + more.checkpoints,
+            segments_back: sum.segments_back + more.segments_back,
+            copied_bytes: sum.copied_bytes + more.copied_bytes,
+            starts_from_one: sum.starts_from_one + more.starts_from_one,
+        }),
         faults: world.faults,
         net: world.net.borrow().counts,
         undecided: account.undecided,

@@ -83,7 +83,17 @@ impl fmt::Display for Totals {
             sum.net.cut,
             sum.net.unheard
         )?;
-        writeln!(out, "starts of nodes     {}", sum.boots)?;
+        let upkeep = sum.upkeep;
+        writeln!(
+            out,
+            "starts of nodes     {}, {} of them from a checkpoint",
+            sum.boots, upkeep.starts_from_one
+        )?;
+        writeln!(
+            out,
+            "checkpoints         {}; segments given back {}, {} bytes copied",
+            upkeep.checkpoints, upkeep.segments_back, upkeep.copied_bytes
+        )?;
         let faults = KINDS.iter().zip(sum.faults);
         let faults: Vec<String> = faults.map(|(kind, count)| format!("{kind:?} {count}")).collect();
         writeln!(out, "faults              {}", faults.join(", "))?;

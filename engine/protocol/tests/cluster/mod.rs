@@ -34,7 +34,6 @@ pub fn config((n, f, k): (usize, usize, usize), me: Node, seed: u64) -> Config {
         f,
         k,
         me,
-        incarnation: 1,
         alpha: (n * 16) as Slot,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
@@ -352,7 +351,7 @@ impl Cluster {
         if self.rng.chance(300) {
             keys.push(KEYS + self.rng.below(KEYS));
         }
-        BatchInfo { digest: u128::from(self.batches), touches: keys.into(), is_change: false }
+        BatchInfo { digest: u128::from(self.batches), touches: keys.into() }
     }
 
     /// Opens a batch at a node, if its core would take one.

@@ -5,7 +5,6 @@
 mod cases;
 mod client;
 mod differential;
-mod etcdctl;
 mod http;
 mod program;
 mod servers;

@@ -1,0 +1,405 @@
+//! Checkpoints (PROTOCOL 9.2): what a restart needs instead of the whole log.
+//!
+//! A checkpoint is a row of records of the log itself: BEGIN, pieces of the parts of the machine's
+//! export (the *replicated* part), between them where this node's fragments of the values just named
+//! lie, then where the batches of executed slots lie (the *own* part), END. Once END is flushed, the
+//! log's mark is moved: a restart begins to read where the first record that is still needed stands,
+//! meets the checkpoint on its way, and goes on behind it. The one before is kept for as long as the
+//! newest is not replaced in turn.
+//!
+//! It is written a slice a turn, as the log takes it, at a bounded rate.
+//!
+//! Invariant: at END, the replicated part is the state at `exec`, whatever was executed meanwhile;
+//! and of every fragment that it names, the log says the place: in the own part, or in a record at or
+//! behind the mark. What would break it: forgetting a fragment's place between the pin and its being
+//! written, or a mark behind a record that was not placed when the state was pinned.
+
+use crate::history::{History, NULL};
+use crate::node::Node;
+use crate::record::kind;
+use crate::wire::cursor::{Reader, WireError, Writer};
+use racos_machine::{EXPORT_PART_BYTES, Exported, OpId};
+use racos_net::Link;
+use racos_protocol::{Nanos, Slot};
+use racos_storage::device::Device;
+use racos_storage::{Class, Mark, Place, RecordId};
+use std::collections::VecDeque;
+
+/// Entries that a turn looks at: some tens of microseconds.
+const VISITS: usize = 256;
+/// Bytes of a checkpoint a second, so that what clients wait for goes first.
+const RATE_BYTES: u64 = 96 << 20;
+/// Slots of the history in one record.
+const HISTORY_SLOTS: usize = 2048;
+/// Bytes of an entry of the own part: a place and a checksum.
+pub(crate) const OWN_ENTRY: usize = 16;
+pub(crate) const HISTORY_ENTRY: usize = 12;
+/// Records waiting for the log.
+const QUEUE_MAX: usize = 8;
+/// Bytes that may wait for a flush when a checkpoint adds to them.
+const BACKLOG_MAX: usize = 1 << 20;
+
+/// What a record of a checkpoint holds, in its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Begin {
+        exec: Slot,
+        reserved: Slot,
+    },
+    /// Bytes of a part of the replicated state; `last` if the part ends with them.
+    Part {
+        number: u32,
+        last: bool,
+    },
+    /// Places for the values named by the parts, in their order.
+    Own,
+    /// Places of batches, from this slot on.
+    History {
+        first: Slot,
+    },
+    End {
+        parts: u32,
+        exec: Slot,
+    },
+}
+
+impl Piece {
+    pub(crate) fn put(self, generation: u64, out: &mut Vec<u8>) {
+        let (sort, first, second) = match self {
+            Piece::Begin { exec, reserved } => (0, exec, reserved),
+            Piece::Part { number, last } => (1, u64::from(number), u64::from(last)),
+            Piece::Own => (2, 0, 0),
+            Piece::History { first } => (3, first, 0),
+            Piece::End { parts, exec } => (4, u64::from(parts), exec),
+        };
+        out.put_u8(sort);
+        [generation, first, second].into_iter().for_each(|field| out.put_u64(field));
+    }
+
+    pub(crate) fn get(head: &[u8]) -> Result<(u64, Piece), WireError> {
+        let mut from = Reader::new(head);
+        let sort = from.u8("piece")?;
+        let generation = from.u64("generation")?;
+        let (first, second) = (from.u64("first")?, from.u64("second")?);
+        from.end("piece")?;
+        let narrow = |field| u32::try_from(field).map_err(|_| WireError { field: "part" });
+        let piece = match sort {
+            0 => Piece::Begin { exec: first, reserved: second },
+            1 => Piece::Part { number: narrow(first)?, last: second == 1 },
+            2 => Piece::Own,
+            3 => Piece::History { first },
+            4 => Piece::End { parts: narrow(first)?, exec: second },
+            _ => return Err(WireError { field: "piece" }),
+        };
+        Ok((generation, piece))
+    }
+}
+
+pub(crate) fn put_place(place: Place, out: &mut Vec<u8>) {
+    [place.segment, place.offset, place.len].into_iter().for_each(|field| out.put_u32(field));
+}
+
+pub(crate) fn get_place(from: &mut Reader<'_>) -> Result<Place, WireError> {
+    Ok(Place { segment: from.u32("segment")?, offset: from.u32("offset")?, len: from.u32("len")? })
+}
+
+/// The newest durable checkpoint, for nodes that lag.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub generation: u64,
+    /// All slots below are in it.
+    pub exec: Slot,
+    /// Pieces of the parts of the replicated state, in order: part number, and where the bytes lie.
+    pub pieces: Vec<(u32, Place)>,
+    /// Bytes of the whole checkpoint.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    State,
+    History { next: Slot },
+    End,
+    Flushing { end: RecordId },
+    Marking,
+}
+
+/// A checkpoint being written.
+struct Writing {
+    mark: Mark,
+    stage: Stage,
+    /// Parts handed to the log, and values named in the one that is being made.
+    parts: u32,
+    named: Vec<OpId>,
+    queue: VecDeque<(Piece, Vec<u8>)>,
+    placing: VecDeque<(RecordId, u32)>,
+    snapshot: Snapshot,
+    /// Not to go on before.
+    not_before: Nanos,
+}
+
+/// What a node knows of its checkpoints.
+#[derive(Default)]
+pub(crate) struct Checkpoints {
+    writing: Option<Writing>,
+    newest: Snapshot,
+    /// Bytes flushed when the newest was begun.
+    begun_at: u64,
+    /// One was made durable since the start: what it does not name may go.
+    pub(crate) settled: bool,
+    /// History floors found at the last two beginnings.
+    floors: [Slot; 2],
+    pub(crate) written: u64,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(newest: Snapshot) -> Checkpoints {
+        Checkpoints { newest, ..Checkpoints::default() }
+    }
+
+    pub(crate) fn newest(&self) -> &Snapshot {
+        &self.newest
+    }
+
+    pub(crate) fn placed(&mut self, id: RecordId, body: Place) {
+        let Some(writing) = &mut self.writing else { return };
+        if let Some((_, number)) = writing.placing.pop_front_if(|(of, _)| *of == id) {
+            writing.snapshot.pieces.push((number, body));
+        }
+    }
+
+    /// When there is something to do though nothing comes.
+    pub(crate) fn deadline(&self, now: Nanos) -> Option<Nanos> {
+        let writing = self.writing.as_ref()?;
+        match writing.stage {
+            Stage::Flushing { .. } | Stage::Marking if writing.queue.is_empty() => None,
+            _ => Some(writing.not_before.max(now)),
+        }
+    }
+}
+
+/// The lowest slot whose batch is kept for nodes that lag: the one policy of what history stays.
+///
+/// PROTOCOL 9.3-b: a node that is behind everything kept could not catch up, so what the slowest
+/// member lacked by its own word stays; and more, since its disk may be behind its word, and a
+/// restart take it back so far.
+pub(crate) fn history_floor(told: impl Iterator<Item = Slot>, exec: Slot, margin: Slot) -> Slot {
+    told.fold(exec, Slot::min).saturating_sub(margin)
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// The newest durable checkpoint.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.checkpoints.newest()
+    }
+
+    /// Goes on with a checkpoint, or begins one that is due.
+    pub(crate) fn checkpoint_turn(&mut self) {
+        if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {
+            self.begin_checkpoint();
+        }
+        let Some(mut writing) = self.checkpoints.writing.take() else { return };
+        if self.hand_over(&mut writing) && writing.not_before <= self.now {
+            self.write_some(&mut writing);
+            self.hand_over(&mut writing);
+        }
+        self.checkpoints.writing = Some(writing);
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let written = self.log.counters().bytes_flushed - self.checkpoints.begun_at;
+        // Not more often than it costs: twice its own size must have been written in between.
+        let least = self.config.bounds.checkpoint_bytes.max(2 * self.checkpoints.newest.bytes);
+        let news = self.core.exec() > self.checkpoints.newest.exec;
+        written >= least && news && !self.machine.is_exporting() && self.nothing_unappended()
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let exec = self.core.exec();
+        let generation = self.log.marks()[0].tag + 1;
+        let Some(mark) = self.log.find_mark(generation, exec) else { return };
+        self.checkpoints.begun_at = self.log.counters().bytes_flushed;
+        // What was told at the checkpoint before the last one: see `history_floor`.
+        let [floor, last] = self.checkpoints.floors;
+        self.checkpoints.floors = [last, self.history_floor()];
+        self.history.drop_below(floor, usize::MAX);
+        self.machine.export_begin(EXPORT_PART_BYTES);
+        self.fragments.pin();
+        let reserved = self.core.reservation();
+        let snapshot = Snapshot { generation, exec, ..Snapshot::default() };
+        self.checkpoints.writing = Some(Writing {
+            mark,
+            stage: Stage::State,
+            parts: 0,
+            named: Vec::new(),
+            queue: VecDeque::from([(Piece::Begin { exec, reserved }, Vec::new())]),
+            placing: VecDeque::new(),
+            snapshot,
+            not_before: self.now,
+        });
+    }
+
+    fn history_floor(&self) -> Slot {
+        let others = (0..self.n as u8).filter(|node| *node != self.me);
+        let told = others.map(|node| self.core.peer_exec(node));
+        history_floor(told, self.core.exec(), self.config.bounds.history_slots_min)
+    }
+
+    /// Makes some more records.
+    fn write_some(&mut self, writing: &mut Writing) {
+        match writing.stage {
+            Stage::State => {
+                let named = &mut writing.named;
+                match self.machine.export_slice(VISITS, &mut |op| named.push(op)) {
+                    Exported::Working => {}
+                    Exported::Part(part) => self.queue_part(part, writing),
+                    Exported::Last(part) => {
+                        self.queue_part(part, writing);
+                        writing.stage = Stage::History { next: self.history.first() };
+                    }
+                }
+            }
+            Stage::History { next } if next < writing.snapshot.exec => {
+                let left = (writing.snapshot.exec - next).min(HISTORY_SLOTS as Slot);
+                let mut body = Vec::with_capacity(left as usize * HISTORY_ENTRY);
+                let raw = self.history.raw(next, left as usize);
+                raw.for_each(|place| put_place(place, &mut body));
+                writing.queue.push_back((Piece::History { first: next }, body));
+                writing.stage = Stage::History { next: next + left };
+            }
+            Stage::History { .. } => {
+                let (parts, exec) = (writing.parts, writing.snapshot.exec);
+                writing.queue.push_back((Piece::End { parts, exec }, Vec::new()));
+                writing.stage = Stage::End;
+            }
+            Stage::Flushing { end } if self.log.flushed_record() >= end => {
+                // PROTOCOL 9.2-b: all of it is flushed; now it is what a restart reads.
+                self.fragments.unpin();
+                self.log.set_mark(writing.mark);
+                writing.stage = Stage::Marking;
+            }
+            Stage::End | Stage::Flushing { .. } | Stage::Marking => {}
+        }
+    }
+
+    /// A part of the replicated state, cut to what the log takes in one record, and the own places of
+    /// what it names.
+    fn queue_part(&mut self, part: Vec<u8>, writing: &mut Writing) {
+        let most = (self.config.bounds.segment_bytes as usize / 16).clamp(4096, 256 << 10);
+        let number = writing.parts;
+        writing.parts += 1;
+        let cost = part.len() as u64 * 1_000_000_000 / RATE_BYTES;
+        writing.not_before = self.now + cost;
+        let pieces = part.chunks(most);
+        let count = pieces.len();
+        for (index, piece) in pieces.enumerate() {
+            let last = index + 1 == count;
+            writing.queue.push_back((Piece::Part { number, last }, piece.to_vec()));
+        }
+        for named in writing.named.chunks(most / OWN_ENTRY) {
+            let mut body = Vec::with_capacity(named.len() * OWN_ENTRY);
+            for op in named {
+                let (place, crc) = self.fragments.place(*op).unwrap_or((NULL, 0));
+                put_place(place, &mut body);
+                body.put_u32(crc);
+            }
+            writing.queue.push_back((Piece::Own, body));
+        }
+        writing.named.clear();
+    }
+
+    /// Hands records to the log as far as it takes them; true if no more wait than may.
+    fn hand_over(&mut self, writing: &mut Writing) -> bool {
+        while let Some((piece, body)) = writing.queue.front() {
+            if self.log.queued_bytes() > BACKLOG_MAX {
+                return false;
+            }
+            let Some(slice) = self.pool.copy(body) else { return false };
+            let mut head = Vec::with_capacity(32);
+            piece.put(writing.snapshot.generation, &mut head);
+            let slices = std::slice::from_ref(&slice);
+            let body: &[_] = if body.is_empty() { &[] } else { slices };
+            // It must not take the room that consensus needs on a full disk.
+            let Ok(id) = self.log.append_until(kind::CHECKPOINT, &head, body, Class::Ordinary, 0)
+            else {
+                return false;
+            };
+            writing.snapshot.bytes += (head.len() + slice.len()) as u64;
+            match *piece {
+                Piece::Part { number, .. } => writing.placing.push_back((id, number)),
+                Piece::End { .. } => writing.stage = Stage::Flushing { end: id },
+                _ => {}
+            }
+            writing.queue.pop_front();
+        }
+        writing.queue.len() <= QUEUE_MAX
+    }
+
+    /// The mark of the checkpoint is durable.
+    pub(crate) fn checkpoint_marked(&mut self, tag: u64) {
+        let Some(writing) = self.checkpoints.writing.take() else { return };
+        assert_eq!(writing.mark.tag, tag, "the mark written is that of the checkpoint");
+        self.checkpoints.newest = writing.snapshot;
+        self.checkpoints.settled = true;
+        self.reclaim.look_again();
+        self.checkpoints.written += 1;
+        self.fragments.settle();
+    }
+}
+
+/// The history of a checkpoint, put together again.
+pub(crate) fn load_history(
+    history: &mut Option<History>,
+    first: Slot,
+    body: &[u8],
+) -> Result<(), WireError> {
+    let history = history.get_or_insert_with(|| History::starting_at(first));
+    let mut from = Reader::new(body);
+    if history.end() != first {
+        return Err(WireError { field: "history slot" });
+    }
+    while !from.is_empty() {
+        history.push(get_place(&mut from)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn pieces_survive_the_log() {
+        for piece in [
+            Piece::Begin { exec: 7, reserved: 99 },
+            Piece::Part { number: 3, last: true },
+            Piece::Part { number: 4, last: false },
+            Piece::Own,
+            Piece::History { first: 1 << 40 },
+            Piece::End { parts: 5, exec: 7 },
+        ] {
+            let mut head = Vec::new();
+            piece.put(12, &mut head);
+            assert_eq!(Piece::get(&head), Ok((12, piece)));
+        }
+    }
+
+    #[test]
+    fn history_reaches_back_to_the_slowest_member() {
+        let floor = |told: &[Slot], exec| history_floor(told.iter().copied(), exec, 10);
+        assert_eq!(floor(&[30_000, 12_000, 70_000], 50_000), 12_000 - 10);
+        assert_eq!(floor(&[80_000], 50_000), 50_000 - 10, "no further than this node itself");
+        assert_eq!(floor(&[], 50_000), 50_000 - 10);
+        assert_eq!(floor(&[0, 90_000], 50_000), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes: Vec<u8>, first: u64) {
+            let _ = Piece::get(&bytes);
+            let mut history = None;
+            let _ = load_history(&mut history, first >> 1, &bytes);
+        }
+    }
+}
