@@ -234,6 +234,11 @@ impl<D: Device> Log<D> {
         Some(log)
     }
 
+    /// The random number that this disk got when it was formatted.
+    pub fn disk_id(&self) -> u128 {
+        self.disk_id
+    }
+
     /// Queues a record; [`Log::kick`] starts its flush. A body shorter than
     /// [`LogConfig::inline_body_max`] is copied; a larger one is kept by reference until it is
     /// flushed (its slices are written as one, in order).

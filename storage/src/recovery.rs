@@ -129,6 +129,16 @@ impl<D: Device> Log<D> {
         }
     }
 
+    /// The id that a formatted device's disk got; `None` if it is not formatted. Errors: as `inspect`.
+    pub fn disk_id_on(device: &mut D, pool: &Pool) -> Result<Option<u128>, LogError> {
+        let files = device.list().map_err(LogError::io("listing the log's files"))?;
+        match superblock::read(device, pool, &files) {
+            Ok(found) => Ok(found.newest.formatted.then_some(found.newest.disk_id)),
+            Err(LogError::NotFormatted) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a log on an empty device: superblock and `initial_segments` segments of zeros, all
     /// flushed. `progress` is told (segments made, segments in all). Blocks. `disk_id` should be
     /// random; it tells the log's own bytes from all others. A format that did not end may be

@@ -234,6 +234,7 @@ impl Machine {
                 put_varint(out, position.into());
             }
         }
+        self.members.put(out);
         halves(self.state_hash()).iter().for_each(|half| out.extend(half.to_le_bytes()));
     }
 }

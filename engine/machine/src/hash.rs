@@ -13,7 +13,7 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Room for the kind and the fields of the largest entry.
-const ENTRY_BYTES_MAX: usize = 128;
+const ENTRY_BYTES_MAX: usize = 160;
 
 /// What an entry is, so that entries of different kinds never cancel out.
 #[derive(Clone, Copy)]
@@ -27,6 +27,7 @@ pub(crate) enum Kind {
     Recorded,
     Lease,
     Alarm,
+    Seat,
 }
 
 /// Hash of one entry: its kind and its fields, always in the same order.

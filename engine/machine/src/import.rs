@@ -11,6 +11,7 @@ use std::fmt;
 use crate::export::{EXPORT_FORMAT, PART_HEADER, chain, entry};
 use crate::index::export::{Bounds, KeysIn};
 use crate::machine::{Limits, Machine, Sweep};
+use crate::members::Members;
 use crate::op::OpId;
 use crate::sessions::SessionBounds;
 use crate::wire::{DecodeError, Problem, Reader, require};
@@ -217,6 +218,8 @@ impl Import {
             1 => Some((from.varint("applied slot")?, from.number32("applied position")?)),
             _ => return require(false, "applied", "something or nothing was applied"),
         };
+        machine.members = Members::get(from)?;
+        machine.members_hash = machine.members.hash();
         self.state_hash = u128::from_le_bytes(from.array("state hash")?);
         Ok(())
     }

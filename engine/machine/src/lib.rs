@@ -23,6 +23,7 @@ mod import;
 mod index;
 mod leases;
 mod machine;
+mod members;
 mod op;
 mod outcome;
 mod select;
@@ -38,6 +39,7 @@ pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Expor
 pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
+pub use members::{Founding, Members, Seat};
 pub use op::{
     Action, AlarmKind, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op, OpId,
     SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp, Value, prefix_end,

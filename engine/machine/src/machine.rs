@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use crate::changes::{Changed, Changes};
 use crate::index::{Change, Index, Named, Revision, Version};
 use crate::leases::Leases;
+use crate::members::{Founding, Members};
 use crate::op::{
     Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp,
     Value,
@@ -80,6 +81,8 @@ pub struct Machine {
     changes: Changes,
     /// While an operation is applied: that a report is wanted, and the report.
     reporting: Option<Option<TxnReport>>,
+    pub(crate) members: Members,
+    pub(crate) members_hash: u128,
     /// Slot and position of the last operation applied.
     pub(crate) applied: Option<(u64, u32)>,
     /// An export under way; not part of the state.
@@ -112,6 +115,8 @@ impl Machine {
             alarms: BTreeSet::new(),
             changes: Changes::default(),
             reporting: None,
+            members: Members::default(),
+            members_hash: Members::default().hash(),
             applied: None,
             export: None,
         }
@@ -126,6 +131,16 @@ impl Machine {
         });
         let held = held.filter(|changed| Some(changed.modified.main) >= self.compacted).collect();
         self.changes.keep(held);
+    }
+
+    /// An empty store of a cluster with these members.
+    ///
+    /// # Panics
+    /// As [`Machine::new`].
+    pub fn with_members(limits: Limits, founding: Founding) -> Self {
+        let members = Members::found(founding);
+        let members_hash = members.hash();
+        Self { members, members_hash, ..Self::new(limits) }
     }
 
     /// Applies the operation at `position` of the batch decided in `slot`.
@@ -245,6 +260,16 @@ impl Machine {
             }
             Action::Alarm { member, kind, raised: false } => {
                 self.alarms.remove(&(*member, *kind));
+                Ok(0)
+            }
+            Action::ReplaceNode { node, expected, disk, is_forced } => {
+                self.members.replace(at.0, *node, *expected, *disk, *is_forced)?;
+                self.members_hash = self.members.hash();
+                Ok(0)
+            }
+            Action::NodeRebuilt { node, incarnation } => {
+                self.members.rebuilt(*node, *incarnation)?;
+                self.members_hash = self.members.hash();
                 Ok(0)
             }
         }
@@ -412,6 +437,11 @@ impl Machine {
 impl Machine {
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Who the members are, as of the last slot executed.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// The number of operations that changed a key, plus 1.
@@ -617,6 +647,7 @@ impl Machine {
         let [values_low, values_high] = hash::halves(values);
         let [sessions_low, sessions_high] = hash::halves(sessions);
         let [sweep_low, sweep_high] = hash::halves(sweep);
+        let [members_low, members_high] = hash::halves(self.members_hash);
         let compacted = self.compacted.map_or(0, |compacted| compacted + 1);
         hash::entry(
             Kind::State,
@@ -635,6 +666,8 @@ impl Machine {
                 leases_high,
                 alarms_low,
                 alarms_high,
+                members_low,
+                members_high,
             ],
         )
     }

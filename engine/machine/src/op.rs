@@ -242,6 +242,20 @@ pub enum Action {
         kind: AlarmKind,
         raised: bool,
     },
+    /// Puts the disk `disk` in the place of a node's, as its next incarnation, if the node's is
+    /// `expected` and the change is admitted (PROTOCOL 10).
+    ReplaceNode {
+        node: u8,
+        expected: u32,
+        disk: u128,
+        /// Even if more than f members are rebuilding then.
+        is_forced: bool,
+    },
+    /// A replaced node has made all fragments again.
+    NodeRebuilt {
+        node: u8,
+        incarnation: u32,
+    },
 }
 
 /// What is wrong with a member.
@@ -279,6 +293,7 @@ impl Op {
             | Action::LeaseExpire { .. }
             | Action::Alarm { .. } => Ok(()),
             Action::Txn(txn) => txn.check(self.id),
+            Action::ReplaceNode { .. } | Action::NodeRebuilt { .. } => Ok(()),
             Action::Put { key, content } => {
                 check_key("key", key, 1)?;
                 content.check()
@@ -297,6 +312,11 @@ impl Op {
                 check_bounds("window", *window as usize, 1, SESSION_WINDOW_MAX as usize)
             }
         }
+    }
+
+    /// Whether executing this may change who the members are: then it is alone in its batch.
+    pub fn is_change(&self) -> bool {
+        matches!(self.action, Action::ReplaceNode { .. })
     }
 
     /// Whether executing this may change what a read of `key` returns.

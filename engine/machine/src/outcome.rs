@@ -69,11 +69,21 @@ pub enum Refusal {
     KeyNotFound,
     /// A value compare needs evidence about a content that the transaction brings none of.
     Unresolved,
+    /// No member has this number.
+    NoSuchNode,
+    /// A change of the members is not in effect yet.
+    ChangeInFlight,
+    /// The node's incarnation is another one than the change expects.
+    OtherIncarnation,
+    /// The disk is a member already, or has no id.
+    DiskInUse,
+    /// More than f members would be without the fragments that they should have.
+    TooManyRebuilding,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 14] = [
+    const ALL: [Refusal; 19] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -88,6 +98,11 @@ impl Refusal {
         Refusal::LeaseTtlTooLarge,
         Refusal::KeyNotFound,
         Refusal::Unresolved,
+        Refusal::NoSuchNode,
+        Refusal::ChangeInFlight,
+        Refusal::OtherIncarnation,
+        Refusal::DiskInUse,
+        Refusal::TooManyRebuilding,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -112,6 +127,15 @@ impl fmt::Display for Refusal {
             Refusal::LeaseTtlTooLarge => "the lease's time to live is too large",
             Refusal::KeyNotFound => "the key does not exist",
             Refusal::Unresolved => "a compared value is not the one that the transaction knows of",
+            Refusal::NoSuchNode => "no member has this number",
+            Refusal::ChangeInFlight => {
+                "another change of the members is not in effect yet; try again in a moment"
+            }
+            Refusal::OtherIncarnation => "the node has another incarnation by now; look again",
+            Refusal::DiskInUse => "the disk is a member already",
+            Refusal::TooManyRebuilding => {
+                "as many nodes as may be lost are rebuilding; wait until one of them is done"
+            }
         })
     }
 }
@@ -128,7 +152,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::Unresolved as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::TooManyRebuilding as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -44,6 +44,8 @@ mod kind {
     pub(super) const LEASE_REVOKE: u8 = 11;
     pub(super) const LEASE_EXPIRE: u8 = 12;
     pub(super) const ALARM: u8 = 13;
+    pub(super) const REPLACE_NODE: u8 = 32;
+    pub(super) const NODE_REBUILT: u8 = 33;
 }
 
 mod flag {
@@ -219,6 +221,16 @@ impl Op {
                 put_varint(out, *member);
                 out.push(*kind as u8);
             }
+            Action::ReplaceNode { node, expected, disk, is_forced } => {
+                out.push(*node);
+                put_varint(out, u64::from(*expected));
+                out.extend_from_slice(&disk.to_le_bytes());
+                out.push(u8::from(*is_forced));
+            }
+            Action::NodeRebuilt { node, incarnation } => {
+                out.push(*node);
+                put_varint(out, u64::from(*incarnation));
+            }
         }
     }
 
@@ -255,6 +267,8 @@ impl Op {
             Action::LeaseExpire { .. } => (kind::LEASE_EXPIRE, 0),
             Action::Alarm { raised: true, .. } => (kind::ALARM, flag::RAISED),
             Action::Alarm { .. } => (kind::ALARM, 0),
+            Action::ReplaceNode { .. } => (kind::REPLACE_NODE, 0),
+            Action::NodeRebuilt { .. } => (kind::NODE_REBUILT, 0),
         };
         (kind, if self.stamp.is_some() { flags | flag::STAMP } else { flags })
     }
@@ -494,6 +508,23 @@ impl<'a> Reader<'a> {
                 let kind = self.alarm_kind()?;
                 Action::Alarm { member, kind, raised: flags & flag::RAISED != 0 }
             }
+            kind::REPLACE_NODE => Action::ReplaceNode {
+                node: self.byte("node")?,
+                expected: self.number32("incarnation")?,
+                disk: u128::from_le_bytes(self.array("disk id")?),
+                is_forced: match self.byte("forced")? {
+                    0 => false,
+                    1 => true,
+                    other => {
+                        let problem = Problem::Unknown { value: other.into() };
+                        return Err(DecodeError::new("forced", problem));
+                    }
+                },
+            },
+            kind::NODE_REBUILT => Action::NodeRebuilt {
+                node: self.byte("node")?,
+                incarnation: self.number32("incarnation")?,
+            },
             _ => return Err(DecodeError::new("kind", Problem::Unknown { value: kind.into() })),
         })
     }

@@ -56,6 +56,8 @@ pub struct Config {
     pub k: usize,
     /// This node.
     pub me: Node,
+    /// Incarnation of this node's disk; the first one is 1.
+    pub incarnation: u32,
     /// No node speaks of a slot at or above exec + alpha.
     pub alpha: Slot,
     /// Own slots in flight (W).

@@ -277,6 +277,16 @@ impl Consensus {
         })
     }
 
+    /// For a node that does not take part in the slot: the decision that the messages show, if any.
+    pub fn follow(&mut self, t: &Thresholds) -> Result<Option<Decision>, Contradiction> {
+        if self.decision.is_some() {
+            return Ok(None);
+        }
+        let Some((value, path)) = self.reached(t) else { return Ok(None) };
+        self.decide(value, path)?;
+        Ok(self.decision)
+    }
+
     /// PROTOCOL 5.2 "at any time": late messages always count.
     /// PROTOCOL 5.4-e: all that is counted here is flushed at its sender, the own messages
     /// included.

@@ -9,8 +9,8 @@ use crate::effects::{Effect, Effects, Input, Record, Release, Target};
 use crate::estimate::{Mean, Quantile};
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
-    Action, BatchInfo, Config, ConfigError, Message, Nanos, Node, NodeSet, Path, Slot, Thresholds,
-    Value, Waiting,
+    Action, BatchInfo, Config, ConfigError, Message, Nanos, Node, NodeSet, Path, Seat, Slot,
+    Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
 
@@ -79,6 +79,13 @@ pub struct Core {
     /// Own slots opened and not executed.
     pub(crate) own_open: usize,
     pub(crate) peers: Vec<Peer>,
+    /// The configuration as of exec, and how many changes led to it.
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) epoch: u32,
+    /// Where the newest change takes effect.
+    pub(crate) fill_to: Slot,
+    /// The last slot applied may have been a change: nothing is executed until its outcome is known.
+    pub(crate) is_waiting_for_change: bool,
     pub(crate) catchup: Option<Catchup>,
     /// No timer is due before this.
     pub(crate) wake: Nanos,
@@ -119,6 +126,10 @@ impl Core {
             unknown_end: 0,
             own_open: 0,
             peers: vec![peer; config.n],
+            seats: vec![Seat::FOUNDING; config.n],
+            epoch: 1,
+            fill_to: 0,
+            is_waiting_for_change: false,
             catchup: None,
             wake: NEVER,
             flush_cost: Mean::new(200_000),
@@ -139,6 +150,7 @@ impl Core {
             effects
                 .send(Target::Others, Message::Pull { from: self.exec, wanted: 0, facts: false });
         }
+        self.fill(now, effects);
         self.null_unknown(now, effects);
         self.execute(now, effects);
         self.wake = now;
@@ -222,6 +234,7 @@ impl Core {
             Input::FactsEnd { from, exec } => self.on_facts_end(from, exec, now, effects),
             Input::Open { batch } => self.open(batch, now, effects),
             Input::Durable(release) => self.on_durable(release, now, effects),
+            Input::Executed { change } => self.on_executed(change, now, effects),
             Input::InUse { slot } => self.wanted(slot, now, effects),
             Input::Tick => self.tick(now, effects),
         }
@@ -397,8 +410,10 @@ impl Core {
 
     /// Own fragments of a slot have come: propose 1 if nothing was proposed yet.
     fn store(&mut self, slot: Slot, digest: u128, room: bool, now: Nanos, fx: &mut Effects) {
+        let speaks = self.speaks(slot);
         let state = self.get_mut(slot).expect("the caller looked");
-        match (room, state.proposal.is_some() || state.decided().is_some()) {
+        // PROTOCOL 10-t: an incarnation that does not count in the slot promises nothing.
+        match (room, !speaks || state.proposal.is_some() || state.decided().is_some()) {
             // PROTOCOL 6.2-c, 6.2-e: PROPOSE(s, 1) means that all fragments are durable here.
             (true, false) => {
                 state.segment = Segment::Appended;
@@ -519,6 +534,9 @@ impl Core {
             vote_wait: self.vote_wait(),
             support_wait: self.config.timing.support_wait,
         };
+        if !self.speaks(slot) {
+            return self.follow(slot, now, fx);
+        }
         loop {
             let Some(index) = self.index(slot) else { return };
             let state = &mut self.slots[index];
@@ -549,6 +567,16 @@ impl Core {
                 }
                 Err(contradiction) => return self.fatal(slot, contradiction, fx),
             }
+        }
+    }
+
+    /// PROTOCOL 10-t: decides with the others and says nothing.
+    fn follow(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
+        let Some(index) = self.index(slot) else { return };
+        match self.slots[index].consensus.follow(&self.t) {
+            Ok(Some(decision)) => self.note_decision(slot, decision.value, decision.path, now),
+            Ok(None) => {}
+            Err(contradiction) => self.fatal(slot, contradiction, fx),
         }
     }
 

@@ -5,7 +5,7 @@
 //! [`Input::Durable`] after the flush (PROTOCOL 4.1-a, 4.1-b, 4.1-c, 13-d). The order is in the
 //! types, not in a rule to remember.
 
-use crate::{Ballot, BatchInfo, Digest, Message, Node, Slot, Value};
+use crate::{Ballot, BatchInfo, Change, Digest, Message, Node, Slot, Value};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub enum Input {
     Open { batch: BatchInfo },
     /// The record that carried this release is on stable storage.
     Durable(Release),
+    /// A slot whose batch may be a change was applied: what came of it. Comes before any other input.
+    Executed { change: Option<Change> },
     /// A read must see everything up to and with this slot.
     InUse { slot: Slot },
     /// Time has passed.

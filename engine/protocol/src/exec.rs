@@ -12,7 +12,10 @@ impl Core {
     /// Applies what can be applied, and does what waited for exec to move.
     pub(crate) fn execute(&mut self, now: Nanos, fx: &mut Effects) {
         // PROTOCOL 4.3-j, 6.1-j
-        while !self.stopped && self.execute_run(fx) {
+        while !self.stopped && !self.is_waiting_for_change && self.execute_run(fx) {
+            if self.is_waiting_for_change {
+                return;
+            }
             // Continue what stopped at exec + alpha. It may decide own slots.
             self.in_use_named(now, fx);
             self.skip_own(fx);
@@ -42,6 +45,8 @@ impl Core {
                 break;
             }
             let opened = head.opened;
+            let batch = head.batch.as_ref().filter(|_| value != Value::Null);
+            let is_change = batch.is_some_and(|batch| batch.is_change);
             // PROTOCOL 9.4-a: what was received of it goes with it.
             self.slots.pop_front();
             self.exec += 1;
@@ -53,6 +58,10 @@ impl Core {
                     // PROTOCOL 6.2-h: only now may its operations be opened again.
                     fx.push(Effect::Void { slot });
                 }
+            }
+            if is_change {
+                self.is_waiting_for_change = true;
+                break;
             }
         }
         self.exec != start

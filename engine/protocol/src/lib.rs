@@ -20,6 +20,7 @@ mod own;
 mod pull;
 mod read;
 mod recovery;
+mod seats;
 mod slot;
 mod timers;
 
@@ -31,3 +32,4 @@ pub use effects::{Effect, Effects, Input, Record, Release, Target};
 pub use message::{Ballot, BatchInfo, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
 pub use read::{ReadQuorum, ReadStep};
 pub use recovery::Recovery;
+pub use seats::{Change, Seat};

@@ -89,6 +89,8 @@ pub struct BatchInfo {
     pub digest: Digest,
     /// Hashes of the keys, sorted. A hash that is equal by chance only makes a reader wait.
     pub touches: Rc<[u64]>,
+    /// It may change who the members are.
+    pub is_change: bool,
 }
 
 impl BatchInfo {

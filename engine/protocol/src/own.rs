@@ -21,6 +21,7 @@ impl Core {
         let usable = slot < self.reserved
             && slot < self.exec + self.config.alpha
             && self.own_open < self.config.own_slots_max
+            && self.speaks(slot)
             && !behind
             && !self.stopped;
         usable.then_some(slot)
@@ -65,6 +66,8 @@ impl Core {
         }
         // PROTOCOL 4.3-c, 6.1-j: below R as flushed and the window; the rest later.
         let to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
+        // PROTOCOL 10-q, 10-s: only slots in which this incarnation counts.
+        let to = if self.speaks(self.own_next) { to.min(self.speaks_until()) } else { 0 };
         if self.own_next < to {
             let from = self.own_next;
             let mut slot = from;
@@ -94,12 +97,15 @@ impl Core {
     pub(crate) fn reserve(&mut self, fx: &mut Effects) {
         let n = self.t.n as Slot;
         let me = Slot::from(self.config.me);
-        if self.own_next + RESERVE_AHEAD / 2 * n < self.reserved_appended {
+        // PROTOCOL 10-n: slots that are filled are reserved at once.
+        let filled = if self.is_filling() { self.first_own(self.fill_to) } else { 0 };
+        let enough = self.own_next + RESERVE_AHEAD / 2 * n < self.reserved_appended;
+        if !self.speaks(self.own_next) || (enough && filled <= self.reserved_appended) {
             return;
         }
         let end = self.exec + self.config.alpha;
         let cap = me + end.saturating_sub(me).div_ceil(n) * n;
-        let to = (self.own_next + RESERVE_AHEAD * n).min(cap);
+        let to = (self.own_next + RESERVE_AHEAD * n).max(filled).min(cap);
         if to > self.reserved_appended {
             self.reserved_appended = to;
             let (record, release) = (Record::Reserve { to }, Release::Reserve { to });
@@ -123,6 +129,7 @@ impl Core {
             // PROTOCOL 5.2-u: a range leaves out every slot with a PROPOSE record, and every
             // decided one.
             let refuse = state.proposal.is_none() && state.decided().is_none();
+            let refuse = refuse && self.speaks(slot);
             match (refuse, run) {
                 (true, None) => run = Some(slot),
                 (false, Some(from)) => {

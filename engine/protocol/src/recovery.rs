@@ -6,7 +6,7 @@
 use crate::core::Core;
 use crate::effects::Record;
 use crate::slot::{Said, Segment, SlotState, Step};
-use crate::{BatchInfo, Config, ConfigError, Nanos, Slot, Value};
+use crate::{BatchInfo, Change, Config, ConfigError, Nanos, Seat, Slot, Value};
 use std::collections::BTreeMap;
 
 /// Collects a replayed log.
@@ -89,6 +89,22 @@ impl Recovery {
         Some((slot, value))
     }
 
+    /// The configuration of a checkpoint that recovery starts from: seats, changes executed, and where
+    /// the newest takes effect.
+    pub fn configure(&mut self, seats: &[Seat], epoch: u32, effect: Slot) {
+        assert_eq!(seats.len(), self.core.seats.len(), "a checkpoint has a seat for each member");
+        for (node, seat) in seats.iter().enumerate().filter(|(_, seat)| seat.from > 0) {
+            self.core.take_seat(Change { node: node as crate::Node, seat: *seat });
+        }
+        self.core.epoch = epoch;
+        self.core.fill_to = effect;
+    }
+
+    /// A change was applied and admitted.
+    pub fn change(&mut self, change: Change) {
+        self.core.take_seat(change);
+    }
+
     /// All slots below are applied.
     pub fn exec(&self) -> Slot {
         self.core.exec
@@ -102,7 +118,7 @@ impl Recovery {
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
         let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
-        core.own_next = core.reserved.max(me);
+        core.own_next = core.own_next.max(core.reserved).max(me);
         core.unknown_next = me;
         core.unknown_end = core.own_next;
         let wait = core.pull_wait();

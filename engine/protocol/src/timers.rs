@@ -165,7 +165,8 @@ impl Core {
     fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
         let owner = usize::from(self.config.owner(slot));
         // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
-        if state.proposal.is_some() || owner == usize::from(self.config.me) {
+        let is_own = owner == usize::from(self.config.me);
+        if state.proposal.is_some() || is_own || !self.speaks(slot) {
             return None;
         }
         let peer = &self.peers[owner];
@@ -174,6 +175,8 @@ impl Core {
             Some(named) => named + peer.hold,
             // PROTOCOL 6.5-i
             None if peer.suspected => state.since,
+            // PROTOCOL 10-o
+            None if self.is_replaced(owner as Node, slot) => state.since,
             // PROTOCOL 4.3-k
             None if state.owner_null && state.segment == Segment::None => state.since,
             None => state.since + self.skip_wait(owner),
@@ -191,7 +194,9 @@ impl Core {
                 if state.proposal.is_some() || state.decided().is_some() {
                     continue;
                 }
-                let waited = !self.peers[owner as usize].suspected && !state.owner_null;
+                let waited = !self.peers[owner as usize].suspected
+                    && !state.owner_null
+                    && !self.is_replaced(owner as Node, slot);
                 if waited {
                     self.note_expiry(owner as usize);
                 }
@@ -235,6 +240,7 @@ mod tests {
             f: 1,
             k: 3,
             me: 4,
+            incarnation: 1,
             alpha: 1 << 20,
             own_slots_max: 2,
             timing: Timing::default(),
@@ -246,7 +252,7 @@ mod tests {
 
     fn spread(core: &mut Core, slot: Slot, now: Nanos, fx: &mut Effects) {
         let from = core.config().owner(slot);
-        let batch = BatchInfo { digest: u128::from(slot), touches: [1].into() };
+        let batch = BatchInfo { digest: u128::from(slot), touches: [1].into(), is_change: false };
         core.step(Input::Spread { from, slot, batch, room: true }, now, fx);
     }
 

@@ -363,7 +363,7 @@ fn held_and_told(messages: &[(Node, Message)]) -> (Core, Vec<Effect>) {
     let mut core = Core::new(config((3, 1, 1), 1, 1)).unwrap();
     let mut fx = Effects::default();
     core.start(0, &mut fx);
-    let batch = racos_protocol::BatchInfo { digest: 5, touches: [1].into() };
+    let batch = racos_protocol::BatchInfo { digest: 5, touches: [1].into(), is_change: false };
     core.step(Input::Spread { from: 0, slot: 0, batch, room: true }, MS, &mut fx);
     fx.list.clear();
     for (from, message) in messages {
@@ -420,7 +420,8 @@ fn a_decided_batch_without_support_stops_the_node() {
         let mut core = Core::new(config((5, 1, 3), 1, 1)).unwrap();
         let mut fx = Effects::default();
         core.start(0, &mut fx);
-        let (slot, batch) = (0, racos_protocol::BatchInfo { digest: 5, touches: [1].into() });
+        let (slot, batch) =
+            (0, racos_protocol::BatchInfo { digest: 5, touches: [1].into(), is_change: false });
         let held = Value::Batch(5);
         core.step(Input::Spread { from: 0, slot, batch, room: true }, MS, &mut fx);
         core.step(Input::Durable(Release::Propose { slot, value: held }), MS, &mut fx);
@@ -484,7 +485,7 @@ fn absurd_slots_in_messages_are_harmless() {
 fn a_restarted_node_repeats_what_it_said() {
     let config = config((5, 1, 3), 2, 1);
     let mut recovery = Recovery::new(config).unwrap();
-    let batch = racos_protocol::BatchInfo { digest: 5, touches: [1].into() };
+    let batch = racos_protocol::BatchInfo { digest: 5, touches: [1].into(), is_change: false };
     recovery.record(Record::Hold { slot: 0, digest: 5 }, Some(batch)).unwrap();
     recovery.record(Record::NoHold { from: 1, to: 12 }, None).unwrap();
     let ballot = Ballot::For(Value::Batch(5));

@@ -12,6 +12,7 @@ fn node(me: u8) -> Core {
         f: 1,
         k: 1,
         me,
+        incarnation: 1,
         alpha: 64,
         own_slots_max: 2,
         timing: Timing::default(),

@@ -278,7 +278,7 @@ impl Alone {
     }
 
     fn spread(&mut self, from: Node, slot: Slot, digest: Digest) -> Vec<Effect> {
-        let batch = BatchInfo { digest, touches: [digest as u64].into() };
+        let batch = BatchInfo { digest, touches: [digest as u64].into(), is_change: false };
         self.step(Input::Spread { from, slot, batch, room: true })
     }
 }
@@ -394,7 +394,10 @@ fn own_slots_passed_over_are_skipped_below_the_reservation() {
 fn only_the_metas_that_were_decided_are_taken() {
     let mut node = Alone::new((3, 1, 1), 2);
     node.hear(1, Message::Decide { slot: 0, value: HELD });
-    let meta = |digest| Input::Meta { slot: 0, batch: BatchInfo { digest, touches: [1].into() } };
+    let meta = |digest| Input::Meta {
+        slot: 0,
+        batch: BatchInfo { digest, touches: [1].into(), is_change: false },
+    };
     node.step(meta(BATCH + 1));
     assert_eq!((node.core.exec(), node.core.lacks_meta(0)), (0, true));
     node.step(meta(BATCH));
@@ -412,7 +415,7 @@ fn a_mark_is_the_highest_slot_named_that_may_touch_the_key() {
     assert_eq!((mark(&node, 7), mark(&node, 8)), (Some(0), None));
     node.hear(1, Message::Decide { slot: 3, value: HELD });
     assert_eq!((mark(&node, 7), mark(&node, 8)), (Some(3), Some(3)), "its metas are not known");
-    let batch = BatchInfo { digest: BATCH, touches: [8].into() };
+    let batch = BatchInfo { digest: BATCH, touches: [8].into(), is_change: false };
     node.step(Input::Meta { slot: 3, batch });
     assert_eq!((mark(&node, 7), mark(&node, 8)), (Some(0), Some(3)));
 }
@@ -473,7 +476,7 @@ fn the_first_record_of_a_key_wins() {
 #[test]
 fn decisions_found_at_replay_are_facts() {
     let mut recovery = Recovery::new(config((3, 1, 1), 2, 1)).unwrap();
-    let batch = BatchInfo { digest: BATCH, touches: [1].into() };
+    let batch = BatchInfo { digest: BATCH, touches: [1].into(), is_change: false };
     recovery.record(Record::Hold { slot: 0, digest: BATCH }, Some(batch)).unwrap();
     recovery.decided(0, HELD).unwrap();
     recovery.decided(1, NULL).unwrap();
@@ -600,7 +603,7 @@ fn pulls_go_to_all_with_growing_pauses() {
 #[test]
 fn the_owner_proposes_to_all_after_its_flush() {
     let mut node = Alone::new((5, 1, 3), 0);
-    let batch = BatchInfo { digest: BATCH, touches: [1].into() };
+    let batch = BatchInfo { digest: BATCH, touches: [1].into(), is_change: false };
     let opened = node.step(Input::Open { batch });
     assert_eq!(records(&opened), [Record::Hold { slot: 0, digest: BATCH }]);
     assert!(sends(&opened).is_empty(), "nothing before the flush");

@@ -75,13 +75,15 @@ impl Batch {
             if let Action::LeaseRevoke { id } | Action::LeaseExpire { id } = op.action {
                 keys.push(lease_hash(id));
             }
-            if op.touches_many() {
+            // PROTOCOL 8.1-g
+            if op.touches_many() || op.is_change() {
                 keys.push(TOUCHES_ALL);
             }
         }
         keys.sort_unstable();
         keys.dedup();
-        let info = BatchInfo { digest, touches: keys.into() };
+        let is_change = ops.iter().any(Op::is_change);
+        let info = BatchInfo { digest, touches: keys.into(), is_change };
         Rc::new(Batch { bytes: bytes.into(), ops, info })
     }
 
@@ -238,6 +240,17 @@ impl Builder {
         open.waiters.push(waiter);
         open.meta_bytes += meta;
         Ok(sealed)
+    }
+
+    /// A batch of one operation that stores nothing; what is being filled stays as it is.
+    pub fn alone(&self, op: Op, waiter: Option<Waiter>) -> Parcel {
+        let mut bytes = Vec::new();
+        let ops = vec![op];
+        encode_batch(&ops, &mut bytes);
+        let batch = Batch::new(bytes, ops, &self.secrets);
+        let bodies = vec![Body::default(); self.n];
+        let waiters = waiter.into_iter().collect();
+        Parcel { batch, bodies, waiters, voids: 0, waiting_since: None }
     }
 
     /// Closes the batch that is being filled.

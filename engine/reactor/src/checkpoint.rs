@@ -180,11 +180,16 @@ impl Checkpoints {
 
 /// The lowest slot whose batch is kept for nodes that lag: the one policy of what history stays.
 ///
-/// PROTOCOL 9.3-b: a node that is behind everything kept could not catch up, so what the slowest
-/// member lacked by its own word stays; and more, since its disk may be behind its word, and a
-/// restart take it back so far.
-pub(crate) fn history_floor(told: impl Iterator<Item = Slot>, exec: Slot, margin: Slot) -> Slot {
-    told.fold(exec, Slot::min).saturating_sub(margin)
+/// PROTOCOL 9.3-b: a disk that replaces another begins at slot 0 and cannot take a checkpoint from a
+/// peer yet, so what it would ask for stays: everything, unless the configuration bounds it. Bounded,
+/// what the slowest member lacked by its own word stays, and `margin` slots more, since its disk may be
+/// behind its word, and a restart take it back so far.
+pub(crate) fn history_floor(
+    told: impl Iterator<Item = Slot>,
+    exec: Slot,
+    margin: Option<Slot>,
+) -> Slot {
+    margin.map_or(0, |margin| told.fold(exec, Slot::min).saturating_sub(margin))
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -242,7 +247,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn history_floor(&self) -> Slot {
         let others = (0..self.n as u8).filter(|node| *node != self.me);
         let told = others.map(|node| self.core.peer_exec(node));
-        history_floor(told, self.core.exec(), self.config.bounds.history_slots_min)
+        history_floor(told, self.core.exec(), self.config.bounds.history_margin)
     }
 
     /// Makes some more records.
@@ -387,11 +392,13 @@ mod tests {
 
     #[test]
     fn history_reaches_back_to_the_slowest_member() {
-        let floor = |told: &[Slot], exec| history_floor(told.iter().copied(), exec, 10);
+        let floor = |told: &[Slot], exec| history_floor(told.iter().copied(), exec, Some(10));
         assert_eq!(floor(&[30_000, 12_000, 70_000], 50_000), 12_000 - 10);
         assert_eq!(floor(&[80_000], 50_000), 50_000 - 10, "no further than this node itself");
         assert_eq!(floor(&[], 50_000), 50_000 - 10);
         assert_eq!(floor(&[0, 90_000], 50_000), 0);
+        let all = history_floor([80_000].into_iter(), 50_000, None);
+        assert_eq!(all, 0, "unbounded unless told");
     }
 
     proptest! {

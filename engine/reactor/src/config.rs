@@ -36,8 +36,9 @@ pub struct Bounds {
     /// Bytes that the log's files may take besides what is live and a quarter more: beyond it,
     /// segments of little use are copied together.
     pub space_reserve_bytes: u64,
-    /// Executed slots whose batches are kept for nodes that lag, below what the slowest member told.
-    pub history_slots_min: u64,
+    /// How many executed slots keep their batches below what the slowest member told of itself;
+    /// `None`: all slots do, as a disk that replaces another needs them.
+    pub history_margin: Option<u64>,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
 }
@@ -52,7 +53,7 @@ impl Default for Bounds {
             value_bytes_max: VALUE_BYTES_MAX,
             checkpoint_bytes: 256 << 20,
             space_reserve_bytes: 1 << 30,
-            history_slots_min: 16 << 10,
+            history_margin: None,
             disk_reserve_bytes: 1 << 30,
         }
     }

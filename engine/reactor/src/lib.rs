@@ -29,6 +29,7 @@ mod facts;
 mod fragments;
 mod history;
 pub mod layout;
+mod members;
 mod missing;
 mod node;
 mod observe;

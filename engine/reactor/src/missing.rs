@@ -60,6 +60,10 @@ impl MissingList {
     pub fn contains(&self, op: OpId) -> bool {
         self.all.contains_key(&op)
     }
+    /// Whether anything of a slot below this one is missing.
+    pub fn any_below(&self, slot: Slot) -> bool {
+        self.all.values().any(|lack| lack.slot < slot)
+    }
     pub fn is_suspect(&self, op: OpId) -> bool {
         self.all.get(&op).is_some_and(|lack| lack.suspect)
     }

@@ -191,7 +191,8 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) refused_for_space: FxHashSet<Slot>,
     pub(crate) counts: RequestCounts,
     pub(crate) heard_at: Vec<Option<Nanos>>,
-    pub(crate) peer_boots: Vec<u32>,
+    /// Highest incarnation and boot heard of each.
+    pub(crate) peer_boots: Vec<(u32, u32)>,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
@@ -199,6 +200,7 @@ pub struct Node<L: Link, D: Device> {
     last_work: Nanos,
     beacon_at: Nanos,
     pub(crate) stalled_check_at: Nanos,
+    pub(crate) rebuilt_at: Nanos,
     confirmed: bool,
     failed: Option<String>,
     pub(crate) observer: Option<Box<dyn Observer>>,
@@ -302,7 +304,7 @@ impl<L: Link, D: Device> Node<L, D> {
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
             heard_at: vec![None; n],
-            peer_boots: vec![0; n],
+            peer_boots: vec![(0, 0); n],
             now,
             started: now,
             scratch: Vec::new(),
@@ -310,6 +312,7 @@ impl<L: Link, D: Device> Node<L, D> {
             last_work: now,
             beacon_at: now + BEACON_NS,
             stalled_check_at: now + BEACON_NS,
+            rebuilt_at: now,
             confirmed: false,
             failed: None,
             observer: parts.observer,
@@ -320,6 +323,7 @@ impl<L: Link, D: Device> Node<L, D> {
         node.restart_leases();
         node.core.start(now, &mut node.effects);
         node.carry_out();
+        node.check_seat();
         node
     }
 
@@ -390,6 +394,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.wake_reads();
         self.repair_turn();
+        self.propose_rebuilt();
         let served = self.turn_api();
         self.open_batches();
         self.answer_stalled();
@@ -466,19 +471,13 @@ impl<L: Link, D: Device> Node<L, D> {
         if index >= self.n || node == u16::from(self.me) {
             return;
         }
-        // PROTOCOL 3.2-a: nothing is replaced yet, so every disk of the cluster has one
-        // incarnation.
-        if frame.from.incarnation != self.config.incarnation {
+        let from = node as u8;
+        let incarnation = frame.from.incarnation;
+        if !self.is_peer(from, incarnation, frame.from.boot) {
             return;
         }
-        if frame.from.boot < self.peer_boots[index] {
-            return self.on_old_boot(node as u8);
-        }
-        self.peer_boots[index] = frame.from.boot;
-        self.heard_at[index] = Some(self.now);
-        let from = node as u8;
         match frame.kind {
-            kind::CORE => self.on_core(from, &frame.head),
+            kind::CORE => self.on_core(from, incarnation, &frame.head),
             kind::SPREAD => self.on_spread(from, frame),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
@@ -488,7 +487,12 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
+            kind::REPLACED => self.on_replaced(&frame.head),
             kind::BAD => self.on_bad_fragment(&frame.head),
+            // PROTOCOL 8.1-f, 10-x: asked and answered by those that count before and after a change.
+            kind::PINQ | kind::LEASEQ if !self.core.may_answer() => {}
+            kind::PINR | kind::LEASER
+                if self.core.reads_count(from, incarnation) != (true, true) => {}
             kind::PINQ => self.on_pin_question(from, &frame),
             kind::PINR => self.on_pin_answer(from, &frame),
             kind::LEASEQ => self.on_lease_question(from, &frame),
@@ -500,8 +504,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 4.4-l, 9.1-b: a datagram with an older boot than this peer is known to have had. It
     /// is a straggler from before the peer's restart, or the peer's disk was rolled back: it is
     /// told.
-    fn on_old_boot(&mut self, from: u8) {
-        let boot = self.peer_boots[usize::from(from)];
+    pub(crate) fn on_old_boot(&mut self, from: u8) {
+        let boot = self.peer_boots[usize::from(from)].1;
         self.send(from, kind::BOOT, &boot.to_le_bytes(), &[]);
     }
 
@@ -518,11 +522,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn on_core(&mut self, from: u8, bytes: &[u8]) {
+    fn on_core(&mut self, from: u8, incarnation: u32, bytes: &[u8]) {
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
             let Ok(message) = get_message(&mut reader) else { return };
-            self.step(Input::Message { from, message });
+            if self.core.hears(from, incarnation, &message) {
+                self.step(Input::Message { from, message });
+            }
         }
     }
 

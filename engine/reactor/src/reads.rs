@@ -77,6 +77,8 @@ pub(crate) struct Held {
 struct Read {
     waiter: Waiter,
     query: Query,
+    /// Of the configuration when the read began.
+    epoch: u32,
     quorum: ReadQuorum,
     stage: Stage,
     best: Found,
@@ -152,19 +154,35 @@ impl<L: Link, D: Device> Node<L, D> {
     /// GET or LIST.
     pub(crate) fn start_read(&mut self, waiter: Waiter, query: Query) {
         self.counts.reads += 1;
-        let (exec, mark, guess) = match &query {
-            Query::Key(key) => self.local_answer(&Asked::Key(key)),
-            Query::Range { from, to, limit } => {
-                self.local_answer(&Asked::Range { from, to: to.as_deref(), limit: *limit })
-            }
-        };
-        let mut quorum = ReadQuorum::new(self.core.thresholds().quorum);
-        quorum.answer(self.me, exec, mark);
+        let (exec, mark, guess) = self.answer_query(&query);
+        let quorum = self.quorum(exec, mark);
         let best = guess.clone();
         let id = self.insert_read(waiter, query, quorum, Stage::Quorum, best, guess);
         let wanted = self.hold_own(id);
         self.ask_first(id, wanted);
         self.progress(id);
+    }
+
+    /// What this node itself answers.
+    fn answer_query(&self, query: &Query) -> (Slot, Option<Slot>, Found) {
+        match query {
+            Query::Key(key) => self.local_answer(&Asked::Key(key)),
+            Query::Range { from, to, limit } => {
+                self.local_answer(&Asked::Range { from, to: to.as_deref(), limit: *limit })
+            }
+        }
+    }
+
+    /// The quorum that a read needs, with this node's own answer.
+    fn quorum(&self, exec: Slot, mark: Option<Slot>) -> ReadQuorum {
+        let q = self.core.thresholds().quorum;
+        // PROTOCOL 10-x
+        let mut quorum = match self.core.is_filling() {
+            true => ReadQuorum::joint(q),
+            false => ReadQuorum::new(q),
+        };
+        quorum.answer(self.me, exec, mark);
+        quorum
     }
 
     /// GETSTRIPE: no quorum, a stripe never changes.
@@ -201,6 +219,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let read = Read {
             waiter,
             query,
+            epoch: self.core.epoch(),
             quorum,
             stage,
             best,
@@ -311,7 +330,10 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Asks as many nodes as a quorum needs, those that hold data fragments first; the first
     /// `wanted` of them send their fragment along.
     fn ask_first(&mut self, id: u64, wanted: usize) {
-        let needed = self.core.thresholds().quorum - 1;
+        let needed = match self.core.is_filling() {
+            true => self.n - 1,
+            false => self.core.thresholds().quorum - 1,
+        };
         let suspected = self.core.suspected();
         let k = self.codec.k();
         let mut chosen = Vec::with_capacity(needed);
@@ -352,6 +374,10 @@ impl<L: Link, D: Device> Node<L, D> {
     /// READQ (PROTOCOL 12.1-d, 12.1-g): answers from this instant's state.
     pub(crate) fn on_read_question(&mut self, from: u8, frame: &Frame) {
         let Ok(question) = get_question(&frame.head) else { return };
+        // PROTOCOL 8.1-f, 10-r
+        if !self.core.may_answer() {
+            return;
+        }
         let (exec, mark, found) = self.local_answer(&question.query);
         let mut body = Vec::new();
         let mut fetch = None;
@@ -390,7 +416,8 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
-        AnswerHead { read: question.read, exec, mark, form }.put(&mut head);
+        AnswerHead { read: question.read, exec, mark, epoch: self.core.epoch(), form }
+            .put(&mut head);
         self.send(from, kind::READR, &head, &body);
         self.scratch = head;
         if let Some((op, place)) = later {
@@ -461,8 +488,21 @@ impl<L: Link, D: Device> Node<L, D> {
     /// READR.
     pub(crate) fn on_read_answer(&mut self, from: u8, frame: &Frame) {
         let Ok(answer) = AnswerHead::get(&frame.head) else { return };
+        let counts = self.core.reads_count(from, frame.from.incarnation);
+        let epoch = self.core.epoch();
         let Some(read) = self.reads.table.get_mut(&answer.read) else { return };
-        let newer = read.quorum.answer(from, answer.exec, answer.mark);
+        // PROTOCOL 8.1-q, 10-y: a change that this node has not executed: execute it, start again.
+        if answer.epoch > epoch {
+            let waits = matches!(read.stage, Stage::Executed(_));
+            if !waits && answer.exec > self.core.exec() {
+                self.wait_executed(answer.read, answer.exec - 1);
+            }
+            return;
+        }
+        if counts == (false, false) {
+            return;
+        }
+        let newer = read.quorum.answer_as(from, counts, answer.exec, answer.mark);
         let mut fragment_of = None;
         let found = match answer.form {
             AnswerForm::Absent => Some(Found::Absent),
@@ -533,7 +573,11 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Does what the answers so far allow.
     fn progress(&mut self, id: u64) {
+        let epoch = self.core.epoch();
         let Some(read) = self.reads.table.get_mut(&id) else { return };
+        if matches!(read.stage, Stage::Quorum) && read.epoch != epoch {
+            return self.start_again(id);
+        }
         match read.stage {
             Stage::Executed(_) => {}
             Stage::Fetch { .. } => self.try_finish(id),
@@ -592,9 +636,27 @@ impl<L: Link, D: Device> Node<L, D> {
         due.into_iter().for_each(|id| self.retry(id));
     }
 
+    /// PROTOCOL 8.1-q: who the members are has changed since the read began. It goes on under another
+    /// id: answers to the first question say nothing about now.
+    fn start_again(&mut self, id: u64) {
+        let Some(old) = self.reads.table.remove(&id) else { return };
+        let (exec, mark, guess) = self.answer_query(&old.query);
+        let quorum = self.quorum(exec, mark);
+        let best = guess.clone();
+        let new = self.insert_read(old.waiter, old.query, quorum, Stage::Quorum, best, guess);
+        let read = self.reads.table.get_mut(&new).expect("just inserted");
+        (read.started, read.rounds) = (old.started, old.rounds + 1);
+        let wanted = self.hold_own(new);
+        self.ask_first(new, wanted);
+        self.progress(new);
+    }
+
     /// PROTOCOL 8.1-l: the result is the own index, all keys at one instant.
     fn resolve_here(&mut self, id: u64) {
         let read = &self.reads.table[&id];
+        if read.epoch != self.core.epoch() {
+            return self.start_again(id);
+        }
         let found = match &read.query {
             Query::Key(key) => self.local_version(key),
             Query::Range { from, to, limit } => self.local_keys(from, to.as_deref(), *limit),

@@ -95,7 +95,7 @@ impl Repair {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    /// After a restart, or a jump: everything in use of which no fragment was found.
+    /// PROTOCOL 10-u: after a restart, on a new disk, or after a jump: everything in use of which no fragment was found.
     pub(crate) fn list_missing(&mut self) {
         let now = self.now;
         let values = self.machine.values().filter(|used| used.value.len > 0);

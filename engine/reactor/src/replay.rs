@@ -14,6 +14,7 @@ use crate::config::NodeConfig;
 use crate::fragments::Fragments;
 use crate::history::{History, NULL};
 use crate::layout;
+use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
 use crate::record::{self, DecidedRun, get_record, kind};
@@ -22,9 +23,9 @@ use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
 use racos_buffer::Pool;
 use racos_codec::Codec;
-use racos_machine::{Import, Limits, Machine, OpId};
+use racos_machine::{Founding, Import, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
-use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
+use racos_protocol::{Config, Nanos, Record, Recovery, Seat, Slot, Value};
 use racos_storage::device::Device;
 use racos_storage::{Identity, Log, LogConfig, LogError, Mark, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
@@ -80,8 +81,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut replay = Replay {
             protocol,
             recovery,
-            machine: Machine::new(limits(&config)),
+            machine: Machine::with_members(limits(&config), founding(&config)),
             limits: limits(&config),
+            founding: founding(&config),
             loading: None,
             secrets: secrets.clone(),
             cache_bytes_max: config.bounds.cache_bytes_max,
@@ -130,6 +132,12 @@ fn limits(config: &NodeConfig) -> Limits {
     Limits { history_max: config.versions_per_key_max, ..Limits::default() }
 }
 
+/// The members that the cluster was founded with.
+fn founding(config: &NodeConfig) -> Founding {
+    let nodes = config.members.len() as u8;
+    Founding { nodes, lost_max: config.f as u8, alpha: config.alpha }
+}
+
 fn identity(config: &NodeConfig) -> Identity {
     let NodeConfig { cluster, incarnation, .. } = *config;
     Identity { cluster, node: u16::from(config.node), incarnation }
@@ -168,6 +176,7 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         f: config.f,
         k: config.k,
         me: config.node,
+        incarnation: config.incarnation,
         alpha: config.alpha,
         own_slots_max: config.own_slots_max,
         timing: config.timing,
@@ -181,6 +190,7 @@ struct Replay {
     recovery: Recovery,
     machine: Machine,
     limits: Limits,
+    founding: Founding,
     /// The checkpoint that replay began at, until its end has come.
     loading: Option<Box<Loading>>,
     secrets: Secrets,
@@ -231,7 +241,7 @@ impl racos_storage::Replay for Replay {
     fn begin(&mut self, mark: &Mark) {
         let recovery = Recovery::new(self.protocol.clone());
         self.recovery = recovery.expect("the same configuration was accepted before");
-        self.machine = Machine::new(self.limits);
+        self.machine = Machine::with_members(self.limits, self.founding);
         self.fragments = Fragments::new(self.cache_bytes_max);
         self.history = History::default();
         self.snapshot = Snapshot::default();
@@ -359,6 +369,16 @@ impl Replay {
             let why = format!("it holds slot {applied}, beyond its own");
             return self.refuse_checkpoint(generation, why);
         }
+        // PROTOCOL 10-l: who counts in the slots that follow.
+        let members = self.machine.members();
+        let seats = members.seats().iter();
+        let seats = seats.map(|seat| Seat { incarnation: seat.incarnation, from: seat.from });
+        let seats: Vec<Seat> = seats.collect();
+        if seats.len() != self.protocol.n {
+            let why = format!("it has {} members", seats.len());
+            return self.refuse_checkpoint(generation, why);
+        }
+        self.recovery.configure(&seats, members.epoch(), members.effect());
         self.history = history.unwrap_or_else(|| History::starting_at(exec));
         heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));
         for op in early {
@@ -496,6 +516,7 @@ impl Replay {
             match (value, known) {
                 (Value::Batch(_), Some(known)) => {
                     self.history.push_batch(known.place);
+                    let epoch = self.machine.members().epoch();
                     for (position, op) in known.batch.ops.iter().enumerate() {
                         // PROTOCOL 9.1-i: as at the first execution.
                         let outcome = self.machine.apply(slot, position as u32, op);
@@ -507,6 +528,9 @@ impl Replay {
                                 .filter(|value| self.machine.value(value.op).is_none());
                             unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
+                    }
+                    if let Some(change) = members::change_since(&self.machine, epoch) {
+                        self.recovery.change(change);
                     }
                     self.forget_released();
                 }

@@ -5,7 +5,9 @@
 
 use crate::batch::{Payload, Waiter};
 use crate::node::Node;
-use crate::status::{DiskStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts, Status};
+use crate::status::{
+    DiskStatus, MemberStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts, Status,
+};
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
 use racos_buffer::Slice;
@@ -28,6 +30,12 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if !self.requests.insert((client, request)) {
             return;
+        }
+        // PROTOCOL 10-r, 10-t
+        if asked != Request::Status
+            && let Some(why) = self.idle_reason()
+        {
+            return self.refuse_request(&waiter, ErrorCode::Unavailable, &why);
         }
         match asked {
             Request::OpenSession { window } => {
@@ -60,6 +68,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.start_read(waiter, Query::Range { from, to, limit })
             }
             Request::Status => self.status_request(&waiter),
+            Request::Replace { node, expected, disk, is_forced } => {
+                let action = Action::ReplaceNode { node, expected, disk, is_forced };
+                self.propose_alone(action, Some(waiter));
+            }
         }
     }
 
@@ -145,10 +157,41 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    fn disk_status(&self) -> DiskStatus {
+        let log = self.log.counters();
+        DiskStatus {
+            log_bytes: self.log.bytes_used(),
+            file_bytes: self.log.file_bytes(),
+            free_bytes: 0,
+            flushes: log.flushes,
+            flushed_bytes: log.bytes_flushed,
+            full: self.log.is_disk_full(),
+            live_bytes: self.fragments.live_bytes(),
+            checkpoints: self.checkpoints.written,
+            checkpoint_exec: self.checkpoints.newest().exec,
+            checkpoint_bytes: self.checkpoints.newest().bytes,
+            copied_bytes: self.reclaim.copied_bytes,
+            segments_back: log.segments_back,
+            segments_recycled: log.segments_recycled,
+        }
+    }
+
+    fn member_status(&self) -> Vec<MemberStatus> {
+        let seats = self.machine.members().seats().iter().enumerate();
+        let members = seats.map(|(node, seat)| MemberStatus {
+            node: node as u8,
+            address: self.config.members[node].to_string(),
+            incarnation: seat.incarnation,
+            from: seat.from,
+            disk: format!("{:032x}", seat.disk),
+            is_rebuilding: seat.is_rebuilding,
+        });
+        members.collect()
+    }
+
     /// What this node tells about itself. CPU and memory are the runtime's to fill in.
     pub fn status(&self) -> Status {
         let counters = self.core.counters();
-        let log = self.log.counters();
         let net = self.net.counters();
         let suspected = self.core.suspected();
         let peers = (0..self.n as u8).filter(|node| *node != self.me).map(|node| PeerStatus {
@@ -182,21 +225,6 @@ impl<L: Link, D: Device> Node<L, D> {
                 null: counters.null,
                 skipped: counters.skipped,
             },
-            disk: DiskStatus {
-                log_bytes: self.log.bytes_used(),
-                file_bytes: self.log.file_bytes(),
-                free_bytes: 0,
-                flushes: log.flushes,
-                flushed_bytes: log.bytes_flushed,
-                full: self.log.is_disk_full(),
-                live_bytes: self.fragments.live_bytes(),
-                checkpoints: self.checkpoints.written,
-                checkpoint_exec: self.checkpoints.newest().exec,
-                checkpoint_bytes: self.checkpoints.newest().bytes,
-                copied_bytes: self.reclaim.copied_bytes,
-                segments_back: log.segments_back,
-                segments_recycled: log.segments_recycled,
-            },
             net: NetStatus {
                 datagrams_sent: net.datagrams_sent,
                 datagrams_received: net.datagrams_received,
@@ -210,6 +238,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 repaired: self.repair.repaired,
                 odd: self.repair.odd,
             },
+            epoch: self.core.epoch(),
+            is_active: self.core.is_active(),
+            members: self.member_status(),
+            disk: self.disk_status(),
             requests: self.counts,
             cpu_us: usage.cpu_us,
             memory_bytes: usage.memory_bytes,

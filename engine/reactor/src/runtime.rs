@@ -79,6 +79,60 @@ impl std::error::Error for ServeError {}
 /// Longest sleep: `stop` is looked at this often.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
+/// A directory made ready to be the next incarnation of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prepared {
+    pub disk_id: u128,
+    /// It was made now; else an earlier attempt had made it.
+    pub is_fresh: bool,
+}
+
+/// Why a directory cannot be a node's next incarnation.
+#[derive(Debug)]
+pub enum PrepareError {
+    /// It holds something: the log of this node and incarnation, of this cluster or another.
+    Holds {
+        cluster: u64,
+        node: u16,
+        incarnation: u32,
+    },
+    Serve(ServeError),
+}
+
+/// Formats a directory that no process uses as the incarnation that `config` says, unless it is that
+/// already. The directory must be empty.
+pub fn prepare(
+    config: &NodeConfig,
+    dir: &std::path::Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Prepared, PrepareError> {
+    let in_dir = |error| PrepareError::Serve(ServeError::Directory { dir: dir.into(), error });
+    let mut device = FileDevice::open(dir, &UringConfig::default()).map_err(in_dir)?;
+    let pool = Pool::new(config.bounds.buffer_bytes_max);
+    let log_error = |error| PrepareError::Serve(ServeError::Open(OpenError::Log(error)));
+    let wanted = (config.cluster, u16::from(config.node), config.incarnation);
+    match Log::inspect(&mut device, &pool).map_err(log_error)? {
+        Condition::Formatted(found) => {
+            let found = (found.cluster, found.node, found.incarnation);
+            let disk_id = Log::disk_id_on(&mut device, &pool).map_err(log_error)?;
+            match disk_id.filter(|_| found == wanted) {
+                Some(disk_id) => Ok(Prepared { disk_id, is_fresh: false }),
+                None => {
+                    let (cluster, node, incarnation) = found;
+                    Err(PrepareError::Holds { cluster, node, incarnation })
+                }
+            }
+        }
+        Condition::Empty | Condition::Interrupted => {
+            let disk_id = random_u128();
+            let mut told = |done, total| progress(u64::from(done), u64::from(total));
+            Node::<UdpLink, FileDevice>::format(config, &mut device, &pool, disk_id, &mut told)
+                .map_err(|error| PrepareError::Serve(ServeError::Open(error)))?;
+            Ok(Prepared { disk_id, is_fresh: true })
+        }
+    }
+}
+
 /// Opens, or makes, the directory and serves until `stop` is true. `progress` is told how many log
 /// segments have been written with zeros, and of how many; `ready` is called once, when the node
 /// listens.
@@ -88,7 +142,7 @@ pub fn serve(
     ready: &mut dyn FnMut(),
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let Options { config, dir, listen, profile, api } = options;
+    let Options { mut config, dir, listen, profile, api } = options;
     if let Some(cpu) = profile.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
     {
@@ -101,7 +155,10 @@ pub fn serve(
     let pool = Pool::new(config.bounds.buffer_bytes_max);
     let log_error = |error| ServeError::Open(OpenError::Log(error));
     let condition = Log::inspect(&mut device, &pool).map_err(log_error)?;
-    if !matches!(condition, Condition::Formatted(_)) {
+    if let Condition::Formatted(identity) = condition {
+        // The disk knows which one it is; a new one is made by `racos member replace`.
+        config.incarnation = identity.incarnation;
+    } else {
         // Zeros are written through the ring: quicker flushes are of no use yet.
         Node::<UdpLink, FileDevice>::format(
             &config,

@@ -38,10 +38,18 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_spread(&mut self, from: u8, frame: Frame) {
         let Ok(head) = SpreadHead::get(&frame.head) else { return };
         let slot = head.slot;
+        // PROTOCOL 10-q
+        if !self.core.seats()[usize::from(from)].counts(frame.from.incarnation, slot) {
+            return;
+        }
         if slot < self.core.exec() {
             self.store_late(slot, &frame);
             // The core learns that its owner's word came late.
-            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
+            let batch = racos_protocol::BatchInfo {
+                digest: head.digest,
+                touches: Rc::new([]),
+                is_change: false,
+            };
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
         if let Some(known) = self.window.get(&slot)
@@ -53,7 +61,11 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if slot >= self.core.exec() + self.core.config().alpha {
             // Evidence that this node lags; nothing of it is kept.
-            let batch = racos_protocol::BatchInfo { digest: head.digest, touches: Rc::new([]) };
+            let batch = racos_protocol::BatchInfo {
+                digest: head.digest,
+                touches: Rc::new([]),
+                is_change: false,
+            };
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
         let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
@@ -253,6 +265,8 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// PROTOCOL 7-a: executes a slot.
     pub(crate) fn apply(&mut self, slot: Slot, value: Value) {
+        let epoch = self.machine.members().epoch();
+        let mut is_change = false;
         match value {
             Value::Null => {
                 if let Some(known) = self.window.remove(&slot) {
@@ -264,7 +278,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.history.push_null();
                 self.decided.push(slot, false);
             }
-            Value::Batch(digest) => self.apply_batch(slot, digest),
+            Value::Batch(digest) => is_change = self.apply_batch(slot, digest),
         }
         if let Some(observer) = &mut self.observer {
             observer.executed(slot, value, &self.machine);
@@ -274,9 +288,13 @@ impl<L: Link, D: Device> Node<L, D> {
             self.decided.take(&mut head);
             self.append(record_kind::DECIDED, &head, &[], Release::Nothing, None);
         }
+        if is_change {
+            self.executed_change(epoch);
+        }
     }
 
-    fn apply_batch(&mut self, slot: Slot, digest: u128) {
+    /// Returns whether the batch may have changed who the members are.
+    fn apply_batch(&mut self, slot: Slot, digest: u128) -> bool {
         // PROTOCOL 7-b, 13-e: with its metas, and those that were decided.
         let known = self.window.remove(&slot).expect("exec moves over a slot only with its metas");
         assert_eq!(known.batch.info.digest, digest, "slot {slot}: another batch was decided");
@@ -326,6 +344,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released();
+        known.batch.info.is_change
     }
 
     /// Values that an operation brought, and that no version names.
@@ -502,7 +521,12 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 | Refusal::LeaseExists
                 | Refusal::LeaseTtlTooLarge
                 | Refusal::KeyNotFound
-                | Refusal::Unresolved => ErrorCode::BadRequest,
+                | Refusal::Unresolved
+                | Refusal::NoSuchNode
+                | Refusal::ChangeInFlight
+                | Refusal::OtherIncarnation
+                | Refusal::DiskInUse
+                | Refusal::TooManyRebuilding => ErrorCode::BadRequest,
             };
             error(code, reason.to_string())
         }

@@ -24,6 +24,11 @@ pub struct Status {
     pub disk: DiskStatus,
     pub net: NetStatus,
     pub repair: RepairStatus,
+    /// The configuration as this node has executed it, and how many changes led to it.
+    pub members: Vec<MemberStatus>,
+    pub epoch: u32,
+    /// Whether this node takes clients' work: not while it replaces another and catches up.
+    pub is_active: bool,
     pub requests: RequestCounts,
     /// CPU time of the process, user and system, in microseconds; resident memory in bytes.
     pub cpu_us: u64,
@@ -53,6 +58,19 @@ pub struct SlotCounts {
     /// Null slots decided by consensus; slots that their owner skipped.
     pub null: u64,
     pub skipped: u64,
+}
+
+/// One member's place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub node: u8,
+    pub address: String,
+    pub incarnation: u32,
+    /// The first slot in which this incarnation counts.
+    pub from: u64,
+    /// The disk's id, 32 hexadecimal digits; zeros: the one it was founded with.
+    pub disk: String,
+    pub is_rebuilding: bool,
 }
 
 /// Fragments that this node should have and has not.

@@ -347,7 +347,8 @@ fn read_without_fragments(world: &mut World, lacking: &[usize]) -> Option<Reply>
             let mut head = Vec::new();
             if message.kind == kind::READQ {
                 let read = get_question(&message.head).unwrap().read;
-                AnswerHead { read, exec, mark: None, form: AnswerForm::AsGuessed }.put(&mut head);
+                AnswerHead { read, exec, mark: None, epoch: 1, form: AnswerForm::AsGuessed }
+                    .put(&mut head);
                 world.speak(to, kind::READR, &head);
                 head.clear();
                 put_segment(&mut head, read, op, Some(SegmentAnswer::Missing));
@@ -379,6 +380,40 @@ fn a_value_without_k_fragments_is_data_loss() {
     assert_eq!(undecided, None, "nodes 3 and 4 may still have theirs");
 }
 
+/// tests PROTOCOL 8.1-g, 8.1-q, 10-y: an answer of a node that has executed a change which the reader
+/// has not: the reader asks for the slots up to there, and answers nothing meanwhile.
+#[test]
+fn a_reader_that_meets_a_newer_epoch_executes_the_change_first() {
+    let mut world = World::new();
+    world.pass(50 * MS, |_| {});
+    world.send(11, &Request::Get { key: KEY.to_vec() }, &[]);
+    let exec = world.nodes[0].exec();
+    let mut wanted = 0;
+    world.pass_until(300 * MS, |world, to_client| {
+        assert!(to_client.is_empty(), "an answer from before the change");
+        for (to, message) in world.receive() {
+            if message.kind == kind::READQ {
+                let read = get_question(&message.head).unwrap().read;
+                let (exec, form) = (exec + 4, AnswerForm::AsGuessed);
+                let mut head = Vec::new();
+                AnswerHead { read, exec, mark: None, epoch: 2, form }.put(&mut head);
+                world.speak(to, kind::READR, &head);
+            } else if message.kind == kind::CORE {
+                let mut words = Reader::new(&message.head);
+                while let Ok(word) = get_message(&mut words) {
+                    if let Word::Pull { from, wanted: bits, .. } = word
+                        && bits != 0
+                    {
+                        wanted = wanted.max(from + 63 - u64::from(bits.leading_zeros()));
+                    }
+                }
+            }
+        }
+        false
+    });
+    assert_eq!(wanted, exec + 3);
+}
+
 /// tests PROTOCOL 8.1-p: told that the value is gone as of a later slot, the reader asks for the slots
 /// up to there and does not answer with what it knows.
 #[test]
@@ -394,7 +429,8 @@ fn a_reader_that_meets_gone_executes_up_to_it() {
             let mut head = Vec::new();
             if message.kind == kind::READQ {
                 let read = get_question(&message.head).unwrap().read;
-                AnswerHead { read, exec, mark: None, form: AnswerForm::AsGuessed }.put(&mut head);
+                AnswerHead { read, exec, mark: None, epoch: 1, form: AnswerForm::AsGuessed }
+                    .put(&mut head);
                 world.speak(to, kind::READR, &head);
                 head.clear();
                 put_segment(&mut head, read, op, Some(SegmentAnswer::Gone { exec: exec + 4 }));

@@ -199,6 +199,10 @@ impl<L: Link> ClientCore<L> {
                 (Request::List { from, to, limit }, Slice::empty(), Class::Large)
             }
             Op::Status => (Request::Status, Slice::empty(), Class::Read),
+            Op::Replace { node, expected, disk, is_forced } => {
+                let request = Request::Replace { node, expected, disk, is_forced };
+                (request, Slice::empty(), Class::Write)
+            }
         }
     }
 
@@ -455,7 +459,10 @@ impl<L: Link> ClientCore<L> {
                 Ok(Answer::Stored { value })
             }
             (
-                Request::Put { .. } | Request::PutStripes { .. } | Request::Delete { .. },
+                Request::Put { .. }
+                | Request::PutStripes { .. }
+                | Request::Delete { .. }
+                | Request::Replace { .. },
                 Reply::Done { revision, changes, .. },
             ) => Ok(Answer::Done { revision, changes }),
             (Request::CloseSession { .. }, _) => Ok(Answer::NotFound),
@@ -704,6 +711,8 @@ fn give_back(op: Op) -> (Vec<u8>, Slice) {
         Op::Part { value } => (Vec::new(), value),
         Op::Delete { key } | Op::Get { key } | Op::GetDescribed { key } => (key, Slice::empty()),
         Op::PutStripes { key, .. } => (key, Slice::empty()),
-        Op::GetStripe { .. } | Op::List { .. } | Op::Status => (Vec::new(), Slice::empty()),
+        Op::GetStripe { .. } | Op::List { .. } | Op::Status | Op::Replace { .. } => {
+            (Vec::new(), Slice::empty())
+        }
     }
 }

@@ -45,6 +45,13 @@ pub enum Op {
     },
     /// A node's report, as JSON.
     Status,
+    /// Put another disk in the place of a node's.
+    Replace {
+        node: u8,
+        expected: u32,
+        disk: u128,
+        is_forced: bool,
+    },
 }
 
 /// Which node an operation is sent to; numbers are places in the list of endpoints.

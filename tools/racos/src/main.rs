@@ -13,6 +13,7 @@ mod data;
 mod demo;
 mod exit;
 mod keys;
+mod member;
 mod node;
 mod output;
 mod scratch;
@@ -43,6 +44,7 @@ enum Command {
     Status(status::StatusArgs),
     Bench(Box<bench::BenchArgs>),
     Tune(tune::TuneArgs),
+    Member(member::MemberArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Member(args) => member::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -137,11 +137,11 @@ fn greet(dir: &Path, cluster: &Cluster) {
     let etcd = match cluster.etcd.is_empty() {
         true => String::new(),
         false => {
-            let urls: Vec<_> = cluster.etcd.iter().map(|at| format!("http://{at}")).collect();
-            let urls = urls.join(",");
+            // Without "http://": etcdctl before 3.5 sends it as part of the host's name.
+            let endpoints = cluster.etcd.join(",");
             format!(
-                "etcd endpoints: {urls}\n  \
-                 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS={urls}\n  \
+                "etcd endpoints: {endpoints}\n  \
+                 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}\n  \
                  etcdctl put greeting hello\n  \
                  etcdctl get greeting\n  \
                  etcdctl watch --prefix greet\n"

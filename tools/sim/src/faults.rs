@@ -47,7 +47,7 @@ impl World {
                     self.start_later(index);
                 }
             }
-            Kind::Lose if is_up && self.may_lose(index) => {
+            Kind::Lose if is_up && self.plan.faults.lost_max > 0 && self.may_lose(index) => {
                 self.lost += 1;
                 self.kill(index, true);
                 self.hosts[index].state = State::Lost;
@@ -92,10 +92,16 @@ impl World {
     }
 
     /// PROTOCOL 9.5-e: a node with rotten fragments counts as lost for what they were part of.
-    fn may_lose(&self, index: usize) -> bool {
+    pub fn may_lose(&self, index: usize) -> bool {
         let others = self.spoiled.iter().filter(|node| **node != index);
-        let others = others.filter(|node| self.hosts[**node].state != State::Lost);
-        self.plan.faults.lost_max > 0 && self.lost + others.count() < self.plan.f
+        let others = others.filter(|node| !self.counts_as_lost(**node));
+        self.lost + others.count() < self.plan.f && !self.counts_as_lost(index)
+    }
+
+    /// Lost, or replaced and not whole again.
+    fn counts_as_lost(&self, index: usize) -> bool {
+        let host = &self.hosts[index];
+        host.state == State::Lost || host.replacement.is_some()
     }
 
     /// One fragment rots on the disk of a node; only one that was written long enough ago not to be
@@ -108,7 +114,10 @@ impl World {
         self.at(self.now_ns + wait_ns, Event::Spoil);
         let index = self.spoil_rng.below(self.plan.n as u64) as usize;
         let others = self.spoiled.iter().filter(|node| **node != index);
-        let others = others.filter(|node| self.hosts[**node].state != State::Lost).count();
+        let others = others.filter(|node| !self.counts_as_lost(**node)).count();
+        if self.counts_as_lost(index) {
+            return;
+        }
         let Some(node) = &self.hosts[index].node else { return };
         if self.lost + others >= self.plan.f {
             return;
@@ -240,12 +249,12 @@ impl World {
             self.kill(index, true);
         }
         while self.lost < self.plan.f {
-            let spoiled = self.spoiled.iter().find(|node| self.hosts[**node].state == State::Down);
+            let spoiled = self.spoiled.iter().find(|node| !self.counts_as_lost(**node));
             let index = match spoiled {
                 Some(node) => *node,
                 None => self.rng.below(self.plan.n as u64) as usize,
             };
-            if self.hosts[index].state == State::Down {
+            if !self.counts_as_lost(index) {
                 self.hosts[index].state = State::Lost;
                 self.lost += 1;
                 self.faults[place(Kind::Lose)] += 1;

@@ -53,8 +53,18 @@ pub enum State {
     Lost,
 }
 
+/// A disk that is to take the place of a host's.
+pub struct Replacement {
+    pub disk: Rc<RefCell<Disk>>,
+    pub disk_id: u128,
+    /// Its REPLACE was admitted; it is in the host.
+    pub is_admitted: bool,
+    pub is_in: bool,
+}
+
 /// One machine.
 pub struct Host {
+    pub replacement: Option<Replacement>,
     pub index: usize,
     pub node: Option<SimNode>,
     pub state: State,
@@ -105,30 +115,11 @@ impl Host {
         let drift = plan.node.drift_ppm_max;
         let drift_ppm = rng.between(0, 2 * drift) as i64 - drift as i64;
         let clock = Clock { drift_ppm, offset_ns: rng.below(1 << 40) };
-        let disk_plan = plan.disk.clone();
-        let mut disk_rng = rng.fork(1);
-        let latency = Box::new(move |op| {
-            let mut ns = match op {
-                Op::Write(bytes) => {
-                    let transfer = bytes as u64 / 2;
-                    let spread = disk_rng.exponential(disk_plan.write_ns_mean);
-                    disk_plan.write_ns_min + spread + transfer
-                }
-                Op::Read(bytes) => disk_rng.exponential(disk_plan.read_ns_mean) + bytes as u64 / 2,
-                Op::Prepare(bytes) => bytes * 2,
-            };
-            if disk_rng.chance(disk_plan.slow_ppm) {
-                ns += disk_rng.exponential(disk_plan.slow_ns_mean);
-            }
-            ns.max(1)
-        });
-        let disk = Disk::new(DISK_BYTES, Timing::Timed(latency));
+        let disk = new_disk(plan, rng.fork(1));
         let config = config(plan, index, members, &mut rng);
-        let mut device = MemoryDevice::new(disk.clone());
-        let pool = Pool::new(BUFFER_BYTES);
-        SimNode::format(&config, &mut device, &pool, u128::from(rng.number()), &mut |_, _| {})
-            .expect("an empty disk can be formatted");
+        let pool = format(&config, &disk, u128::from(rng.number()));
         Host {
+            replacement: None,
             index,
             node: None,
             state: State::Down,
@@ -146,6 +137,32 @@ impl Host {
             pool,
             config,
         }
+    }
+
+    /// The incarnation that runs, or last ran, here.
+    pub fn incarnation(&self) -> u32 {
+        self.config.incarnation
+    }
+
+    /// Makes an empty disk that is to be the next incarnation.
+    pub fn make_replacement(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
+        let disk = new_disk(plan, rng.fork(1));
+        let config = NodeConfig { incarnation: self.config.incarnation + 1, ..self.config.clone() };
+        let disk_id = u128::from(rng.number());
+        format(&config, &disk, disk_id);
+        disk.borrow_mut().advance(now_ns);
+        let (is_admitted, is_in) = (false, false);
+        self.replacement = Some(Replacement { disk, disk_id, is_admitted, is_in });
+    }
+
+    /// Puts the new disk in; the process has ended.
+    pub fn swap_disk(&mut self) {
+        let replacement = self.replacement.as_mut().expect("a new disk is there");
+        self.disk = replacement.disk.clone();
+        self.config.incarnation += 1;
+        replacement.is_in = true;
+        self.state = State::Down;
+        self.disk_ns = None;
     }
 
     /// Starts the process.
@@ -186,6 +203,34 @@ impl Host {
     }
 }
 
+fn new_disk(plan: &Plan, mut rng: Rng) -> Rc<RefCell<Disk>> {
+    let plan = plan.disk.clone();
+    let latency = Box::new(move |op| {
+        let mut ns = match op {
+            Op::Write(bytes) => {
+                let transfer = bytes as u64 / 2;
+                let spread = rng.exponential(plan.write_ns_mean);
+                plan.write_ns_min + spread + transfer
+            }
+            Op::Read(bytes) => rng.exponential(plan.read_ns_mean) + bytes as u64 / 2,
+            Op::Prepare(bytes) => bytes * 2,
+        };
+        if rng.chance(plan.slow_ppm) {
+            ns += rng.exponential(plan.slow_ns_mean);
+        }
+        ns.max(1)
+    });
+    Disk::new(DISK_BYTES, Timing::Timed(latency))
+}
+
+fn format(config: &NodeConfig, disk: &Rc<RefCell<Disk>>, disk_id: u128) -> Pool {
+    let mut device = MemoryDevice::new(disk.clone());
+    let pool = Pool::new(BUFFER_BYTES);
+    SimNode::format(config, &mut device, &pool, disk_id, &mut |_, _| {})
+        .expect("an empty disk can be formatted");
+    pool
+}
+
 fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> NodeConfig {
     let mut config = NodeConfig::new(CLUSTER, index as u8, members.to_vec(), plan.f, plan.k);
     config.alpha = plan.node.alpha;
@@ -200,7 +245,8 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         value_bytes_max: plan.node.value_bytes_max,
         checkpoint_bytes: plan.node.checkpoint_bytes,
         space_reserve_bytes: 0,
-        history_slots_min: 512,
+        // A disk that replaces another asks for everything.
+        history_margin: (plan.faults.replace_ns_mean == 0).then_some(512),
         disk_reserve_bytes: 0,
     };
     config

@@ -24,6 +24,7 @@ pub mod host;
 pub mod net;
 pub mod oracle;
 pub mod plan;
+mod replace;
 pub mod rng;
 pub mod run;
 pub mod swarm;

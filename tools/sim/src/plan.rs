@@ -95,9 +95,11 @@ pub enum Kind {
     ClientRestart,
     /// A fragment on disk rots.
     Spoil,
+    /// An empty disk takes the place of a lost one, or of one that still runs.
+    Replace,
 }
 
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 15] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -112,6 +114,7 @@ pub const KINDS: [Kind; 14] = [
     Kind::ClockJump,
     Kind::ClientRestart,
     Kind::Spoil,
+    Kind::Replace,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -127,6 +130,8 @@ pub struct FaultPlan {
     pub lost_max: usize,
     /// Mean time between two fragments that rot; 0: none.
     pub spoil_ns_mean: u64,
+    /// Mean time until the disk of some node is replaced; 0: none is.
+    pub replace_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -188,6 +193,9 @@ impl Plan {
         let mut rng = Rng::new(seed).fork(11);
         if !fixed.calm && rng.one_in(2) {
             plan.faults.spoil_ns_mean = rng.between(20, 400) * MS;
+        }
+        if !fixed.calm && f > 0 && rng.one_in(3) {
+            plan.faults.replace_ns_mean = rng.between(100, 1_500) * MS;
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
@@ -295,6 +303,7 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         last_ns_mean: rng.between(20, 500) * MS,
         lost_max: rng.below(f as u64 + 1) as usize,
         spoil_ns_mean: 0,
+        replace_ns_mean: 0,
     }
 }
 

@@ -5,7 +5,7 @@
 //! through every node, with no exemption.
 
 use crate::client::What;
-use crate::host::{Host, SimNode, Upkeep};
+use crate::host::{Host, SimNode, State, Upkeep};
 use crate::net::NetCounts;
 use crate::plan::{Fixed, KINDS, MS, Plan};
 use crate::world::World;
@@ -26,6 +26,7 @@ const DONE_MIN: u64 = 10;
 /// five seconds of the transport and of a read.
 const ENDS_NS: u64 = 12_000 * MS;
 const CONVERGES_NS: u64 = 10_000 * MS;
+const WHOLE_NS: u64 = 20_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 /// The transport gives a message to a dead node up after five seconds. From then on nodes without
@@ -167,6 +168,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     world.calm();
     let calm_ns = world.now_ns;
     finish_work(world)?;
+    finish_replacing(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
     let settled_ns = world.now_ns - calm_ns;
@@ -199,11 +201,26 @@ fn finish_work(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+/// New disks come to hold everything.
+fn finish_replacing(world: &mut World) -> Result<(), String> {
+    let limit_ns = world.now_ns + WHOLE_NS;
+    let done = |world: &World| world.hosts.iter().all(|host| host.replacement.is_none());
+    let whole = world.run(limit_ns, done);
+    problem(world)?;
+    if !whole {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let told: Vec<_> = nodes.map(|node| (node.exec(), node.status().repair)).collect();
+        return Err(format!("liveness: a replaced node does not become whole: {told:?}"));
+    }
+    Ok(())
+}
+
 /// One write through every node.
 fn close(world: &mut World) -> Result<(), String> {
     let auditor = world.new_client(AUDIT_PATIENCE_NS);
     let nodes: Vec<usize> = world.up().collect();
-    let down = world.plan.n - world.lost - nodes.len();
+    let lost = world.hosts.iter().filter(|host| host.state == State::Lost).count();
+    let down = world.plan.n - lost - nodes.len();
     if down > 0 {
         return Err(format!("liveness: {down} nodes are still down after the faults"));
     }
@@ -281,7 +298,7 @@ fn converge(world: &mut World) -> Result<(), String> {
 fn count_holders(world: &World) -> Result<(), String> {
     let nodes: Vec<&SimNode> = world.hosts.iter().filter_map(|host| host.node.as_ref()).collect();
     let Some(first) = nodes.first() else { return Ok(()) };
-    let least = world.plan.n - world.lost;
+    let least = nodes.len();
     let contents = world.contents.borrow();
     for key in 0..contents.keys() {
         for version in first.machine().history(contents.key(key)) {
@@ -292,7 +309,7 @@ fn count_holders(world: &World) -> Result<(), String> {
                     return Err(format!(
                         "durability: {holders} nodes hold fragments of value {op} of {name}; with \
                          {} lost it must be {least}",
-                        world.lost
+                        world.plan.n - nodes.len()
                     ));
                 }
             }

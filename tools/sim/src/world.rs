@@ -34,6 +34,9 @@ pub enum Event {
     Fault,
     /// A fragment on some disk rots.
     Spoil,
+    /// Some node's disk is to be replaced; the replacement of this one goes on.
+    Replace,
+    Replacing(usize),
     /// What a fault did ends.
     Start(usize),
     Thaw(usize),
@@ -61,6 +64,7 @@ pub struct World {
     /// Nodes with rotten fragments: they count as lost for what they held.
     pub spoiled: BTreeSet<usize>,
     pub spoil_rng: Rng,
+    pub replace_rng: Rng,
     pub problem: Option<String>,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -98,6 +102,7 @@ impl World {
             lost: 0,
             spoiled: BTreeSet::new(),
             spoil_rng: rng.fork(4),
+            replace_rng: rng.fork(5),
             problem: None,
             queue: BTreeMap::new(),
             events: 0,
@@ -121,6 +126,10 @@ impl World {
         }
         if world.plan.faults.spoil_ns_mean > 0 {
             world.at(300_000_000, Event::Spoil);
+        }
+        if world.plan.faults.replace_ns_mean > 0 {
+            let at_ns = world.replace_rng.exponential(world.plan.faults.replace_ns_mean);
+            world.at(at_ns, Event::Replace);
         }
         world
     }
@@ -197,6 +206,8 @@ impl World {
             }
             Event::Fault => self.fault(),
             Event::Spoil => self.spoil(),
+            Event::Replace => self.replace(),
+            Event::Replacing(index) => self.replacing(index),
             Event::Start(index) => self.start(index),
             Event::Thaw(index) => self.thaw(index),
             Event::HealCuts => self.heal_cuts(),
@@ -294,6 +305,12 @@ impl World {
 
     fn node_stopped(&mut self, index: usize, why: &str) {
         self.trace.say(self.now_ns, || format!("node {index} stopped itself: {why}"));
+        let host = &self.hosts[index];
+        let is_replaced = host.replacement.as_ref().is_some_and(|new| !new.is_in);
+        if is_replaced && why.contains("was replaced") {
+            self.kill(index, false);
+            return self.hosts[index].state = State::Lost;
+        }
         if !self.hosts[index].flush_fails {
             return self.fail(format!("node {index} stopped itself: {why}"));
         }

@@ -250,6 +250,8 @@ impl Model {
                 Ok(0)
             }
             Action::Compact { revision } => self.compact(*revision),
+            // A store without members refuses to change them.
+            Action::ReplaceNode { .. } | Action::NodeRebuilt { .. } => Err(Refusal::NoSuchNode),
             other => panic!("the model does not know {other:?}"),
         }
     }

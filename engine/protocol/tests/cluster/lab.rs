@@ -84,7 +84,7 @@ impl Lab {
     /// A batch that was never used before and touches `key`.
     pub fn batch(&mut self, key: u64) -> BatchInfo {
         self.batches += 1;
-        BatchInfo { digest: u128::from(self.batches), touches: [key].into() }
+        BatchInfo { digest: u128::from(self.batches), touches: [key].into(), is_change: false }
     }
 
     /// Opens a batch that touches key 0.

@@ -34,6 +34,7 @@ pub fn config((n, f, k): (usize, usize, usize), me: Node, seed: u64) -> Config {
         f,
         k,
         me,
+        incarnation: 1,
         alpha: (n * 16) as Slot,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
@@ -351,7 +352,7 @@ impl Cluster {
         if self.rng.chance(300) {
             keys.push(KEYS + self.rng.below(KEYS));
         }
-        BatchInfo { digest: u128::from(self.batches), touches: keys.into() }
+        BatchInfo { digest: u128::from(self.batches), touches: keys.into(), is_change: false }
     }
 
     /// Opens a batch at a node, if its core would take one.

@@ -59,6 +59,8 @@ struct Ask<L: Link, D: Device> {
 
 struct Round<L: Link, D: Device> {
     number: u64,
+    /// Of the configuration when it began.
+    epoch: u32,
     asks: Vec<Ask<L, D>>,
     ages: Vec<Nanos>,
     answered: NodeSet,
@@ -247,7 +249,13 @@ impl<L: Link, D: Device> Node<L, D> {
             let quorum = self.core.thresholds().quorum;
             let round = self.api.leases.round.as_mut().expect("begun above");
             if round.answered.len() >= quorum && round.above <= exec {
-                let round = self.api.leases.round.take().expect("there is a round");
+                let mut round = self.api.leases.round.take().expect("there is a round");
+                // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
+                if round.epoch != self.core.epoch() {
+                    round.asks.extend(self.api.leases.waiting.drain(..));
+                    self.api.leases.waiting.extend(round.asks);
+                    continue;
+                }
                 any = true;
                 for (ask, age) in round.asks.into_iter().zip(round.ages) {
                     (ask.job)(self, Ok(Seen { age, waited: round.waited }));
@@ -296,6 +304,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.api.leases.next += 1;
         self.api.leases.round = Some(Round {
             number: self.api.leases.next,
+            epoch: self.core.epoch(),
             asks,
             ages,
             answered,
@@ -335,7 +344,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 None => above = above.max(self.last_batch.map_or(0, |slot| slot + 1)),
             }
             let hash = lease_hash(id);
-            let mark = self.core.mark(|batch| batch.touches(hash));
+            let mark = self.core.mark(|batch| batch.touches(hash) || batch.is_change);
             above = above.max(mark.map_or(0, |slot| slot + 1));
             age
         });

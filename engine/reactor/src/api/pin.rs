@@ -28,6 +28,8 @@ pub(super) type PinJob<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Result<(), Error>
 
 struct Round<L: Link, D: Device> {
     number: u64,
+    /// Of the configuration when it began.
+    epoch: u32,
     jobs: Vec<PinJob<L, D>>,
     answered: NodeSet,
     /// All slots up to this one must be executed here first.
@@ -89,7 +91,13 @@ impl<L: Link, D: Device> Node<L, D> {
                 let exec = self.core.exec();
                 match round.top.filter(|top| *top >= exec) {
                     None => {
-                        let round = self.api.pins.round.take().expect("there is a round");
+                        let mut round = self.api.pins.round.take().expect("there is a round");
+                        // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
+                        if round.epoch != self.core.epoch() {
+                            round.jobs.append(&mut self.api.pins.waiting);
+                            self.api.pins.waiting = round.jobs;
+                            continue;
+                        }
                         any = true;
                         round.jobs.into_iter().for_each(|job| job(self, Ok(())));
                         continue;
@@ -129,12 +137,14 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn begin_round(&mut self) {
         let top = self.pin_top();
+        let epoch = self.core.epoch();
         let mut answered = NodeSet::EMPTY;
         answered.insert(self.me);
         let pins = &mut self.api.pins;
         pins.next += 1;
         pins.round = Some(Round {
             number: pins.next,
+            epoch,
             jobs: std::mem::take(&mut pins.waiting),
             answered,
             top,

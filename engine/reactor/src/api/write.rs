@@ -334,9 +334,15 @@ impl<L: Link, D: Device> Node<L, D> {
             Refusal::ValueMissing | Refusal::ValueConflict => Error::Unavailable(
                 "too many large values wait for the requests that store them; try again".into(),
             ),
-            Refusal::SessionExpired | Refusal::Stale | Refusal::Window | Refusal::Malformed => {
-                Error::Invalid(reason.to_string())
-            }
+            Refusal::SessionExpired
+            | Refusal::Stale
+            | Refusal::Window
+            | Refusal::Malformed
+            | Refusal::NoSuchNode
+            | Refusal::ChangeInFlight
+            | Refusal::OtherIncarnation
+            | Refusal::DiskInUse
+            | Refusal::TooManyRebuilding => Error::Invalid(reason.to_string()),
         }
     }
 

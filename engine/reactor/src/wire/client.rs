@@ -59,6 +59,15 @@ pub enum Request {
         limit: u32,
     },
     Status,
+    /// Put another disk in the place of a node's.
+    Replace {
+        node: u8,
+        /// The incarnation that is replaced.
+        expected: u32,
+        disk: u128,
+        /// Even if more than f members are rebuilding then.
+        is_forced: bool,
+    },
 }
 
 impl Request {
@@ -95,6 +104,13 @@ impl Request {
                 out.put_short(to.as_deref().unwrap_or_default());
             }
             Request::Status => out.put_u8(10),
+            Request::Replace { node, expected, disk, is_forced } => {
+                out.put_u8(11);
+                out.put_u8(*node);
+                out.put_u32(*expected);
+                out.put_u128(*disk);
+                out.put_u8(u8::from(*is_forced));
+            }
         }
     }
 
@@ -128,6 +144,12 @@ impl Request {
                 Request::List { from: first, to: bounded.then_some(end), limit }
             }
             10 => Request::Status,
+            11 => Request::Replace {
+                node: from.u8("node")?,
+                expected: from.u32("incarnation")?,
+                disk: from.u128("disk id")?,
+                is_forced: from.u8("forced")? != 0,
+            },
             _ => return Err(WireError { field: "request kind" }),
         };
         from.end("request")?;

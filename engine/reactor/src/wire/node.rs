@@ -33,6 +33,8 @@ pub mod kind {
     pub const LEASEQ: u8 = 0x22;
     /// The same number, the first slot above all that may end one of them, and their ages.
     pub const LEASER: u8 = 0x23;
+    /// Another disk is in the receiver's place: its incarnation.
+    pub const REPLACED: u8 = 0x0c;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).
@@ -321,6 +323,8 @@ pub struct AnswerHead {
     pub read: u64,
     pub exec: Slot,
     pub mark: Option<Slot>,
+    /// The newest change of the members that the sender has executed.
+    pub epoch: u32,
     pub form: AnswerForm,
 }
 
@@ -349,6 +353,7 @@ impl AnswerHead {
         out.put_u64(self.read);
         out.put_u64(self.exec);
         out.put_u64(self.mark.map_or(0, |mark| mark + 1));
+        out.put_u32(self.epoch);
         match self.form {
             AnswerForm::Absent => out.put_u8(0),
             AnswerForm::AsGuessed => out.put_u8(1),
@@ -373,6 +378,7 @@ impl AnswerHead {
         let read = from.u64("read")?;
         let exec = from.u64("exec")?;
         let mark = from.u64("mark")?.checked_sub(1);
+        let epoch = from.u32("epoch")?;
         let form = match from.u8("form")? {
             0 => AnswerForm::Absent,
             1 => AnswerForm::AsGuessed,
@@ -385,7 +391,7 @@ impl AnswerHead {
             _ => return Err(WireError { field: "form" }),
         };
         from.end("answer")?;
-        Ok(AnswerHead { read, exec, mark, form })
+        Ok(AnswerHead { read, exec, mark, epoch, form })
     }
 }
 

@@ -1,5 +1,8 @@
 //! A cluster of whole nodes over a network and disks in memory, driven step by step.
 
+// Every test file uses a part of it.
+#![allow(dead_code)]
+
 use racos_buffer::{Pool, Slice};
 use racos_engine::wire::client::{self, Reply, Request};
 use racos_engine::{Bounds, Node, NodeConfig, OpenError};
@@ -70,6 +73,31 @@ impl Cluster {
             other => panic!("{other:?}"),
         };
         cluster
+    }
+
+    /// The disk of a node is gone; an empty one of the next incarnation is in its place.
+    pub fn new_disk(&mut self, node: usize, disk_id: u128) {
+        self.hosts[node].node = None;
+        let host = &mut self.hosts[node];
+        host.config.incarnation += 1;
+        host.disk = Disk::new(256 << 20, Timing::Immediate);
+        format(&host.config, &host.disk, &self.pool, disk_id);
+    }
+
+    /// Asks a node for a change, and says what came of it.
+    pub fn replace(
+        &mut self,
+        at: usize,
+        node: u8,
+        expected: u32,
+        disk: u128,
+    ) -> Result<(), String> {
+        let asked = Request::Replace { node, expected, disk, is_forced: false };
+        match self.ask(at, &asked, &[]) {
+            Some((Reply::Done { changes: 0, .. }, _)) => Ok(()),
+            Some((Reply::Error(error), _)) => Err(error.text),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn start(&mut self, node: usize) -> Result<(), OpenError> {

@@ -8,6 +8,7 @@
 //! key; operations that fail are counted and are no throughput.
 
 mod codec;
+mod etcd;
 mod report;
 mod worker;
 
@@ -72,6 +73,19 @@ pub struct BenchArgs {
     /// Send everything to this endpoint (from 0) instead of spreading the clients over all.
     #[arg(long, value_name = "NUMBER")]
     pin: Option<usize>,
+    /// Which API the load uses.
+    #[arg(long, value_enum, default_value_t = Api::Native)]
+    api: Api,
+    /// With `--api etcd` and no endpoint: which server to start.
+    #[arg(long, value_enum, default_value_t = etcd::ServerKind::Racos)]
+    server: etcd::ServerKind,
+    /// With `--api etcd`: watches of all keys, all of which must be told of every put.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    watchers: u32,
+    /// With `--api etcd`: operations a second of all clients, instead of as many as they can.
+    #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    rate: Option<f64>,
     /// One JSON object instead of lines for people.
     #[arg(long)]
     json: bool,
@@ -142,6 +156,19 @@ impl OwnArgs {
     }
 }
 
+/// How clients talk to the servers.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Native,
+    Etcd,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "give operations per second".to_string())?;
+    let is_sensible = (0.1..=1e6).contains(&rate);
+    is_sensible.then_some(rate).ok_or_else(|| "from 0.1 to 1000000".to_string())
+}
+
 #[derive(Subcommand, Debug)]
 enum Part {
     Codec(codec::CodecArgs),
@@ -173,6 +200,9 @@ pub fn run(args: &BenchArgs) -> Outcome {
     }
     let stop = stop_flag()?;
     let bar = output::step_bar(0);
+    if args.api == Api::Etcd {
+        return etcd::run(args, &stop, &bar);
+    }
     let result = if args.connect.endpoint.is_empty() {
         with_own_cluster(args, &stop, &bar)
     } else {

@@ -54,7 +54,7 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn phase(&self) -> Phase {
+    pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Warming,
             1 => Phase::Measured,
@@ -63,10 +63,19 @@ impl Shared {
         }
     }
 
+    pub fn count(&self, done: u64) {
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
     /// Operations that have succeeded so far.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
+}
+
+/// For latencies in nanoseconds.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3).expect("the bounds are valid")
 }
 
 /// What one thread has measured.
@@ -82,9 +91,14 @@ pub struct Tally {
 
 impl Tally {
     fn new() -> Tally {
-        let latency_ns = Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3);
-        let latency_ns = latency_ns.expect("the bounds are valid");
-        Tally { latency_ns, done: 0, reads: 0, errors: 0, first_error: None, resent: 0 }
+        Tally {
+            latency_ns: histogram(),
+            done: 0,
+            reads: 0,
+            errors: 0,
+            first_error: None,
+            resent: 0,
+        }
     }
 
     fn error(&mut self, text: String) {
@@ -94,12 +108,12 @@ impl Tally {
 }
 
 /// Values whose contents tell the key that they belong to.
-struct Values {
+pub struct Values {
     pattern: Vec<u8>,
 }
 
 impl Values {
-    fn new(len: usize) -> Values {
+    pub fn new(len: usize) -> Values {
         Values { pattern: crate::demo::pattern(0x5eed, len) }
     }
 
@@ -107,6 +121,14 @@ impl Values {
         let stamp = stamp_of(key);
         let len = STAMP_BYTES.min(buffer.len());
         buffer[..len].copy_from_slice(&stamp[..len]);
+    }
+
+    /// A value in bytes of its own.
+    pub fn bytes(&self, key: u32) -> Vec<u8> {
+        let mut bytes = self.pattern.clone();
+        let len = STAMP_BYTES.min(bytes.len());
+        bytes[..len].copy_from_slice(&stamp_of(key)[..len]);
+        bytes
     }
 
     fn make(&self, client: &Client, key: u32) -> Result<Slice, Failure> {
@@ -132,7 +154,7 @@ impl Values {
     }
 
     /// What is wrong with a value read under a key.
-    fn check(&self, bytes: &[u8], key: u32) -> Result<(), String> {
+    pub fn check(&self, bytes: &[u8], key: u32) -> Result<(), String> {
         let len = self.pattern.len();
         if bytes.len() != len {
             return Err(format!("key {key}: {} bytes instead of {len}", bytes.len()));
@@ -159,7 +181,7 @@ fn stamp_of(key: u32) -> [u8; STAMP_BYTES] {
     stamp
 }
 
-fn write_key(into: &mut Vec<u8>, key: u32) {
+pub fn write_key(into: &mut Vec<u8>, key: u32) {
     into.clear();
     write!(into, "bench/{key:08}").expect("writing to memory");
 }
@@ -336,18 +358,11 @@ pub fn preload(
 mod tests {
     use super::*;
 
-    fn value(values: &Values, key: u32) -> Vec<u8> {
-        let mut bytes = values.pattern.clone();
-        let len = STAMP_BYTES.min(bytes.len());
-        bytes[..len].copy_from_slice(&stamp_of(key)[..len]);
-        bytes
-    }
-
     #[test]
     fn a_value_is_good_under_its_own_key_only_and_whole() {
         for len in [1, 10, 16, 100, 4096, 4097, 100_000] {
             let values = Values::new(len);
-            let good = value(&values, 7);
+            let good = values.bytes(7);
             assert_eq!(values.check(&good, 7), Ok(()), "{len}");
             assert!(values.check(&good, 9).is_err(), "{len}");
             assert!(values.check(&good[..len - 1], 7).is_err(), "{len}");

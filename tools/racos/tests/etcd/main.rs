@@ -5,6 +5,7 @@
 mod cases;
 mod client;
 mod differential;
+mod etcdctl;
 mod http;
 mod program;
 mod servers;

@@ -70,7 +70,7 @@ impl Server {
         let endpoints = loop {
             let line = lines.next().expect("racos up says where etcd clients connect").unwrap();
             if let Some(list) = line.strip_prefix("etcd endpoints: ") {
-                break list.split(',').map(str::to_string).collect();
+                break list.split(',').map(|at| format!("http://{at}")).collect();
             }
         };
         // What it says later is of no interest, but must not fill the pipe.

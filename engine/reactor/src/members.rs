@@ -1,0 +1,150 @@
+//! Who the members are, as this node acts on it (PROTOCOL 10).
+//!
+//! Purpose: carries executed changes to the core, stops a disk that was replaced, proposes REBUILT for
+//! one that has replaced another, and judges from whom datagrams are taken in.
+//! Invariant: a node takes part only as the incarnation that the configuration names for its disk.
+
+use crate::batch::Waiter;
+use crate::node::Node;
+use crate::wire::cursor::{Reader, Writer};
+use crate::wire::node::kind;
+use racos_machine::{Action, Machine, Op};
+use racos_net::Link;
+use racos_protocol::{Change, Input, Nanos, Seat};
+use racos_storage::device::Device;
+
+/// How often a rebuilding node looks whether it is done, and proposes it again.
+const REBUILT_LOOK: Nanos = 250_000_000;
+const REBUILT_AGAIN: Nanos = 3_000_000_000;
+
+/// The change that was admitted since an epoch, if any: there is one at a time.
+pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
+    let members = machine.members();
+    if members.epoch() == epoch {
+        return None;
+    }
+    let newest = members.seats().iter().enumerate().max_by_key(|(_, seat)| seat.from);
+    let (node, seat) = newest.expect("a cluster has members");
+    let seat = Seat { incarnation: seat.incarnation, from: seat.from };
+    Some(Change { node: node as u8, seat })
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// A slot with a change was applied: the core goes on with what came of it.
+    pub(crate) fn executed_change(&mut self, epoch: u32) {
+        let change = change_since(&self.machine, epoch);
+        self.step(Input::Executed { change });
+        self.check_seat();
+    }
+
+    /// PROTOCOL 10-d, 10-r: stops a disk that has no place any more.
+    pub(crate) fn check_seat(&mut self) {
+        let members = self.machine.members();
+        let Some(seat) = members.seats().get(usize::from(self.me)) else { return };
+        let mine = self.config.incarnation;
+        let (me, newer, disk, from) = (self.me, seat.incarnation, seat.disk, seat.from);
+        if newer > mine && (newer > mine + 1 || self.core.exec() >= from) {
+            self.fail(format!(
+                "node {me} has incarnation {newer} now, this disk was {mine}: it was replaced; its \
+                 directory is of no more use"
+            ));
+        } else if newer == mine && disk != 0 && disk != self.log.disk_id() {
+            self.fail(format!(
+                "another disk than this one was put in the place of node {me}: start the node with \
+                 the directory that `racos member replace` made, or replace it again"
+            ));
+        }
+    }
+
+    /// PROTOCOL 10-q, 3.2-a: whether a datagram comes from a disk that has, or may get, a place, and
+    /// not from before its last start.
+    pub(crate) fn is_peer(&mut self, from: u8, incarnation: u32, boot: u32) -> bool {
+        let index = usize::from(from);
+        let seat = self.core.seats()[index];
+        let is_old = incarnation < seat.incarnation;
+        if is_old && (incarnation + 1 < seat.incarnation || self.core.exec() >= seat.from) {
+            let mut head = Vec::with_capacity(4);
+            head.put_u32(seat.incarnation);
+            self.send(from, kind::REPLACED, &head, &[]);
+            return false;
+        }
+        let known = &mut self.peer_boots[index];
+        if incarnation == known.0 && boot < known.1 {
+            self.on_old_boot(from);
+            return false;
+        }
+        *known = (*known).max((incarnation, boot));
+        if !is_old {
+            self.heard_at[index] = Some(self.now);
+        }
+        true
+    }
+
+    /// REPLACED: a member has executed a change that puts another disk in this one's place.
+    pub(crate) fn on_replaced(&mut self, head: &[u8]) {
+        let Ok(newer) = Reader::new(head).u32("incarnation") else { return };
+        let (me, mine) = (self.me, self.config.incarnation);
+        if newer > mine {
+            self.fail(format!(
+                "node {me} has incarnation {newer} now, this disk was {mine}: it was replaced; its \
+                 directory is of no more use"
+            ));
+        }
+    }
+
+    /// Why this node takes no clients' work now, if it does not.
+    pub(crate) fn idle_reason(&self) -> Option<String> {
+        if self.core.is_active() {
+            return None;
+        }
+        let (me, mine) = (self.me, self.config.incarnation);
+        let seat = self.core.seats()[usize::from(me)];
+        Some(if seat.incarnation == mine {
+            let (exec, from) = (self.core.exec(), seat.from);
+            format!(
+                "node {me} replaces another and catches up: {exec} of {from} slots; ask another"
+            )
+        } else if seat.incarnation > mine {
+            format!("node {me} was replaced; ask another")
+        } else {
+            format!(
+                "node {me} is not a member yet: its disk is incarnation {mine}, the member is \
+                 incarnation {}; `racos member replace {me}` makes it one",
+                seat.incarnation
+            )
+        })
+    }
+
+    /// A change of the members: alone in its batch.
+    pub(crate) fn propose_alone(&mut self, action: Action, waiter: Option<Waiter>) {
+        let op = Op { id: self.next_op_id(), stamp: None, action };
+        let before = self.builder.seal();
+        self.sealed.extend(before);
+        let parcel = self.builder.alone(op, waiter);
+        self.sealed.push_back(parcel);
+    }
+
+    /// Proposes to put another disk in the place of a node's, on nobody's behalf.
+    pub fn propose_replace(&mut self, node: u8, expected: u32, disk: u128) {
+        let is_forced = false;
+        self.propose_alone(Action::ReplaceNode { node, expected, disk, is_forced }, None);
+    }
+
+    /// PROTOCOL 10-v: says that all fragments are here again, once they are.
+    pub(crate) fn propose_rebuilt(&mut self) {
+        if self.now < self.rebuilt_at {
+            return;
+        }
+        self.rebuilt_at = self.now + REBUILT_LOOK;
+        self.check_seat();
+        let seat = self.machine.members().seats().get(usize::from(self.me)).copied();
+        let Some(seat) = seat.filter(|seat| seat.is_rebuilding) else { return };
+        let is_mine = seat.incarnation == self.config.incarnation;
+        if !is_mine || self.core.exec() < seat.from || self.repair.missing.any_below(seat.from) {
+            return;
+        }
+        let (node, incarnation) = (self.me, seat.incarnation);
+        self.rebuilt_at = self.now + REBUILT_AGAIN;
+        self.propose_alone(Action::NodeRebuilt { node, incarnation }, None);
+    }
+}
