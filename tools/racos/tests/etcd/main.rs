@@ -4,6 +4,7 @@
 
 mod cases;
 mod client;
+mod crashes;
 mod differential;
 mod etcdctl;
 mod http;

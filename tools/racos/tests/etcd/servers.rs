@@ -80,6 +80,40 @@ impl Server {
         server
     }
 
+    /// Kills one node of racos, which `racos up` starts again some seconds later.
+    pub async fn kill(&self, node: usize) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let config = format!("{}/data/node{node}.toml", self.dir.display());
+        let is_it = |process: &std::fs::DirEntry| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == config.as_bytes())
+        };
+        let process = std::fs::read_dir("/proc").unwrap().flatten().find(is_it);
+        let process = process.expect("the node runs").file_name();
+        let process = process.to_str().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// Waits until a node that was killed answers a linearizable read again.
+    pub async fn wait_for(&self, node: usize) {
+        let deadline = Instant::now() + READY_PATIENCE;
+        loop {
+            let endpoint = tonic::transport::Endpoint::from_shared(self.endpoints[node].clone());
+            if let Ok(channel) = endpoint.unwrap().connect().await {
+                let mut kv = racos_etcd::pb::etcdserverpb::kv_client::KvClient::new(channel);
+                let asked = racos_etcd::pb::etcdserverpb::RangeRequest {
+                    key: "a".into(),
+                    ..Default::default()
+                };
+                if kv.range(asked).await.is_ok() {
+                    return;
+                }
+            }
+            assert!(Instant::now() < deadline, "node {node} does not come back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn wait_until_it_listens(&self) {
         let deadline = Instant::now() + READY_PATIENCE;
         for endpoint in &self.endpoints {
