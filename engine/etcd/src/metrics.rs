@@ -14,7 +14,6 @@ pub struct Metrics {
     pub connections: AtomicI64,
     pub connections_refused: AtomicU64,
     pub received_bytes: AtomicU64,
-    pub sent_bytes: AtomicU64,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
     pub watch_streams: AtomicI64,
@@ -83,8 +82,6 @@ impl Metrics {
         page.line(name, "gauge", "Watches.", gauge(&self.watches));
         let name = "etcd_network_client_grpc_received_bytes_total";
         page.line(name, "counter", "Bytes of request bodies.", of(&self.received_bytes));
-        let name = "etcd_network_client_grpc_sent_bytes_total";
-        page.line(name, "counter", "Bytes of answers.", of(&self.sent_bytes));
         let name = "racos_client_connections";
         page.line(name, "gauge", "Connections of clients.", gauge(&self.connections));
         let name = "racos_client_connections_refused_total";

@@ -16,6 +16,7 @@ use racos_engine::api::WatchStream;
 use racos_engine::api::types::{WatchNews, WatchRefusal, WatchResponse};
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_stream::Stream;
@@ -40,6 +41,7 @@ impl Watch for Face {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.check_leader(request.metadata())?;
         let asks_leader = request.metadata().get("hasleader").is_some();
+        self.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
         reply(Box::pin(Session {
             leader_check: asks_leader.then(|| tokio::time::interval(LEADER_CHECK_EVERY)),
             requests: Some(request.into_inner()),
@@ -48,6 +50,7 @@ impl Watch for Face {
             asked: VecDeque::new(),
             fragmenting: BTreeSet::new(),
             ready: VecDeque::new(),
+            alive: 0,
             is_over: false,
         }))
     }
@@ -67,7 +70,16 @@ struct Session {
     fragmenting: BTreeSet<i64>,
     /// Fragments that wait to be sent.
     ready: VecDeque<pb::WatchResponse>,
+    /// Watches that have not ended.
+    alive: i64,
     is_over: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.face.metrics.watch_streams.fetch_sub(1, Ordering::Relaxed);
+        self.face.metrics.watches.fetch_sub(self.alive, Ordering::Relaxed);
+    }
 }
 
 impl Session {
@@ -119,6 +131,8 @@ impl Session {
         match news.what {
             WatchNews::Created => {
                 response.created = true;
+                self.alive += 1;
+                self.face.metrics.watches.fetch_add(1, Ordering::Relaxed);
                 if self.asked.pop_front().unwrap_or(false) {
                     self.fragmenting.insert(id);
                 }
@@ -158,6 +172,8 @@ impl Session {
 
     fn end(&mut self, response: &mut pb::WatchResponse) {
         response.canceled = true;
+        self.alive -= 1;
+        self.face.metrics.watches.fetch_sub(1, Ordering::Relaxed);
         self.fragmenting.remove(&response.watch_id);
     }
 }

@@ -252,7 +252,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let mut round = self.api.leases.round.take().expect("there is a round");
                 // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
                 if round.epoch != self.core.epoch() {
-                    round.asks.extend(self.api.leases.waiting.drain(..));
+                    round.asks.append(&mut self.api.leases.waiting);
                     self.api.leases.waiting.extend(round.asks);
                     continue;
                 }
