@@ -321,7 +321,7 @@ impl Model {
                 let kept = live.iter().any(|(alive, newest)| alive == key && newest == kv);
                 let old = Some(kv.main) <= self.compacted;
                 let tombstone_at = kv.value.is_none() && Some(kv.main) == self.compacted;
-                if !(old && !live.is_empty() && !kept || tombstone_at) {
+                if (kept || live.is_empty() || !old) && !tombstone_at {
                     rows.push(((kv.main, kv.sub), row(key, kv)));
                 }
             }

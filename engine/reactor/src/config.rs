@@ -1,5 +1,6 @@
 //! What a node is told when it starts.
 
+use crate::api::AutoCompaction;
 use crate::layout::VALUE_BYTES_MAX;
 use racos_protocol::Timing;
 pub use racos_storage::device::waiting::PollMode;
@@ -83,6 +84,8 @@ pub struct NodeConfig {
     /// Bytes of the log in use from which on this node takes no puts through the api role and raises
     /// the alarm; 0: as much as the disk holds.
     pub quota_bytes: u64,
+    /// What of the history is kept without anybody compacting. Equal on all nodes.
+    pub auto_compaction: AutoCompaction,
     pub timing: Timing,
     pub bounds: Bounds,
     /// Seed of what must differ between nodes and starts but not be secret (the local coin).
@@ -104,6 +107,7 @@ impl NodeConfig {
             own_slots_max: 2,
             versions_per_key_max: 4,
             quota_bytes: 0,
+            auto_compaction: AutoCompaction::Off,
             timing: Timing::default(),
             bounds: Bounds::default(),
             seed: 0,

@@ -283,6 +283,10 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(observer) = &mut self.observer {
             observer.executed(slot, value, &self.machine);
         }
+        // The members change with the next slot: what the former ones know of renewals may be lost.
+        if slot + 1 == self.machine.members().effect() {
+            self.restart_leases();
+        }
         if self.decided.len() >= DECIDED_RUN_MAX {
             let mut head = Vec::new();
             self.decided.take(&mut head);

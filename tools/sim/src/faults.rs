@@ -82,7 +82,9 @@ impl World {
                 self.hosts[index].flush_fails = true;
             }
             Kind::ClockJump => {
-                self.hosts[index].clock.offset_ns += self.rng.exponential(200 * MS);
+                let jump_ns = self.rng.exponential(200 * MS);
+                self.hosts[index].clock.offset_ns += jump_ns;
+                self.guest.iter_mut().for_each(|guest| guest.jumped_ns += jump_ns);
                 self.wake_node(index, self.now_ns);
             }
             Kind::ClientRestart => return self.restart_client(),

@@ -5,6 +5,7 @@ use crate::oracle::Witness;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use racos_buffer::Pool;
+use racos_engine::api::Handle;
 use racos_engine::{Bounds, Node, NodeConfig};
 use racos_storage::device::memory::{Disk, MemoryDevice, Op, Timing};
 use std::cell::RefCell;
@@ -67,6 +68,8 @@ pub struct Host {
     pub replacement: Option<Replacement>,
     pub index: usize,
     pub node: Option<SimNode>,
+    /// The node's door, if a guest asks.
+    pub handle: Option<Handle>,
     pub state: State,
     pub disk: Rc<RefCell<Disk>>,
     pub clock: Clock,
@@ -122,6 +125,7 @@ impl Host {
             replacement: None,
             index,
             node: None,
+            handle: None,
             state: State::Down,
             disk,
             clock,
@@ -173,6 +177,7 @@ impl Host {
         &mut self,
         net: &Rc<RefCell<Net>>,
         witness: Witness,
+        guest: bool,
         now_ns: u64,
     ) -> Result<(), String> {
         net.borrow_mut().listen(self.index, true);
@@ -183,8 +188,11 @@ impl Host {
         let local = self.clock.local(now_ns);
         let witness = Some(Box::new(witness) as Box<_>);
         let node = SimNode::open_observed(self.config.clone(), link, device, pool, local, witness);
-        let node = node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
+        let mut node =
+            node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
         self.upkeep.starts_from_one += u64::from(node.snapshot().generation > 0);
+        // The world gives the node a turn for whatever is asked.
+        self.handle = guest.then(|| node.open_api(Box::new(|| {})));
         self.node = Some(node);
         self.state = State::Up;
         self.boots += 1;
@@ -195,6 +203,7 @@ impl Host {
     pub fn stop(&mut self, net: &Rc<RefCell<Net>>, state: State) {
         self.upkeep = self.upkeep();
         self.node = None;
+        self.handle = None;
         self.state = state;
         self.wake_ns = None;
         self.frozen_until_ns = 0;
@@ -237,6 +246,9 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
     config.own_slots_max = plan.node.own_slots_max;
     config.inline_bytes_max = plan.node.inline_bytes_max;
     config.seed = rng.number();
+    if plan.guest {
+        config.versions_per_key_max = u32::MAX;
+    }
     config.bounds = Bounds {
         buffer_bytes_max: BUFFER_BYTES,
         cache_bytes_max: plan.node.cache_bytes_max,

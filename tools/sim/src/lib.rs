@@ -13,6 +13,7 @@
 //! | [`faults`] | what is done to nodes, disks and network |
 //! | [`host`], [`net`] | machines; packets |
 //! | [`client`], [`content`] | what clients ask and are told; keys and values |
+//! | [`guest`] | transactions, leases and watches through the doors of the nodes |
 //! | [`oracle`] | agreement, equal states, exactly once |
 //! | [`run`](mod@run), [`swarm`] | faults, calm, account; many of them |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@
 pub mod client;
 pub mod content;
 pub mod faults;
+pub mod guest;
 pub mod host;
 pub mod net;
 pub mod oracle;

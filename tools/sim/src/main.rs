@@ -32,6 +32,9 @@ struct Options {
     /// No faults.
     #[arg(long)]
     calm: bool,
+    /// Transactions, leases and watches through the nodes' doors, besides the clients.
+    #[arg(long)]
+    guest: bool,
     /// Print everything that happens; needs a single --seed.
     #[arg(long)]
     trace: bool,
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let fixed = Fixed { code, calm: options.calm };
+    let fixed = Fixed { code, calm: options.calm, guest: options.guest };
     match (options.seed, options.seeds) {
         (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
         (_, _) if options.trace => {
@@ -100,7 +103,9 @@ fn many(first: u64, count: u64, options: &Options, fixed: &Fixed) -> ExitCode {
 fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
     println!("{totals}");
     let code = fixed.code.map(|(n, f, k)| format!(" --nodes {n} --f {f} --k {k}"));
-    let code = code.unwrap_or_default() + if fixed.calm { " --calm" } else { "" };
+    let code = code.unwrap_or_default()
+        + if fixed.calm { " --calm" } else { "" }
+        + if fixed.guest { " --guest" } else { "" };
     for failure in &totals.failures {
         println!("seed {}: {}", failure.seed, failure.what);
         println!(

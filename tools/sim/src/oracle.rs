@@ -35,6 +35,8 @@ pub struct Oracle {
     revisions: BTreeMap<u64, Change>,
     stamps: BTreeSet<(SessionId, u64)>,
     puts: BTreeMap<(KeyId, u64), Slot>,
+    /// Revisions made by operations of guests.
+    others: usize,
     problem: Option<String>,
 }
 
@@ -61,7 +63,7 @@ impl Oracle {
 
     /// Revisions made so far.
     pub fn changes(&self) -> usize {
-        self.revisions.len()
+        self.revisions.len() + self.others
     }
 
     pub fn fail(&mut self, what: String) {
@@ -97,6 +99,10 @@ impl Oracle {
                     return self.fail(format!("slot {slot}: a delete of a key that nobody wrote"));
                 };
                 Change { key, put: None }
+            }
+            Action::Txn(_) | Action::LeaseRevoke { .. } | Action::LeaseExpire { .. } => {
+                self.others += usize::from(done.changes > 0);
+                return;
             }
             _ => return,
         };

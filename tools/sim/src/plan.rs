@@ -21,6 +21,8 @@ pub struct Fixed {
     pub code: Option<(usize, usize, usize)>,
     /// No faults at all.
     pub calm: bool,
+    /// A [`crate::guest::Guest`] beside the clients, and nodes that keep all versions.
+    pub guest: bool,
 }
 
 /// The network. Probabilities are in a million.
@@ -170,6 +172,7 @@ pub struct Plan {
     pub faults_end_ns: u64,
     /// They end with a power loss of all nodes, after which f of them never come back.
     pub ends_in_blackout: bool,
+    pub guest: bool,
 }
 
 impl Plan {
@@ -189,6 +192,7 @@ impl Plan {
             work: work(&mut rng),
             faults_end_ns: rng.between(1_500, 4_000) * MS,
             ends_in_blackout: !fixed.calm && Rng::new(seed).fork(10).one_in(5),
+            guest: fixed.guest,
         };
         let mut rng = Rng::new(seed).fork(11);
         if !fixed.calm && rng.one_in(2) {

@@ -27,6 +27,8 @@ const DONE_MIN: u64 = 10;
 const ENDS_NS: u64 = 12_000 * MS;
 const CONVERGES_NS: u64 = 10_000 * MS;
 const WHOLE_NS: u64 = 20_000 * MS;
+/// Leases of three seconds, counted anew after restarts, and what their ends take.
+const GUEST_NS: u64 = 20_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 /// The transport gives a message to a dead node up after five seconds. From then on nodes without
@@ -172,6 +174,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
     let settled_ns = world.now_ns - calm_ns;
+    dismiss_guest(world)?;
     count_holders(world)?;
     close(world)?;
     converge(world)?;
@@ -191,8 +194,11 @@ fn finish_work(world: &mut World) -> Result<(), String> {
     let limit_ns = world.now_ns + ENDS_NS;
     world.run(limit_ns, |world| world.clients.iter().all(|client| client.issued >= OPS_MIN));
     world.clients.iter_mut().for_each(|client| client.is_issuing = false);
-    let over =
-        world.run(limit_ns, |world| world.clients.iter().all(|client| client.outstanding() == 0));
+    world.guest.iter_mut().for_each(|guest| guest.is_issuing = false);
+    let over = world.run(limit_ns, |world| {
+        world.clients.iter().all(|client| client.outstanding() == 0)
+            && world.guest.iter().all(|guest| guest.outstanding() == 0)
+    });
     problem(world)?;
     if !over {
         let open: Vec<usize> = world.clients.iter().map(|client| client.outstanding()).collect();
@@ -211,6 +217,33 @@ fn finish_replacing(world: &mut World) -> Result<(), String> {
         let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
         let told: Vec<_> = nodes.map(|node| (node.exec(), node.status().repair)).collect();
         return Err(format!("liveness: a replaced node does not become whole: {told:?}"));
+    }
+    Ok(())
+}
+
+/// The guest's leases end, its watches tell the rest, and all of it is true.
+fn dismiss_guest(world: &mut World) -> Result<(), String> {
+    if world.guest.is_none() {
+        return Ok(());
+    }
+    let until_ns = world.now_ns + GUEST_NS;
+    let settled = |world: &World| {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let guest = world.guest.as_ref().expect("looked at above");
+        nodes
+            .map(SimNode::machine)
+            .all(|machine| machine.leases().count() == 0 && guest.has_seen_all(machine))
+    };
+    world.run(until_ns, settled);
+    problem(world)?;
+    let guest = world.guest.take().expect("looked at above");
+    for host in &world.hosts {
+        if let Some(node) = &host.node {
+            guest.check(node.machine())?;
+        }
+    }
+    if guest.done < DONE_MIN {
+        return Err(format!("guest: only {} requests were answered", guest.done));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 use crate::client::{Book, SimClient};
 use crate::content::Contents;
+use crate::guest::{self, Door, Guest};
 use crate::host::{CLUSTER, Host, State};
 use crate::net::{Net, Packet, SimLink, address};
 use crate::oracle::{Oracle, Witness};
@@ -30,6 +31,7 @@ pub enum Event {
     Node(usize),
     Disk(usize),
     Client(usize),
+    Guest,
     /// The next fault is drawn.
     Fault,
     /// A fragment on some disk rots.
@@ -51,6 +53,7 @@ pub struct World {
     pub net: Rc<RefCell<Net>>,
     pub hosts: Vec<Host>,
     pub clients: Vec<SimClient>,
+    pub guest: Option<Guest>,
     pub book: Book,
     pub oracle: Rc<RefCell<Oracle>>,
     pub contents: Rc<RefCell<Contents>>,
@@ -92,6 +95,7 @@ impl World {
             net,
             hosts,
             clients: Vec::new(),
+            guest: plan.guest.then(|| Guest::new(rng.fork(5))),
             book: Book::default(),
             oracle: Rc::default(),
             contents,
@@ -119,6 +123,9 @@ impl World {
             let client = world.new_client(world.plan.work.patience_ns);
             world.clients[client].is_issuing = true;
             world.wake_client(client, 1_000_000);
+        }
+        if world.guest.is_some() {
+            world.at(guest::STEP_NS, Event::Guest);
         }
         if world.is_faulty {
             let at_ns = world.rng.exponential(world.plan.faults.every_ns_mean);
@@ -204,6 +211,7 @@ impl World {
                     self.client_turn(index);
                 }
             }
+            Event::Guest => self.guest_turn(),
             Event::Fault => self.fault(),
             Event::Spoil => self.spoil(),
             Event::Replace => self.replace(),
@@ -256,7 +264,8 @@ impl World {
         let witness = Witness::new(index, self.oracle.clone(), self.contents.clone());
         self.net.borrow_mut().now_ns = self.now_ns;
         self.hosts[index].disk.borrow_mut().advance(self.now_ns);
-        match self.hosts[index].start(&self.net, witness, self.now_ns) {
+        let guest = self.guest.is_some();
+        match self.hosts[index].start(&self.net, witness, guest, self.now_ns) {
             Ok(()) => {
                 let host = &self.hosts[index];
                 let exec = host.node.as_ref().map_or(0, |node| node.exec());
@@ -373,6 +382,28 @@ impl World {
         let contents = self.contents.clone();
         client.issue(now_ns, &self.plan.work, most, &mut self.book, &mut contents.borrow_mut());
         self.after_client(index);
+    }
+
+    /// The guest looks at what has come, and asks.
+    fn guest_turn(&mut self) {
+        let Some(mut guest) = self.guest.take() else { return };
+        let hosts = self.hosts.iter().filter(|host| host.node.is_some());
+        let doors: Vec<Door<'_>> = hosts
+            .filter_map(|host| {
+                let handle = host.handle.as_ref()?;
+                Some(Door { node: host.index, boot: host.boots, handle })
+            })
+            .collect();
+        let mut woken = Vec::new();
+        let result = guest.turn(self.now_ns, &doors, &mut woken);
+        drop(doors);
+        self.trace.note(self.now_ns, &[6, guest.done, guest.outstanding() as u64]);
+        self.guest = Some(guest);
+        if let Err(what) = result {
+            self.fail(what);
+        }
+        woken.into_iter().for_each(|node| self.wake_node(node, self.now_ns));
+        self.at(self.now_ns + guest::STEP_NS, Event::Guest);
     }
 
     /// What a client sent leaves, and its next turn is in the queue.

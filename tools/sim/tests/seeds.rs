@@ -5,6 +5,8 @@ use racos_sim::{Fixed, run};
 
 /// Fresh seeds of one test run; `RACOS_SIM_SEEDS` asks for another number.
 const FRESH: u64 = 300;
+/// Of those with a guest.
+const GUESTS: u64 = 30;
 const JOBS: usize = 2;
 
 fn number(name: &str) -> Option<u64> {
@@ -30,6 +32,16 @@ fn fresh_seeds_keep_every_promise() {
     let totals = run_many(first, count, JOBS, &Fixed::default(), |_| true);
     assert_passed(&totals);
     assert_eq!(totals.passed, count);
+}
+
+#[test]
+fn guests_see_one_history_in_order_and_leases_that_keep_their_time() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    println!("seeds {first} to {}, with --guest", first + GUESTS - 1);
+    let fixed = Fixed { guest: true, ..Fixed::default() };
+    let totals = run_many(first, GUESTS, JOBS, &fixed, |_| true);
+    assert_passed(&totals);
+    assert_eq!(totals.passed, GUESTS);
 }
 
 /// A line of the list: a seed, and sometimes the code of its cluster.
@@ -70,7 +82,7 @@ fn a_seed_gives_the_same_run_bit_for_bit() {
 #[test]
 fn a_calm_cluster_answers_everything() {
     for code in racos_sim::plan::CODES {
-        let fixed = Fixed { code: Some(code), calm: true };
+        let fixed = Fixed { code: Some(code), calm: true, ..Fixed::default() };
         let report = run(7, &fixed, false).expect("nothing is in the way");
         assert_eq!(report.failed, 0, "{code:?}");
         assert_eq!(report.faults.iter().sum::<u64>(), 0);

@@ -253,7 +253,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
                 if round.epoch != self.core.epoch() {
                     round.asks.append(&mut self.api.leases.waiting);
-                    self.api.leases.waiting.extend(round.asks);
+                    self.api.leases.waiting = round.asks;
                     continue;
                 }
                 any = true;
@@ -362,9 +362,10 @@ impl<L: Link, D: Device> Node<L, D> {
             asked.push((id as i64, refresh != 0));
         }
         let (ages, above) = self.lease_ages(&asked);
-        let mut head = Vec::with_capacity(16 + 8 * ages.len());
+        let mut head = Vec::with_capacity(20 + 8 * ages.len());
         head.put_u64(number);
         head.put_u64(above);
+        head.put_u32(self.core.epoch());
         ages.iter().for_each(|age| head.put_u64(*age));
         self.send(from, kind::LEASER, &head, &[]);
     }
@@ -373,6 +374,11 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_lease_answer(&mut self, from: u8, frame: &Frame) {
         let mut reader = Reader::new(&frame.head);
         let (Ok(number), Ok(above)) = (reader.u64("round"), reader.u64("above")) else { return };
+        let Ok(epoch) = reader.u32("epoch") else { return };
+        // PROTOCOL 8.1-q: a change that this node has not executed; it is asked again afterwards.
+        if epoch > self.core.epoch() {
+            return;
+        }
         let Some(round) = self.api.leases.round.as_mut() else { return };
         if round.number != number || round.waited || round.answered.contains(from) {
             return;

@@ -12,8 +12,10 @@
 //! | `read`, `write`, `txn` | requests on their way |
 //! | `watch` | cursors, and responses when a stream takes one |
 //! | `lease` | renewals, times to live, and the end of leases |
+//! | `compactor` | compactions by age or number of revisions |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
+mod compactor;
 mod convert;
 mod door;
 mod gather;
@@ -28,6 +30,7 @@ pub mod types;
 mod watch;
 mod write;
 
+pub use compactor::AutoCompaction;
 pub use door::{Handle, Identity, Wake};
 pub use pending::Pending;
 pub use stream::WatchStream;

@@ -1,5 +1,6 @@
 //! The role's state, and its share of the turn.
 
+use super::compactor::Compactor;
 use super::door::{Door, Handle, Identity, Request, Wake};
 use super::gather::Gatherings;
 use super::lease::LeaseClocks;
@@ -41,6 +42,7 @@ pub(crate) struct Api<L: Link, D: Device> {
     pub(super) applied: VecDeque<(u64, Applied)>,
     pub(super) watches: Watches,
     pub(super) leases: LeaseClocks<L, D>,
+    pub(super) compactor: Compactor,
     /// The alarm of this member is being raised.
     alarming: bool,
     timers: BTreeMap<(Nanos, u64), Later<L, D>>,
@@ -63,6 +65,7 @@ impl<L: Link, D: Device> Api<L, D> {
             applied: VecDeque::new(),
             watches: Watches::default(),
             leases: LeaseClocks::new(base),
+            compactor: Compactor::default(),
             alarming: false,
             timers: BTreeMap::new(),
             physical: Vec::new(),
@@ -96,7 +99,11 @@ impl<L: Link, D: Device> Api<L, D> {
         let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
         let now = now || self.watches.has_news();
         let parts = [self.pins.deadline(), self.watches.deadline(), self.leases.deadline()];
-        [now.then_some(0), timer].into_iter().chain(parts).flatten().min()
+        [now.then_some(0), timer, self.compactor.deadline()]
+            .into_iter()
+            .chain(parts)
+            .flatten()
+            .min()
     }
 
     /// Requests under way.
@@ -171,6 +178,7 @@ impl<L: Link, D: Device> Node<L, D> {
             any = true;
             (timer.remove())(self);
         }
+        self.turn_compactor();
         loop {
             let mut more = self.finish_writes();
             more |= self.finish_gatherings();

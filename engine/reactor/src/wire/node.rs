@@ -31,7 +31,8 @@ pub mod kind {
     pub const PINR: u8 = 0x21;
     /// Leases, some of them renewed: number of the round, then (lease, 1 if renewed) each.
     pub const LEASEQ: u8 = 0x22;
-    /// The same number, the first slot above all that may end one of them, and their ages.
+    /// The same number, the first slot above all that may end one of them, the epoch,
+    /// and their ages.
     pub const LEASER: u8 = 0x23;
     /// Another disk is in the receiver's place: its incarnation.
     pub const REPLACED: u8 = 0x0c;
