@@ -113,6 +113,8 @@ fn conforms<S: Subject>(subject: &S) {
     let again = read(&mut device, 2, 0, pool.get(4096).unwrap()).unwrap();
     assert!(again.iter().all(|byte| *byte == 0));
 
+    recycles_and_removes(&mut device, &pool);
+
     // All of it is there for the next one.
     drop(device);
     let mut device = subject.open();
@@ -120,6 +122,39 @@ fn conforms<S: Subject>(subject: &S) {
     let mut buf = pool.get(8192).unwrap();
     device.read_now(SUPERBLOCK, 0, &mut buf).unwrap();
     assert_eq!(&*buf, &*superblock);
+}
+
+/// A file gets another number with its front zeroed and the rest as it is; one removed is gone.
+fn recycles_and_removes<D: Device>(device: &mut D, pool: &Pool) {
+    prepare(device, 7, 64 << 10);
+    let kept = slice_of(pool, 11, 60 << 10);
+    write(device, 7, 0, &[slice_of(pool, 10, 4096)]);
+    write(device, 7, 4096, std::slice::from_ref(&kept));
+    device.recycle(7, 9);
+    match finish(device) {
+        Completion::Prepared { file: 9, result: Ok(()) } => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(device.list().unwrap().last(), Some(&(9, 64 << 10)));
+    let all = read(device, 9, 0, pool.get(64 << 10).unwrap()).unwrap();
+    assert!(all[..4096].iter().all(|byte| *byte == 0));
+    assert_eq!(&all[4096..], &*kept);
+    assert!(read(device, 7, 0, pool.get(4096).unwrap()).is_err(), "the old number is nobody's");
+    // It is written like any other.
+    write(device, 9, 0, &[slice_of(pool, 12, 4096)]);
+    let front = read(device, 9, 0, pool.get(4096).unwrap()).unwrap();
+    assert_eq!(&*front, &*slice_of(pool, 12, 4096));
+    device.recycle(77, 78);
+    match finish(device) {
+        Completion::Prepared { file: 78, result: Err(_) } => {}
+        other => panic!("{other:?}"),
+    }
+    device.remove(9);
+    match finish(device) {
+        Completion::Removed { file: 9, result: Ok(()) } => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(device.list().unwrap().iter().all(|(file, _)| ![7, 9, 77, 78].contains(file)));
 }
 
 /// Reads, a write and a file in the making, all in flight together.

@@ -80,6 +80,7 @@ struct Limits {
     segment_mib: Option<Spanned<u64>>,
     initial_segments: Option<Spanned<u64>>,
     disk_reserve_mib: Option<Spanned<u64>>,
+    history_slots: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -303,6 +304,9 @@ impl Source<'_> {
         }
         if let Some(value) = &limits.disk_reserve_mib {
             bounds.disk_reserve_bytes = self.number("disk_reserve_mib", value, 0, 1 << 30)? << 20;
+        }
+        if let Some(value) = &limits.history_slots {
+            bounds.history_margin = Some(self.number("history_slots", value, 1024, 1 << 40)?);
         }
         Ok(bounds)
     }
