@@ -6,7 +6,7 @@ use racos_sim::{Fixed, run};
 /// Fresh seeds of one test run; `RACOS_SIM_SEEDS` asks for another number.
 const FRESH: u64 = 300;
 /// Of those with a guest.
-const GUESTS: u64 = 30;
+const GUESTS: u64 = 12;
 const JOBS: usize = 2;
 
 fn number(name: &str) -> Option<u64> {
