@@ -1,36 +1,40 @@
-//! Encoding and rebuilding beside memcpy and, with the feature `rivals`, other erasure codes.
+//! Encoding and rebuilding beside memcpy and, with the features `rivals` and `isal`, other erasure
+//! codes; each answer is checked.
 //!
-//! `cargo bench -p racos-codec --bench codec [--features rivals] -- [filter]`. Names end with the
-//! code, as k+m, and the bytes of a value; throughput is value bytes. RACOS_CODEC_KERNEL forces a
+//! `cargo bench -p racos-codec --bench codec [--features rivals,isal] -- [filter]`. Names end with
+//! the code, as k+m, and the bytes of a value; throughput is value bytes. RACOS_CODEC_KERNEL forces a
 //! kernel. `--bench table` prints the same as a table, taking the best of many short turns.
-
-mod contenders;
 
 use std::time::Duration;
 
-use contenders::{Rooms, Value, all};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-
-const CODES: [(usize, usize); 6] = [(3, 2), (2, 3), (4, 4), (7, 2), (3, 6), (8, 5)];
-const SIZES: [usize; 4] = [1344, 64 << 10, 666 << 10, 2 << 20];
+use racos_codec::kernel;
+use racos_codec::measure::{CODES, Case, Memory, SIZES, Stripe, contenders};
 
 fn bench_all(criterion: &mut Criterion) {
+    let kernel = kernel().expect("RACOS_CODEC_KERNEL names a kernel this machine has");
     let mut group = criterion.benchmark_group("codec");
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     group.sample_size(20);
     for (k, m) in CODES {
         for size in SIZES {
-            let value = Value::new(k, m, size);
-            let mut rooms = Rooms::new(&value);
-            group.throughput(Throughput::Bytes(value.size() as u64));
-            for mut contender in all(&value, &mut rooms) {
-                let name = format!("{}/{k}+{m}/{size}", contender.name);
+            let case = Case::in_cache(k, m, size);
+            let mut memory = Memory::new(case);
+            let mut stripes = memory.stripes().expect("a code");
+            group.throughput(Throughput::Bytes(size as u64));
+            for mut contender in contenders(case, kernel).expect("a code") {
+                stripes.iter_mut().for_each(Stripe::clear);
+                let name = format!("{}/{k}+{m}/{size}", contender.name());
+                // Once before, so that there is something to check whatever the filter leaves out.
+                contender.encoder(&mut stripes)();
                 group.bench_function(format!("encode/{name}"), |bencher| {
-                    bencher.iter(&mut contender.encode);
+                    bencher.iter(contender.encoder(&mut stripes));
                 });
+                contender.rebuilder(&mut stripes)();
                 group.bench_function(format!("rebuild/{name}"), |bencher| {
-                    bencher.iter(&mut contender.rebuild);
+                    bencher.iter(contender.rebuilder(&mut stripes));
                 });
+                contender.check(&stripes);
             }
         }
     }

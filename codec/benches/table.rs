@@ -1,50 +1,62 @@
-//! The figures of `codec.rs` as a table, in GB/s of value bytes: each the best of many short turns,
-//! taken in turns by all contenders, so that a busy machine disturbs the ratios little.
+//! The figures of `codec.rs` as a table, in GB/s of value bytes, encode / rebuild: each the best of
+//! many short turns, taken in turns by all contenders, so that a busy machine disturbs the ratios
+//! little. A second table has values out of cache.
 //!
-//! `cargo bench -p racos-codec --bench table [--features rivals] [-- milliseconds per figure]`.
-
-mod contenders;
+//! `cargo bench -p racos-codec --bench table [--features rivals,isal] [-- milliseconds] [-- k+m]`:
+//! milliseconds for each contender and row; only the code k+m.
 
 use std::time::Duration;
 
-use contenders::{Rooms, Value, all};
-use racos_codec::measure::least_seconds;
-
-const CODES: [(usize, usize); 6] = [(3, 2), (2, 3), (4, 4), (7, 2), (3, 6), (8, 5)];
-const SIZES: [usize; 4] = [1344, 64 << 10, 666 << 10, 2 << 20];
-const TURNS: u32 = 10;
+use racos_codec::kernel;
+use racos_codec::measure::{CODES, Case, OUT_OF_CACHE, Row, SIZES, measure};
 
 fn main() {
-    let milliseconds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(50);
-    let turn = Duration::from_millis(milliseconds) / TURNS;
-    let mut heading = true;
-    for (k, m) in CODES {
-        for size in SIZES {
-            let value = Value::new(k, m, size);
-            let mut rooms = Rooms::new(&value);
-            let mut contenders = all(&value, &mut rooms);
-            let mut best = vec![[f64::MAX; 2]; contenders.len()];
-            for _ in 0..TURNS {
-                for (contender, best) in contenders.iter_mut().zip(&mut best) {
-                    let encode = least_seconds(value.size(), turn, &mut contender.encode);
-                    let rebuild = least_seconds(value.size(), turn, &mut contender.rebuild);
-                    *best = [best[0].min(encode), best[1].min(rebuild)];
-                }
-            }
+    let kernel = kernel().expect("RACOS_CODEC_KERNEL names a kernel this machine has");
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let milliseconds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(50);
+    let chosen = |(k, m): &(usize, usize)| {
+        let name = format!("{k}+{m}");
+        words.contains(&name) || !words.iter().any(|word| word.contains('+'))
+    };
+    let rows = |cases: Vec<Case>| {
+        let mut heading = true;
+        for case in cases {
+            let budget = Duration::from_millis(milliseconds);
+            let row = measure(case, kernel, budget).expect("a code");
             if std::mem::take(&mut heading) {
-                let names: Vec<_> = contenders.iter().map(|c| c.name.as_str()).collect();
-                println!("| k | m | value | {} |", names.join(" | "));
-                println!("|---|---|---|{}", "---|".repeat(names.len()));
+                print_heading(kernel.name(), &row);
             }
-            let speed = |seconds: &f64| value.size() as f64 / seconds / 1e9;
-            let cells = best
-                .iter()
-                .map(|[encode, rebuild]| format!("{:.1} / {:.1}", speed(encode), speed(rebuild)));
-            println!(
-                "| {k} | {m} | {} | {} |",
-                value.size(),
-                cells.collect::<Vec<_>>().join(" | ")
-            );
+            print_row(&row);
         }
+    };
+    let codes = || CODES.into_iter().filter(chosen);
+    let sizes = codes().flat_map(|(k, m)| SIZES.map(|size| Case::in_cache(k, m, size)));
+    rows(sizes.collect());
+    for (streaming_from, stores) in [(None, "ordinary stores"), (Some(0), "past the caches")] {
+        let megabytes = OUT_OF_CACHE >> 20;
+        println!("\nOut of cache: values visited in turn, {megabytes} MiB in all, {stores}.\n");
+        let cases = codes().map(|(k, m)| Case {
+            working_set: OUT_OF_CACHE,
+            streaming_from,
+            ..Case::in_cache(k, m, 2 << 20)
+        });
+        rows(cases.collect());
     }
+}
+
+fn print_heading(kernel: &str, row: &Row) {
+    let names = row.rivals.iter().map(|rival| rival.name.as_str());
+    let names: Vec<_> = [kernel, "memcpy"].into_iter().chain(names).collect();
+    println!("| k | m | value | {} |", names.join(" | "));
+    println!("|---|---|---|{}", "---|".repeat(names.len()));
+}
+
+fn print_row(row: &Row) {
+    let Case { k, m, size, .. } = row.case;
+    let mut cells = format!("{:.1} / {:.1}", row.encode_gbs, row.rebuild_gbs);
+    cells += &format!(" | {:.1}", row.memcpy_gbs);
+    for rival in &row.rivals {
+        cells += &format!(" | {:.1} / {:.2}", rival.encode_gbs, rival.rebuild_gbs);
+    }
+    println!("| {k} | {m} | {size} | {cells} |");
 }

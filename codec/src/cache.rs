@@ -5,7 +5,7 @@
 //! cache. A pattern lives in one of the `WAYS` slots its hash names, so the cost of a miss and the
 //! memory held are bounded whatever patterns come.
 
-use crate::arch::Kernel;
+use crate::arch::{Combiner, Form, Kernel};
 use crate::matrix::{FragmentSet, Generator, Scratch};
 
 /// Slots a pattern may live in.
@@ -23,15 +23,11 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// Equality, word by word: comparing as one block of memory would wait for the stores of the
-    /// words, just made, to leave the store buffer.
-    #[inline(always)]
-    fn is(&self, other: &Self) -> bool {
-        let differs = |one: &FragmentSet, other: &FragmentSet| {
-            let words = one.words().iter().zip(other.words());
-            words.fold(0, |differs, (one, other)| differs | (one ^ other))
-        };
-        differs(&self.present, &other.present) | differs(&self.wanted, &other.wanted) == 0
+    /// Whether all lost data fragments are wanted, nothing else, and the first parity is there: the
+    /// last of them is then the plain sum of the data present, that parity and the others rebuilt.
+    fn is_chain(&self, k: usize, wanted_count: usize) -> bool {
+        let lost = k - self.present.rank(k);
+        self.present.contains(k) && self.wanted.rank(k) == lost && wanted_count == lost
     }
 
     /// A fixed mixing of the members: the same pattern always meets the same slots.
@@ -42,6 +38,46 @@ impl Pattern {
         });
         (mixed >> 32) as usize
     }
+}
+
+/// What rebuilds any number of fragments of a code.
+#[derive(Debug)]
+pub(crate) struct Rebuilders {
+    kernel: Kernel,
+    /// At `w - 1`: rebuilds w fragments.
+    any: Box<[Combiner]>,
+    /// At `w - 1`: rebuilds w fragments of a chain.
+    chains: Box<[Combiner]>,
+}
+
+impl Rebuilders {
+    pub(crate) fn new(kernel: Kernel, k: usize, m: usize) -> Self {
+        let combiner = |rows, form| Combiner::new(kernel, k, rows, form);
+        Self {
+            kernel,
+            any: (1..=m).map(|rows| combiner(rows, Form::Plain)).collect(),
+            chains: (1..=m.min(k)).map(|rows| combiner(rows, Form::Chain)).collect(),
+        }
+    }
+
+    fn of(&self, wanted: usize, is_chain: bool) -> Combiner {
+        if is_chain { self.chains[wanted - 1] } else { self.any[wanted - 1] }
+    }
+}
+
+/// The pattern used last, as the lists a call gives if it gives them in ascending order: reads with
+/// one node down ask for the same again and again.
+#[derive(Clone, Debug)]
+struct Latest {
+    present: Box<[usize]>,
+    wanted: Box<[usize]>,
+    /// How many are wanted; 0 if there was no call yet.
+    wanted_count: usize,
+    /// Where its factors are in `tables`.
+    start: usize,
+    end: usize,
+    /// What computes it; none if there was no call yet.
+    combiner: Option<Combiner>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,8 +93,7 @@ pub(crate) struct DecodeCache {
     scratch: Scratch,
     /// The matrix being derived, before it takes the kernel's form.
     factors: Box<[u8]>,
-    /// The slot used last: reads with one node down ask for the same pattern again and again.
-    latest: usize,
+    latest: Latest,
     misses: u64,
 }
 
@@ -76,7 +111,15 @@ impl DecodeCache {
             slot_words,
             scratch: Scratch::new(k, m),
             factors: vec![0; k * m].into(),
-            latest: 0,
+            latest: Latest {
+                // No call names such an index.
+                present: vec![usize::MAX; k].into(),
+                wanted: vec![usize::MAX; m].into(),
+                wanted_count: 0,
+                start: 0,
+                end: 0,
+                combiner: None,
+            },
             misses: 0,
         }
     }
@@ -86,24 +129,54 @@ impl DecodeCache {
         self.misses
     }
 
-    /// The decode matrix of `pattern`, which wants at least one fragment, `count` factors in the
-    /// kernel's form.
+    /// What computes the latest pattern and its factors, if a call names what that one named, in
+    /// ascending order. Then the call is valid too.
     #[inline(always)]
-    pub(crate) fn table(
+    pub(crate) fn repeated(
+        &self,
+        present: &[(usize, &[u8])],
+        wanted: &[usize],
+    ) -> Option<(&Combiner, &[u64])> {
+        let Latest { present: before, wanted: wanted_before, wanted_count, .. } = &self.latest;
+        // Bound by bound and item by item: shorter than a call that compares memory.
+        let repeats = present.len() == before.len()
+            && wanted.len() == *wanted_count
+            && present.iter().zip(before).all(|((index, _), before)| index == before)
+            && wanted.iter().zip(wanted_before).all(|(index, before)| index == before);
+        if repeats { self.latest() } else { None }
+    }
+
+    /// What computes the latest pattern, and its factors in the kernel's form.
+    #[inline(always)]
+    pub(crate) fn latest(&self) -> Option<(&Combiner, &[u64])> {
+        let Latest { combiner, start, end, .. } = &self.latest;
+        combiner.as_ref().map(|combiner| (combiner, &self.tables[*start..*end]))
+    }
+
+    /// Makes `pattern`, which wants `count` fragments, at least one, the latest.
+    pub(crate) fn select(
         &mut self,
         pattern: &Pattern,
         count: usize,
         generator: &Generator,
-        kernel: Kernel,
-    ) -> &[u64] {
-        if !self.patterns[self.latest].is(pattern) {
-            self.latest = self.find_or_derive(pattern, count, generator, kernel);
-        }
-        let start = self.latest * self.slot_words;
-        &self.tables[start..start + count * kernel.factor_words()]
+        rebuilders: &Rebuilders,
+    ) {
+        let kernel = rebuilders.kernel;
+        let slot = self.find_or_derive(pattern, count * generator.k(), generator, kernel);
+        let latest = &mut self.latest;
+        latest.start = slot * self.slot_words;
+        latest.end = latest.start + count * generator.k() * kernel.factor_words();
+        let is_chain = pattern.is_chain(generator.k(), count);
+        latest.combiner = Some(rebuilders.of(count, is_chain));
+        latest.wanted_count = count;
+        let fill = |list: &mut [usize], set: &FragmentSet| {
+            list.iter_mut().zip(set.iter()).for_each(|(place, index)| *place = index);
+        };
+        fill(&mut latest.present, &pattern.present);
+        fill(&mut latest.wanted, &pattern.wanted);
     }
 
-    #[cold]
+    /// The slot that holds the pattern's table.
     fn find_or_derive(
         &mut self,
         pattern: &Pattern,
@@ -133,6 +206,22 @@ impl DecodeCache {
 mod tests {
     use super::*;
 
+    impl DecodeCache {
+        /// The factors of a pattern that wants `count` fragments, and whether it is a chain.
+        fn table(
+            &mut self,
+            pattern: &Pattern,
+            count: usize,
+            generator: &Generator,
+        ) -> (Vec<u64>, bool) {
+            let m = generator.rows().len() / generator.k();
+            let rebuilders = Rebuilders::new(Kernel::Scalar, generator.k(), m);
+            self.select(pattern, count, generator, &rebuilders);
+            let (combiner, table) = self.latest().expect("just selected");
+            (table.to_vec(), combiner.form() == Form::Chain)
+        }
+    }
+
     fn pattern(present: &[usize], wanted: &[usize]) -> Pattern {
         let mut pattern = Pattern::default();
         present.iter().for_each(|index| assert!(pattern.present.insert(*index)));
@@ -146,8 +235,8 @@ mod tests {
         let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
         let (one, other) = (pattern(&[0, 1, 3], &[2]), pattern(&[1, 2, 4], &[0, 3]));
         for _ in 0..3 {
-            assert_eq!(cache.table(&one, 3, &generator, Kernel::Scalar).len(), 3);
-            assert_eq!(cache.table(&other, 6, &generator, Kernel::Scalar).len(), 6);
+            assert_eq!(cache.table(&one, 1, &generator).0.len(), 3);
+            assert_eq!(cache.table(&other, 2, &generator).0.len(), 6);
         }
         assert_eq!(cache.misses(), 2);
     }
@@ -158,10 +247,46 @@ mod tests {
         let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
         let mut table = |wanted: &[usize]| {
             let pattern = pattern(&[2, 3, 4], wanted);
-            cache.table(&pattern, 3 * wanted.len(), &generator, Kernel::Scalar).to_vec()
+            cache.table(&pattern, wanted.len(), &generator).0
         };
         let (both, second, first) = (table(&[0, 1]), table(&[1]), table(&[0]));
         assert_eq!([first, second].concat(), both);
+    }
+
+    #[test]
+    fn only_the_same_lists_in_order_repeat_the_latest_pattern() {
+        let generator = Generator::new(3, 2);
+        let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
+        let repeats = |cache: &DecodeCache, present: [usize; 3], wanted: &[usize]| {
+            let present = present.map(|index| (index, &[][..]));
+            cache.repeated(&present, wanted).is_some()
+        };
+        assert!(!repeats(&cache, [0, 0, 0], &[]), "nothing was asked yet");
+        cache.table(&pattern(&[1, 2, 3], &[0, 4]), 2, &generator);
+        assert!(repeats(&cache, [1, 2, 3], &[0, 4]));
+        assert!(!repeats(&cache, [1, 2, 3], &[0]));
+        assert!(!repeats(&cache, [1, 2, 3], &[4, 0]));
+        assert!(!repeats(&cache, [2, 1, 3], &[0, 4]));
+        assert!(!repeats(&cache, [1, 2, 4], &[0, 3]));
+        cache.table(&pattern(&[1, 2, 3], &[4]), 1, &generator);
+        assert!(repeats(&cache, [1, 2, 3], &[4]) && !repeats(&cache, [1, 2, 3], &[0, 4]));
+    }
+
+    #[test]
+    fn only_all_lost_data_with_the_first_parity_make_a_chain() {
+        let generator = Generator::new(3, 2);
+        let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
+        let mut is_chain = |present: &[usize], wanted: &[usize]| {
+            let pattern = pattern(present, wanted);
+            cache.table(&pattern, wanted.len(), &generator).1
+        };
+        assert!(is_chain(&[2, 3, 4], &[0, 1]));
+        assert!(is_chain(&[0, 2, 3], &[1]));
+        assert!(!is_chain(&[2, 3, 4], &[1]), "fragment 0 is not rebuilt, so it cannot be summed");
+        assert!(!is_chain(&[0, 2, 4], &[1]), "without the first parity");
+        assert!(!is_chain(&[0, 2, 3], &[1, 4]), "a parity comes last");
+        assert!(!is_chain(&[0, 2, 3], &[4]));
+        assert!(!is_chain(&[0, 1, 2], &[3]));
     }
 
     #[test]
@@ -180,15 +305,15 @@ mod tests {
             .collect();
         let fresh = |pattern: &Pattern| {
             let mut cache = DecodeCache::new(Kernel::Scalar, k, m);
-            cache.table(pattern, k * m, &generator, Kernel::Scalar).to_vec()
+            cache.table(pattern, m, &generator).0
         };
         for pattern in &patterns {
-            cache.table(pattern, k * m, &generator, Kernel::Scalar);
+            cache.table(pattern, m, &generator);
         }
         assert_eq!(cache.misses(), patterns.len() as u64);
         for pattern in patterns.iter().step_by(17) {
-            let table = cache.table(pattern, k * m, &generator, Kernel::Scalar);
-            assert_eq!(table, fresh(pattern));
+            let table = cache.table(pattern, m, &generator);
+            assert_eq!(table.0, fresh(pattern));
         }
     }
 

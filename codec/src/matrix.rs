@@ -27,12 +27,6 @@ pub(crate) fn coefficient(i: usize, j: usize) -> u8 {
 pub(crate) struct FragmentSet([u64; 4]);
 
 impl FragmentSet {
-    /// The set of the bits of `low`, indices below 64.
-    #[inline]
-    pub(crate) fn of_low(low: u64) -> Self {
-        Self([low, 0, 0, 0])
-    }
-
     /// Adds `index`; false if it was there already.
     #[inline]
     pub(crate) fn insert(&mut self, index: usize) -> bool {
@@ -116,6 +110,11 @@ impl Generator {
     pub(crate) fn new(k: usize, m: usize) -> Self {
         let rows = (0..m * k).map(|at| coefficient(at / k, at % k)).collect();
         Self { k, m, rows }
+    }
+
+    /// Number of data fragments.
+    pub(crate) fn k(&self) -> usize {
+        self.k
     }
 
     pub(crate) fn rows(&self) -> &[u8] {

@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::arch::{Combiner, Kernel, Slices, Uneven, accumulate};
-use crate::cache::{DecodeCache, Pattern};
+use crate::arch::{Combiner, Form, Kernel, Refused, Slices, Sources, accumulate};
+use crate::cache::{DecodeCache, Pattern, Rebuilders};
 use crate::error::CodecError;
 use crate::matrix::{FRAGMENTS_MAX, FragmentSet, Generator};
 
@@ -53,8 +53,7 @@ struct Shared {
     factors: Box<[u64]>,
     /// Computes all parities; none if m = 0.
     encoder: Option<Combiner>,
-    /// At `w - 1`: rebuilds w fragments.
-    rebuilders: Box<[Combiner]>,
+    rebuilders: Rebuilders,
 }
 
 impl Clone for Codec {
@@ -81,10 +80,15 @@ impl Codec {
         let generator = Generator::new(k, m);
         let mut factors = vec![0; generator.rows().len() * kernel.factor_words()];
         kernel.write_factors(generator.rows(), &mut factors);
-        let encoder = (m > 0).then(|| Combiner::new(kernel, k, m, true));
-        let rebuilders = (1..=m).map(|rows| Combiner::new(kernel, k, rows, false)).collect();
-        let factors = factors.into();
-        let shared = Arc::new(Shared { k, m, kernel, generator, factors, encoder, rebuilders });
+        let shared = Arc::new(Shared {
+            k,
+            m,
+            kernel,
+            generator,
+            factors: factors.into(),
+            encoder: (m > 0).then(|| Combiner::new(kernel, k, m, Form::Unit)),
+            rebuilders: Rebuilders::new(kernel, k, m),
+        });
         let cache = RefCell::new(DecodeCache::new(kernel, k, m));
         Ok(Self { shared, cache, stream_from: STREAM_FROM_DEFAULT })
     }
@@ -120,20 +124,38 @@ impl Codec {
     /// Computes the m parities of k data fragments, all of one length, in one pass over the data.
     #[inline]
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodecError> {
-        let Shared { k, m, .. } = *self.shared;
-        expect_count("data fragments", data.len(), k)?;
-        expect_count("parity fragments", parity.len(), m)?;
-        let even = match &self.shared.encoder {
+        let sources = Sources::of_slices(data);
+        let done = match &self.shared.encoder {
             Some(encoder) => {
-                encoder.combine(&self.shared.factors, data, parity, false, self.stream_from)
+                encoder.combine(&self.shared.factors, sources, parity, self.stream_from)
             }
+            None if data.len() != self.shared.k || !parity.is_empty() => Err(Refused::Count),
             None if data.iter().all(|fragment| fragment.len() == data[0].len()) => Ok(()),
-            None => Err(Uneven),
+            None => Err(Refused::Uneven),
         };
-        even.map_err(|Uneven| {
-            let data = data.iter().map(|fragment| fragment.len());
-            name_uneven("data fragment", data, "parity fragment", parity)
-        })
+        done.map_err(|refused| self.name_refused_encode(refused, sources, parity))
+    }
+
+    #[cold]
+    fn name_refused_encode(
+        &self,
+        refused: Refused,
+        data: Sources<'_>,
+        parity: &[&mut [u8]],
+    ) -> CodecError {
+        let Shared { k, m, .. } = *self.shared;
+        match refused {
+            Refused::Count if data.len() != k => {
+                CodecError::Count { role: "data fragments", found: data.len(), expected: k }
+            }
+            Refused::Count => {
+                CodecError::Count { role: "parity fragments", found: parity.len(), expected: m }
+            }
+            Refused::Uneven => {
+                let data = data.iter().map(<[u8]>::len);
+                name_uneven("data fragment", data, "parity fragment", parity)
+            }
+        }
     }
 
     /// Computes the m parities of `value`, whose data fragments are views of it (`data_fragment`);
@@ -144,20 +166,21 @@ impl Codec {
         expect_count("parity fragments", parity.len(), m)?;
         let length = fragment_len(value.len(), k);
         let Some(encoder) = &self.shared.encoder else { return Ok(()) };
-        let even = if parity[0].len() == length {
-            let (mut room, mut rest) = (Slices::new(), value);
-            let views = room.fill((0..k).map(|_| {
-                let view;
-                (view, rest) = rest.split_at(length.min(rest.len()));
-                view
-            }));
-            encoder.combine(&self.shared.factors, views, parity, true, self.stream_from)
+        expect_lengths("parity fragment", parity.iter().map(|parity| parity.len()), length)?;
+        let (mut room, mut rest) = (Slices::new(), value);
+        let views = room.fill((0..k).map(|_| {
+            let view;
+            (view, rest) = rest.split_at(length.min(rest.len()));
+            view
+        }));
+        let (factors, stream_from) = (&self.shared.factors, self.stream_from);
+        let done = if value.len() == k * length {
+            encoder.combine(factors, Sources::of_slices(views), parity, stream_from)
         } else {
-            Err(Uneven)
+            encoder.combine_ragged(factors, views, parity, stream_from)
         };
-        even.map_err(|Uneven| {
-            name_uneven("data fragment", std::iter::once(length), "parity fragment", parity)
-        })
+        done.expect("stripe invariant: views and parities fit the code");
+        Ok(())
     }
 
     /// Adds `piece`, which lies at `column` of data fragment `index`, to the parities of its
@@ -186,8 +209,7 @@ impl Codec {
         let columns = room.fill(parity.iter_mut().map(|output| &mut output[column..end]));
         let Shared { kernel, ref factors, .. } = *self.shared;
         let factors = factors.get(index * kernel.factor_words()..).unwrap_or(&[]);
-        accumulate(kernel, factors, k, piece, columns)
-            .expect("stripe invariant: the columns are as long as the piece");
+        accumulate(kernel, factors, k, piece, columns);
         Ok(())
     }
 
@@ -227,100 +249,91 @@ impl Codec {
         wanted: &[usize],
         out: &mut [&mut [u8]],
     ) -> Result<(), CodecError> {
-        let Shared { k, .. } = *self.shared;
-        expect_count("present fragments", present.len(), k)?;
-        expect_count("outputs", out.len(), wanted.len())?;
-        let fragments = k + self.shared.m;
-        let indices = present.iter().map(|(index, _)| *index);
-        let (present_set, present_sorted) = set_of("present fragment", indices, fragments)?;
-        let indices = wanted.iter().copied();
-        let (wanted_set, wanted_sorted) = set_of("wanted fragment", indices, fragments)?;
-        if let Some(index) = present_set.common(&wanted_set) {
-            return Err(CodecError::Present { index });
-        }
-        let pattern = Pattern { present: present_set, wanted: wanted_set };
-        let even = if wanted.is_empty() {
-            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
-            if even { Ok(()) } else { Err(Uneven) }
-        } else if present_sorted && wanted_sorted {
-            let mut room = Slices::new();
-            let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
-            self.rebuild_in_order(&pattern, sources, out)
+        let cache = self.cache.borrow();
+        let done = if let Some((combiner, factors)) = cache.repeated(present, wanted) {
+            combiner.combine(factors, Sources::of_fragments(present), out, self.stream_from)
         } else {
-            self.rebuild_reordered(&pattern, present, wanted, out)
+            drop(cache);
+            self.rebuild_anew(present, wanted, out)?
         };
-        even.map_err(|Uneven| {
-            let present = present.iter().map(|(_, bytes)| bytes.len());
-            name_uneven("present fragment", present, "output", out)
+        done.map_err(|refused| match refused {
+            Refused::Count => {
+                let (found, expected) = (out.len(), wanted.len());
+                CodecError::Count { role: "outputs", found, expected }
+            }
+            Refused::Uneven => {
+                let present = present.iter().map(|(_, bytes)| bytes.len());
+                name_uneven("present fragment", present, "output", out)
+            }
         })
     }
 
-    /// As `rebuild`, the arguments being checked: puts them in the order of the decode matrix. Apart,
-    /// because room for both orders is more stack than the usual call should touch.
+    /// As `rebuild`, for a pattern that is not the latest or not in order.
     #[inline(never)]
+    fn rebuild_anew(
+        &self,
+        present: &[(usize, &[u8])],
+        wanted: &[usize],
+        out: &mut [&mut [u8]],
+    ) -> Result<Result<(), Refused>, CodecError> {
+        let Shared { k, m, ref generator, ref rebuilders, .. } = *self.shared;
+        expect_count("present fragments", present.len(), k)?;
+        expect_count("outputs", out.len(), wanted.len())?;
+        let indices = present.iter().map(|(index, _)| *index);
+        let present_set = set_of("present fragment", indices, k + m)?;
+        let wanted_set = set_of("wanted fragment", wanted.iter().copied(), k + m)?;
+        if let Some(index) = present_set.common(&wanted_set) {
+            return Err(CodecError::Present { index });
+        }
+        if wanted.is_empty() {
+            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
+            return Ok(if even { Ok(()) } else { Err(Refused::Uneven) });
+        }
+        let pattern = Pattern { present: present_set, wanted: wanted_set };
+        self.cache.borrow_mut().select(&pattern, wanted.len(), generator, rebuilders);
+        Ok(self.rebuild_reordered(&pattern, present, wanted, out))
+    }
+
+    /// As `rebuild` with the latest pattern: puts the slices in the order of the decode matrix.
     fn rebuild_reordered(
         &self,
         pattern: &Pattern,
         present: &[(usize, &[u8])],
         wanted: &[usize],
         out: &mut [&mut [u8]],
-    ) -> Result<(), Uneven> {
+    ) -> Result<(), Refused> {
         let mut room = Slices::new();
-        let sources = room.fill(present.iter().map(|(_, bytes)| *bytes));
+        let sources = room.fill(present.iter().copied());
         for &(index, bytes) in present {
-            sources[pattern.present.rank(index)] = bytes;
+            sources[pattern.present.rank(index)] = (index, bytes);
         }
         let mut room = Slices::<&mut [u8]>::new();
         let ordered = room.fill(wanted.iter().map(|_| &mut [][..]));
         for (index, out) in wanted.iter().zip(out.iter_mut()) {
             ordered[pattern.wanted.rank(*index)] = out;
         }
-        self.rebuild_in_order(pattern, sources, ordered)
-    }
-
-    /// As `rebuild`, sources and outputs being in the order of the decode matrix.
-    #[inline(always)]
-    fn rebuild_in_order(
-        &self,
-        pattern: &Pattern,
-        sources: &[&[u8]],
-        out: &mut [&mut [u8]],
-    ) -> Result<(), Uneven> {
-        let Shared { k, kernel, ref generator, ref rebuilders, .. } = *self.shared;
-        let mut cache = self.cache.borrow_mut();
-        let table = cache.table(pattern, out.len() * k, generator, kernel);
-        rebuilders[out.len() - 1].combine(table, sources, out, false, self.stream_from)
+        let cache = self.cache.borrow();
+        let (combiner, factors) = cache.latest().expect("stripe invariant: a pattern is selected");
+        combiner.combine(factors, Sources::of_fragments(sources), ordered, self.stream_from)
     }
 }
 
-/// The set of `indices`, each below `fragments` and named once, and whether they ascend.
-#[inline]
+/// The set of `indices`, each below `fragments` and named once.
 fn set_of(
     role: &'static str,
     indices: impl Iterator<Item = usize>,
     fragments: usize,
-) -> Result<(FragmentSet, bool), CodecError> {
-    // A code of up to 64 fragments, as nearly all are, needs one word, which stays in a register.
-    let (mut low, mut set) = (0u64, FragmentSet::default());
-    let (mut previous, mut sorted) = (0, true);
+) -> Result<FragmentSet, CodecError> {
+    let mut set = FragmentSet::default();
     for index in indices {
         if index >= fragments {
             return Err(CodecError::Index { role, index, fragments });
         }
-        let fresh = if fragments <= 64 {
-            let fresh = low >> index & 1 == 0;
-            low |= 1 << index;
-            fresh
-        } else {
-            set.insert(index)
-        };
-        if !fresh {
+        if !set.insert(index) {
             return Err(CodecError::Duplicate { role, index });
         }
-        sorted &= previous <= index;
-        previous = index;
     }
-    Ok((if fragments <= 64 { FragmentSet::of_low(low) } else { set }, sorted))
+    Ok(set)
 }
 
 fn expect_count(role: &'static str, found: usize, expected: usize) -> Result<(), CodecError> {

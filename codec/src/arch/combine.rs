@@ -1,34 +1,90 @@
 //! The one algorithm: every output is a sum of sources, each times a factor of its own. Columns are
 //! walked once; a vector of each source is loaded, and all outputs take their share of it.
 //!
-//! Invariants the callers in `arch` establish before an instance runs: a `Job` has as many sources
-//! as the instance was made for (any number if K = 0) and at least one; R outputs; R rows of
-//! `stride` factors, as many as sources or more; `start <= end <= length`. Lengths of slices are
-//! checked by the instance, in the one place where they are read anyway.
+//! Invariants the callers in `arch` establish before an instance runs: as many sources as
+//! the instance was made for (any number if K = 0) and at least one; R outputs; R rows of `stride`
+//! factors, as many as sources or more; `start <= end`; for CHAIN, no more outputs than sources;
+//! for UNIT, sources of an array of slices. Lengths of slices are checked by the instance, in the one place where they are read
+//! anyway.
 
 use super::vector::Vector;
 
-/// One call of a kernel: bytes `start .. end` of every output, which has `length` bytes.
-pub(crate) struct Job<'a, 'b> {
-    pub(crate) sources: &'a [&'a [u8]],
-    pub(crate) outputs: &'a mut [&'b mut [u8]],
-    /// R rows of `stride` factors, each `Vector::FACTOR_WORDS` words, the first for source 0.
-    pub(crate) factors: &'a [u64],
-    pub(crate) stride: usize,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) length: usize,
-    /// A source may be shorter than `length`: it counts as followed by zeros.
-    pub(crate) ragged: bool,
+/// Slices that lie in an array, each in an item of its own, so that calls need not copy them
+/// together.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    first: *const &'a [u8],
+    /// Bytes from one slice to the next.
+    step: usize,
+    count: usize,
 }
 
-/// An instance of `combine`. False if a slice has another length than the job says; nothing was
-/// written then.
+impl<'a> Sources<'a> {
+    #[inline(always)]
+    pub(crate) fn of_slices(slices: &'a [&'a [u8]]) -> Self {
+        Self { first: slices.as_ptr(), step: SLICE_STEP, count: slices.len() }
+    }
+
+    /// The slices of fragments given with their indices.
+    #[inline(always)]
+    pub(crate) fn of_fragments(fragments: &'a [(usize, &'a [u8])]) -> Self {
+        const OFFSET: usize = std::mem::offset_of!((usize, &[u8]), 1);
+        let first = fragments.as_ptr().wrapping_byte_add(OFFSET).cast();
+        Self { first, step: size_of::<(usize, &[u8])>(), count: fragments.len() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether they lie in an array of nothing but slices.
+    #[inline(always)]
+    pub(crate) fn are_slices(&self) -> bool {
+        self.step == SLICE_STEP
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        // SAFETY: `count` slices lie `step` bytes apart.
+        (0..self.count).map(|j| unsafe { self.get(j) })
+    }
+
+    /// # Safety
+    /// `j` must be less than the number of slices.
+    #[inline(always)]
+    unsafe fn get(&self, j: usize) -> &'a [u8] {
+        // SAFETY: the slice lies there, as long as 'a.
+        unsafe { *self.first.byte_add(j.wrapping_mul(self.step)) }
+    }
+}
+
+/// Bytes from one slice to the next in an array of slices.
+const SLICE_STEP: usize = size_of::<&[u8]>();
+
+/// Which factors and columns a call is about. Calls find it in memory that was not just written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) stride: usize,
+    /// Columns start .. end are computed; what lies behind the outputs' length is not.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Span {
+    /// All columns.
+    pub(crate) const fn whole(stride: usize) -> Self {
+        Self { stride, start: 0, end: usize::MAX }
+    }
+}
+
+/// An instance of `combine`, for sources, R outputs of so many bytes each, R rows of `span.stride`
+/// factors (each `Vector::FACTOR_WORDS` words, the first for source 0). False if a slice has a
+/// length the mode does not allow; nothing was written then.
 ///
 /// # Safety
-/// The processor must have the instructions of the kernel, the job must keep the module's
-/// invariants.
-pub(crate) type Run = unsafe fn(&mut Job<'_, '_>) -> bool;
+/// The processor must have the instructions of the kernel; outputs and factors must be there; the
+/// call must keep the module's invariants.
+pub(crate) type Run = unsafe fn(&Sources<'_>, *mut &mut [u8], *const u64, usize, &Span) -> bool;
 
 /// Sums that overwrite the outputs, any factors.
 pub(crate) const PLAIN: u8 = 0;
@@ -36,9 +92,17 @@ pub(crate) const PLAIN: u8 = 0;
 pub(crate) const UNIT: u8 = 1;
 /// Sums that are added to what the outputs hold.
 pub(crate) const ADD: u8 = 2;
+/// As PLAIN with K >= R, but the last output is the plain sum of the first K - R + 1 sources and of
+/// all other outputs, whatever its factors: so one of the lost data fragments is found if all are
+/// wanted and the first parity, the plain sum of the data, is at hand. Spares a row of products.
+pub(crate) const CHAIN: u8 = 4;
 
 /// As PLAIN, whole vectors being written past the caches. Outputs start at `STREAM_ALIGNMENT`.
 pub(crate) const STREAM: u8 = 3;
+
+/// Added to a mode: a source may be shorter than the outputs, it counts as followed by zeros. Without
+/// it all have the length of the outputs.
+pub(crate) const RAGGED: u8 = 0x80;
 
 /// What streaming stores of the widest vectors need.
 pub(crate) const STREAM_ALIGNMENT: usize = 64;
@@ -71,19 +135,24 @@ pub(crate) fn select<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Run
         };
     }
     match MODE {
-        UNIT => instances! {
+        UNIT | UNIT_RAGGED => instances! {
             (1, 1 2 3 4) (2, 1 2 3) (3, 1 2 4 6) (4, 2 4) (5, 2) (7, 2) (8, 5)
         },
         PLAIN => instances! {
             (1, 1 2 3 4) (2, 1 2 3) (3, 1 2 3 4) (4, 1 2 3 4) (5, 1 2) (7, 1 2) (8, 1 2)
         },
+        CHAIN => instances! {
+            (2, 1 2) (3, 1 2 3) (4, 1 2 3 4) (5, 1 2) (7, 1 2) (8, 1 2 5)
+        },
         _ => instances! {},
     }
 }
 
+const UNIT_RAGGED: u8 = UNIT | RAGGED;
+
 /// What the block functions share: pointers and factors of one job, in registers where they fit.
 struct Operands<'a, V: Vector, const K: usize, const R: usize> {
-    sources: &'a [&'a [u8]],
+    sources: &'a Sources<'a>,
     source_starts: [*const u8; K],
     outputs: [*mut u8; R],
     factors: *const u64,
@@ -115,13 +184,13 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             self.source_starts[j]
         } else {
             // SAFETY: j is below the number of sources.
-            unsafe { self.sources.get_unchecked(j).as_ptr() }
+            unsafe { self.sources.get(j).as_ptr() }
         }
     }
 
     #[inline(always)]
     fn source_count(&self) -> usize {
-        if K > 0 { K } else { self.sources.len() }
+        if K > 0 { K } else { self.sources.count }
     }
 
     /// Adds source `j`, of which `loaded` holds vectors, to the sums; FIRST if `j` is 0.
@@ -133,13 +202,32 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
         loaded: [V; U],
     ) {
         for (i, row) in sums.iter_mut().enumerate() {
-            let by_one = MODE == UNIT && (i == 0 || FIRST);
+            let plain_row = MODE == CHAIN && i == R - 1;
+            if plain_row && j > self.source_count() - R {
+                continue;
+            }
+            let by_one = MODE & !RAGGED == UNIT && (i == 0 || FIRST) || plain_row;
             for (sum, vector) in row.iter_mut().zip(loaded) {
                 // SAFETY: the caller has checked the instructions; i < R, j < number of sources.
                 unsafe {
                     let share = if by_one { vector } else { vector.multiply(self.factor(i, j)) };
                     *sum = if FIRST && MODE != ADD { share } else { sum.add(share) };
                 }
+            }
+        }
+    }
+
+    /// Completes the last sum of CHAIN, once the others are complete.
+    #[inline(always)]
+    unsafe fn chain<const MODE: u8, const U: usize>(sums: &mut [[V; U]; R]) {
+        if MODE != CHAIN {
+            return;
+        }
+        let (last, others) = sums.split_last_mut().expect("kernel invariant: at least a row");
+        for row in others {
+            for (sum, vector) in last.iter_mut().zip(*row) {
+                // SAFETY: the caller has checked the instructions.
+                unsafe { *sum = sum.add(vector) }
             }
         }
     }
@@ -175,6 +263,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             for j in 1..self.source_count() {
                 self.take::<MODE, U, false>(&mut sums, j, self.read(j, at));
             }
+            Self::chain::<MODE, U>(&mut sums);
             for (row, output) in sums.iter().zip(self.outputs) {
                 for (u, sum) in row.iter().enumerate() {
                     let to = output.add(at).add(u * V::BYTES);
@@ -184,21 +273,27 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
         }
     }
 
-    /// Reads what source `j` has of `count` columns from `at`, zeros for the rest.
+    /// Reads `count` columns of source `j` from `at`; if RAGGED, what it has of them, zeros for the
+    /// rest.
     #[inline(always)]
-    unsafe fn read_partial(&self, j: usize, at: usize, count: usize) -> [V; 1] {
-        // SAFETY: j is below the number of sources; the source's length bounds the read.
+    unsafe fn read_partial<const MODE: u8>(&self, j: usize, at: usize, count: usize) -> [V; 1] {
+        // SAFETY: j is below the number of sources; if RAGGED the source's length bounds the read,
+        // otherwise all columns exist.
         unsafe {
-            let source = self.sources.get_unchecked(j);
+            if MODE & RAGGED == 0 {
+                return [V::load_partial(self.source(j).add(at), count)];
+            }
+            let source = self.sources.get(j);
             let available = source.len().saturating_sub(at).min(count);
             [V::load_partial(source.as_ptr().wrapping_add(at), available)]
         }
     }
 
-    /// Computes `count <= BYTES` columns from `at`; sources may end before or within them.
+    /// Computes `count <= BYTES` columns from `at`; if RAGGED, sources may end before or within
+    /// them.
     #[inline(always)]
     unsafe fn tail<const MODE: u8>(&self, at: usize, count: usize) {
-        // SAFETY: columns at .. at + count exist in every output.
+        // SAFETY: columns at .. at + count exist in every output and, unless RAGGED, every source.
         unsafe {
             let mut sums = [[V::zero(); 1]; R];
             if MODE == ADD {
@@ -206,10 +301,12 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
                     row[0] = V::load_partial(output.add(at), count);
                 }
             }
-            self.take::<MODE, 1, true>(&mut sums, 0, self.read_partial(0, at, count));
-            for j in 1..self.sources.len() {
-                self.take::<MODE, 1, false>(&mut sums, j, self.read_partial(j, at, count));
+            self.take::<MODE, 1, true>(&mut sums, 0, self.read_partial::<MODE>(0, at, count));
+            for j in 1..self.source_count() {
+                let loaded = self.read_partial::<MODE>(j, at, count);
+                self.take::<MODE, 1, false>(&mut sums, j, loaded);
             }
+            Self::chain::<MODE, 1>(&mut sums);
             for (row, output) in sums.iter().zip(self.outputs) {
                 row[0].store_partial(output.add(at), count);
             }
@@ -217,37 +314,46 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
     }
 }
 
-/// Computes columns `job.start .. job.end` of R outputs.
+/// Computes columns `start .. end` of R outputs.
 ///
 /// # Safety
 /// As for `Run`.
 #[inline(always)]
 pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MODE: u8>(
-    job: &mut Job<'_, '_>,
+    sources: &Sources<'_>,
+    outputs: *mut &mut [u8],
+    factors: *const u64,
+    length: usize,
+    span: &Span,
 ) -> bool {
     // SAFETY: the module's invariants give R outputs, K sources and R rows of factors. Columns are
-    // handed to `block` only below `whole`, where every source and output has them.
+    // handed to `block` only below `whole`, where every source and output has them; to `tail` only
+    // below `end`, which is `whole` unless RAGGED.
     unsafe {
         let mut operands = Operands::<V, K, R> {
-            sources: job.sources,
+            sources,
             source_starts: [std::ptr::null(); K],
             outputs: [std::ptr::null_mut(); R],
-            factors: job.factors.as_ptr(),
-            stride: job.stride,
-            held: [[V::factor(job.factors.as_ptr()); K]; R],
+            factors,
+            stride: span.stride,
+            held: [[V::factor(factors); K]; R],
         };
-        let Some(whole) = check_and_point(&mut operands, job) else { return false };
+        let Some(shortest) = check_and_point::<V, K, R, MODE>(&mut operands, outputs, length)
+        else {
+            return false;
+        };
         if Operands::<V, K, R>::HOLD {
             for i in 0..R {
                 for j in 0..K {
-                    operands.held[i][j] =
-                        V::factor(operands.factors.add((i * K + j) * V::FACTOR_WORDS));
+                    operands.held[i][j] = V::factor(factors.add((i * K + j) * V::FACTOR_WORDS));
                 }
             }
         }
         // Columns are bounded by the length of a slice, so that sums of them cannot overflow;
         // wrapping arithmetic spares the loops the check.
-        let mut at = job.start;
+        let end = length.min(span.end);
+        let whole = shortest.min(end);
+        let mut at = span.start;
         let mut left = whole.saturating_sub(at);
         let left_at_start = left;
         if Operands::<V, K, R>::UNROLL == 2 {
@@ -257,11 +363,14 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
                 left = left.wrapping_sub(2 * V::BYTES);
             }
         }
-        // The last columns are computed together with some before them, cheaper than a part, unless
-        // that would add to the outputs twice, break the alignment, or the whole job is smaller
-        // than a vector.
-        let may_overlap =
-            MODE != ADD && MODE != STREAM && whole == job.end && left_at_start >= V::BYTES;
+        // Without masks the last columns are computed together with some before them, cheaper than
+        // a part, unless that would add to the outputs twice, break the alignment, or the whole job
+        // is smaller than a vector.
+        let may_overlap = !V::MASKED
+            && MODE != ADD
+            && MODE & !RAGGED != STREAM
+            && whole == end
+            && left_at_start >= V::BYTES;
         while left >= V::BYTES || may_overlap && left > 0 {
             if left < V::BYTES {
                 at = whole.wrapping_sub(V::BYTES);
@@ -271,52 +380,54 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
             at = at.wrapping_add(V::BYTES);
             left = left.wrapping_sub(V::BYTES);
         }
-        while at < job.end {
-            let count = V::BYTES.min(job.end.wrapping_sub(at));
-            operands.tail::<MODE>(at, count);
-            at = at.wrapping_add(count);
+        if MODE & RAGGED == 0 {
+            if at < end {
+                operands.tail::<MODE>(at, left);
+            }
+        } else {
+            while at < end {
+                let count = V::BYTES.min(end.wrapping_sub(at));
+                operands.tail::<MODE>(at, count);
+                at = at.wrapping_add(count);
+            }
         }
-        if MODE == STREAM {
+        if MODE & !RAGGED == STREAM {
             V::fence();
         }
     }
     true
 }
 
-/// Fills in where sources and outputs start. The number of columns up to `job.end` that every
-/// source has, or none if a length is wrong.
+/// Fills in where sources and outputs start. The number of columns that every source has, or none
+/// if a length is wrong.
 #[inline(always)]
-unsafe fn check_and_point<V: Vector, const K: usize, const R: usize>(
+unsafe fn check_and_point<V: Vector, const K: usize, const R: usize, const MODE: u8>(
     operands: &mut Operands<'_, V, K, R>,
-    job: &mut Job<'_, '_>,
+    outputs: *mut &mut [u8],
+    length: usize,
 ) -> Option<usize> {
-    let mut different = 0;
+    let opaque = |length: usize| V::opaque(std::ptr::without_provenance_mut(length)).addr();
+    let (mut different, mut shortest) = (0, length);
     for (i, start) in operands.outputs.iter_mut().enumerate() {
-        // SAFETY: the job has R outputs.
-        let output = unsafe { job.outputs.get_unchecked_mut(i) };
-        different |= output.len() ^ job.length;
-        *start = output.as_mut_ptr();
+        // SAFETY: there are R outputs.
+        let output = unsafe { &mut *outputs.add(i) };
+        different |= opaque(output.len()) ^ length;
+        *start = V::opaque(output.as_mut_ptr());
     }
-    let mut whole = job.length;
     for j in 0..operands.source_count() {
-        // SAFETY: the job has K sources, or any number if K = 0.
-        let source = unsafe { job.sources.get_unchecked(j) };
-        different |= source.len() ^ job.length;
+        // SAFETY: there are K sources, or any number if K = 0. Those of UNIT are slices in a row.
+        let source = unsafe {
+            if MODE == UNIT { *operands.sources.first.add(j) } else { operands.sources.get(j) }
+        };
+        if MODE & RAGGED == 0 {
+            different |= opaque(source.len()) ^ length;
+        } else {
+            different |= usize::from(source.len() > length);
+            shortest = shortest.min(source.len());
+        }
         if K > 0 {
-            operands.source_starts[j] = source.as_ptr();
+            operands.source_starts[j] = V::opaque(source.as_ptr().cast_mut());
         }
     }
-    if different != 0 {
-        whole = shortest_if_ragged(job)?;
-    }
-    Some(whole.min(job.end))
-}
-
-/// The length of the shortest source, if sources alone differ and may.
-#[cold]
-fn shortest_if_ragged(job: &Job<'_, '_>) -> Option<usize> {
-    let lengths = || job.sources.iter().map(|source| source.len());
-    let even = job.outputs.iter().all(|output| output.len() == job.length);
-    let fit = even && job.ragged && lengths().all(|length| length <= job.length);
-    lengths().min().filter(|_| fit)
+    (different == 0).then_some(shortest)
 }

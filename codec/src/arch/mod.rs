@@ -6,6 +6,8 @@
 //! asserted here, whatever the callers have checked.
 
 mod combine;
+#[cfg(feature = "rivals")]
+mod isal;
 mod scalar;
 mod slices;
 mod vector;
@@ -14,9 +16,12 @@ mod x86_64;
 
 use crate::error::CodecError;
 use crate::field::{affine_matrix, bit_products, nibble_tables};
-use combine::{ADD, Job, PLAIN, Run, STREAM, STREAM_ALIGNMENT, UNIT, select};
+use combine::{ADD, CHAIN, PLAIN, RAGGED, Run, STREAM, STREAM_ALIGNMENT, Span, UNIT, select};
 
 use combine::ROWS_MAX;
+pub(crate) use combine::Sources;
+#[cfg(feature = "rivals")]
+pub(crate) use isal::{IsaL, Sums};
 pub(crate) use slices::Slices;
 
 /// Bytes of all sources that one tile holds when the rows need several passes: they stay in the
@@ -134,7 +139,7 @@ impl Kernel {
             Self::Scalar => select::<scalar::Scalar, MODE>(sources, rows),
             Self::Ssse3 => select::<x86_64::ssse3::Ssse3, MODE>(sources, rows),
             Self::Avx2 => select::<x86_64::avx2::Avx2, MODE>(sources, rows),
-            Self::Avx2Gfni => select::<x86_64::avx2_gfni::Avx2Gfni, MODE>(sources, rows),
+            Self::Avx2Gfni => select::<x86_64::avx2::Avx2Gfni, MODE>(sources, rows),
             Self::Avx512Gfni => select::<x86_64::avx512_gfni::Avx512Gfni, MODE>(sources, rows),
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -173,63 +178,134 @@ pub(crate) struct Combiner {
     kernel: Kernel,
     sources: usize,
     rows: usize,
+    form: Form,
     /// The instance for the first `ROWS_MAX` rows.
     run: Run,
     /// Words of all factors.
     factors: usize,
+    span: Span,
 }
 
-/// Lengths differ among sources and outputs.
+/// What is known of the factors of a `Combiner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Uneven;
+pub(crate) enum Form {
+    /// Nothing.
+    Plain,
+    /// The first row and the first column are ones.
+    Unit,
+    /// The last output is the plain sum of the first sources, all but `rows - 1`, and of the other
+    /// outputs. Factors of the last row are there, but need not be looked at.
+    Chain,
+}
+
+/// Why nothing was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The number of sources or outputs is not the combiner's.
+    Count,
+    /// Lengths differ among sources and outputs.
+    Uneven,
+}
 
 impl Combiner {
-    /// For outputs that are overwritten. `unit`: the first row and column of factors are ones.
-    pub(crate) fn new(kernel: Kernel, sources: usize, rows: usize, unit: bool) -> Self {
+    /// For outputs that are overwritten.
+    pub(crate) fn new(kernel: Kernel, sources: usize, rows: usize, form: Form) -> Self {
         assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
         assert!(sources > 0 && rows > 0, "kernel invariant: {sources} sources, {rows} rows");
+        // Of rows in several groups the last cannot be the sum of the others.
+        let form = if rows > ROWS_MAX && form == Form::Chain { Form::Plain } else { form };
         let together = rows.min(ROWS_MAX);
-        let run = if unit {
-            kernel.instance::<UNIT>(sources, together)
-        } else {
-            kernel.instance::<PLAIN>(sources, together)
+        let run = match form {
+            Form::Unit => kernel.instance::<UNIT>(sources, together),
+            Form::Chain => {
+                assert!(rows <= sources, "kernel invariant: {rows} rows of {sources} sources");
+                kernel.instance::<CHAIN>(sources, rows)
+            }
+            Form::Plain => kernel.instance::<PLAIN>(sources, together),
         };
         let factors = rows * sources * kernel.factor_words();
-        Self { kernel, sources, rows, run, factors }
+        Self { kernel, sources, rows, form, run, factors, span: Span::whole(sources) }
     }
 
-    /// Overwrites every output. `factors` is row by row. If `ragged`, a source shorter than the
-    /// outputs counts as followed by zeros. Outputs of `stream_from` bytes in all or more are
-    /// written past the caches. An error, and nothing written, if lengths differ.
+    #[cfg(test)]
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Overwrites every output. `factors` is row by row. Outputs of `stream_from` bytes in all or
+    /// more are written past the caches. If refused, nothing was written. With `Form::Unit`, sources
+    /// must be of slices.
     #[inline(always)]
     pub(crate) fn combine(
         &self,
         factors: &[u64],
-        sources: &[&[u8]],
+        sources: Sources<'_>,
         outputs: &mut [&mut [u8]],
-        ragged: bool,
         stream_from: usize,
-    ) -> Result<(), Uneven> {
-        assert_eq!(sources.len(), self.sources, "kernel invariant: number of sources");
-        assert_eq!(outputs.len(), self.rows, "kernel invariant: number of outputs");
-        assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
-        let length = outputs[0].len();
-        let stride = self.sources;
-        if self.rows > ROWS_MAX {
-            return self.combine_in_tiles(factors, sources, outputs, ragged);
+    ) -> Result<(), Refused> {
+        if sources.len() != self.sources || outputs.len() != self.rows {
+            return Err(Refused::Count);
         }
-        let run = if length.saturating_mul(self.rows) >= stream_from && aligned(outputs) {
-            self.kernel.instance::<STREAM>(stride, self.rows)
+        assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
+        let fits = self.form != Form::Unit || sources.are_slices();
+        assert!(fits, "kernel invariant: UNIT takes an array of slices");
+        let length = outputs[0].len();
+        let bytes_max = length.saturating_mul(ROWS_MAX);
+        let run = if self.rows > ROWS_MAX {
+            return self.combine_in_tiles(factors, sources, outputs, false);
+        } else if bytes_max >= stream_from && self.streams(outputs, stream_from) {
+            self.kernel.instance::<STREAM>(self.sources, self.rows)
         } else {
             self.run
         };
-        let (start, end) = (0, length);
-        let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
         // SAFETY: `new` checked the instructions and chose the instance for these numbers of
-        // sources and rows, asserted above with the number of factors; the range is the whole;
-        // outputs are aligned where they are streamed.
-        let even = unsafe { run(&mut job) };
-        if even { Ok(()) } else { Err(Uneven) }
+        // sources and rows, checked above with the number of factors; outputs are aligned where
+        // they are streamed.
+        let even =
+            unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span) };
+        if even { Ok(()) } else { Err(Refused::Uneven) }
+    }
+
+    /// As `combine`, but a source shorter than the outputs counts as followed by zeros.
+    pub(crate) fn combine_ragged(
+        &self,
+        factors: &[u64],
+        sources: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        stream_from: usize,
+    ) -> Result<(), Refused> {
+        if sources.len() != self.sources || outputs.len() != self.rows {
+            return Err(Refused::Count);
+        }
+        assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
+        let (length, sources) = (outputs[0].len(), Sources::of_slices(sources));
+        let run = if self.rows > ROWS_MAX {
+            return self.combine_in_tiles(factors, sources, outputs, true);
+        } else if self.streams(outputs, stream_from) {
+            self.kernel.instance::<{ STREAM | RAGGED }>(self.sources, self.rows)
+        } else {
+            self.ragged(0, self.rows)
+        };
+        // SAFETY: as in `combine`.
+        let fit =
+            unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span) };
+        if fit { Ok(()) } else { Err(Refused::Uneven) }
+    }
+
+    /// The instance for sources that may be short, for a group of rows.
+    fn ragged(&self, group: usize, rows: usize) -> Run {
+        match self.form {
+            Form::Unit if group == 0 => {
+                self.kernel.instance::<{ UNIT | RAGGED }>(self.sources, rows)
+            }
+            _ => self.kernel.instance::<{ PLAIN | RAGGED }>(self.sources, rows),
+        }
+    }
+
+    /// Whether outputs are large enough to be written past the caches, and can be.
+    #[inline(never)]
+    fn streams(&self, outputs: &[&mut [u8]], stream_from: usize) -> bool {
+        outputs[0].len().saturating_mul(outputs.len()) >= stream_from && aligned(outputs)
     }
 
     /// More rows than registers: group after group of rows over columns that stay in cache.
@@ -237,13 +313,13 @@ impl Combiner {
     fn combine_in_tiles(
         &self,
         factors: &[u64],
-        sources: &[&[u8]],
+        sources: Sources<'_>,
         outputs: &mut [&mut [u8]],
         ragged: bool,
-    ) -> Result<(), Uneven> {
+    ) -> Result<(), Refused> {
         let length = outputs[0].len();
         if outputs.iter().any(|output| output.len() != length) {
-            return Err(Uneven);
+            return Err(Refused::Uneven);
         }
         let stride = self.sources;
         let row_words = self.factors / self.rows;
@@ -255,15 +331,16 @@ impl Combiner {
             let tables = factors.chunks(ROWS_MAX * row_words);
             for (group, (outputs, factors)) in groups.zip(tables).enumerate() {
                 let run = match group {
+                    _ if ragged => self.ragged(group, outputs.len()),
                     0 => self.run,
                     _ => self.kernel.instance::<PLAIN>(stride, outputs.len()),
                 };
-                let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
+                let (span, outputs) = (Span { stride, start, end }, outputs.as_mut_ptr());
                 // SAFETY: as in `combine`; each group has its own number of rows, at most
-                // ROWS_MAX, and as many rows of factors; start <= end <= length.
-                let even = unsafe { run(&mut job) };
-                if !even {
-                    return Err(Uneven);
+                // ROWS_MAX, and as many rows of factors; start <= end.
+                let fit = unsafe { run(&sources, outputs, factors.as_ptr(), length, &span) };
+                if !fit {
+                    return Err(Refused::Uneven);
                 }
             }
         }
@@ -278,21 +355,19 @@ fn aligned(outputs: &[&mut [u8]]) -> bool {
 }
 
 /// Adds `source` times a factor of its own to each output; all have the same length. Row i's
-/// factor is at `i * stride` factors. An error, and nothing written, if lengths differ.
+/// factor is at `i * stride` factors.
 pub(crate) fn accumulate(
     kernel: Kernel,
     factors: &[u64],
     stride: usize,
     source: &[u8],
     outputs: &mut [&mut [u8]],
-) -> Result<(), Uneven> {
+) {
     assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
     let length = source.len();
-    if outputs.iter().any(|output| output.len() != length) {
-        return Err(Uneven);
-    }
     let words = kernel.factor_words();
-    let (sources, start, end, ragged) = (&[source][..], 0, length, false);
+    let (sources, span) = ([source], Span::whole(stride));
+    let sources = Sources::of_slices(&sources);
     for (group, outputs) in outputs.chunks_mut(ROWS_MAX).enumerate() {
         let rows = outputs.len();
         let factors = &factors[group * ROWS_MAX * stride * words..];
@@ -301,11 +376,9 @@ pub(crate) fn accumulate(
             "kernel invariant: number of factors"
         );
         let run = kernel.instance::<ADD>(0, rows);
-        let mut job = Job { sources, outputs, factors, stride, start, end, length, ragged };
         // SAFETY: the instructions were checked; the instance takes any number of sources and this
-        // number of rows; factor 0 of each row exists; the range is the whole.
-        let even = unsafe { run(&mut job) };
-        assert!(even, "kernel invariant: lengths were checked");
+        // number of rows; factor 0 of each row exists.
+        let even = unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &span) };
+        assert!(even, "kernel invariant: pieces are as long as the columns they are added to");
     }
-    Ok(())
 }

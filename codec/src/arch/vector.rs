@@ -18,10 +18,19 @@ pub(crate) trait Vector: Copy {
     const FACTOR_REGISTERS: usize;
     /// Words one factor takes in a table of factors.
     const FACTOR_WORDS: usize;
+    /// Whether loads and stores of a part cost about as much as those of a whole.
+    const MASKED: bool = false;
     /// A factor, loaded.
     type Factor: Copy;
 
     unsafe fn zero() -> Self;
+    /// The same address, of which the compiler knows nothing but that it is in a general register. Else
+    /// it gathers addresses and lengths in vectors, to take them apart again: at 1 KB a call that
+    /// was a third of the time, more where a wide load met narrow stores still under way.
+    #[inline(always)]
+    fn opaque(address: *mut u8) -> *mut u8 {
+        address
+    }
     /// Reads `BYTES` bytes.
     unsafe fn load(from: *const u8) -> Self;
     /// Writes `BYTES` bytes.

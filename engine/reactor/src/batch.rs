@@ -526,6 +526,29 @@ mod tests {
     }
 
     #[test]
+    fn a_large_value_is_spread_from_the_block_that_received_it() {
+        let pool = Pool::new(8 << 20);
+        let (n, k) = (5, 3);
+        let mut builder = builder(n, k, &pool);
+        let mut received = pool.get(200_000).unwrap();
+        received.fill(7);
+        let value = received.freeze();
+        let (start, used) = (value.as_ptr(), pool.used());
+        let op = put(&builder, 1, &value);
+        builder.add(op, Payload::Value(value), waiter()).unwrap();
+        let parcel = builder.seal().unwrap();
+        let len = layout::fragment_len(200_000, k);
+        for (node, body) in parcel.bodies.iter().enumerate().take(k) {
+            let [fragment] = &body.slices[..] else { panic!("{node}: one fragment") };
+            assert_eq!(fragment.as_ptr(), start.wrapping_add(node * len), "{node}: a view");
+        }
+        // Nothing but the parities takes memory, one block for all of them.
+        let parities = &parcel.bodies[k].slices[0];
+        assert_eq!(pool.used(), used + parities.block_bytes());
+        assert!(parities.starts_block() && parities.block_bytes() >= (n - k) * len);
+    }
+
+    #[test]
     fn a_refused_operation_leaves_the_batch_as_it_was() {
         let pool = Pool::new(1 << 20);
         let mut builder = builder(5, 3, &pool);

@@ -7,7 +7,7 @@ use std::arch::x86_64::{
     _mm512_storeu_si512, _mm512_stream_si512, _mm512_xor_si512,
 };
 
-use crate::arch::combine::{Isa, Job, Run, combine};
+use crate::arch::combine::{Isa, Run, Sources, Span, combine};
 use crate::arch::vector::Vector;
 
 #[derive(Clone, Copy)]
@@ -18,12 +18,18 @@ impl Vector for Register {
     const REGISTERS: usize = 32;
     const FACTOR_REGISTERS: usize = 1;
     const FACTOR_WORDS: usize = 1;
+    const MASKED: bool = true;
     type Factor = __m512i;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
         // SAFETY: the caller has checked for AVX-512.
         unsafe { Self(_mm512_setzero_si512()) }
+    }
+
+    #[inline(always)]
+    fn opaque(address: *mut u8) -> *mut u8 {
+        super::opaque(address)
     }
 
     #[inline(always)]
@@ -94,7 +100,13 @@ impl Isa for Avx512Gfni {
 /// # Safety
 /// As for `Run`; the processor has AVX-512 F, BW, GFNI and BMI2.
 #[target_feature(enable = "avx512f,avx512bw,gfni,bmi2")]
-unsafe fn run<const K: usize, const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
+unsafe fn run<const K: usize, const R: usize, const MODE: u8>(
+    sources: &Sources<'_>,
+    outputs: *mut &mut [u8],
+    factors: *const u64,
+    length: usize,
+    span: &Span,
+) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, K, R, MODE>(job) }
+    unsafe { combine::<Register, K, R, MODE>(sources, outputs, factors, length, span) }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm_srli_epi64, _mm_storeu_si128, _mm_xor_si128,
 };
 
-use crate::arch::combine::{Isa, Job, Run, combine};
+use crate::arch::combine::{Isa, Run, Sources, Span, combine};
 use crate::arch::vector::{Vector, load_by_copy, store_by_copy};
 
 #[derive(Clone, Copy)]
@@ -23,6 +23,11 @@ impl Vector for Register {
     unsafe fn zero() -> Self {
         // SAFETY: SSE2 is part of x86-64.
         unsafe { Self(_mm_setzero_si128()) }
+    }
+
+    #[inline(always)]
+    fn opaque(address: *mut u8) -> *mut u8 {
+        super::opaque(address)
     }
 
     #[inline(always)]
@@ -85,7 +90,13 @@ impl Isa for Ssse3 {
 /// # Safety
 /// As for `Run`; the processor has SSSE3.
 #[target_feature(enable = "ssse3")]
-unsafe fn run<const R: usize, const MODE: u8>(job: &mut Job<'_, '_>) -> bool {
+unsafe fn run<const R: usize, const MODE: u8>(
+    sources: &Sources<'_>,
+    outputs: *mut &mut [u8],
+    factors: *const u64,
+    length: usize,
+    span: &Span,
+) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, 0, R, MODE>(job) }
+    unsafe { combine::<Register, 0, R, MODE>(sources, outputs, factors, length, span) }
 }
