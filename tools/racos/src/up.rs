@@ -74,6 +74,8 @@ pub fn run(args: &UpArgs) -> Outcome {
     bar.finish_and_clear();
     greet(&args.dir, &cluster);
     let mut killed: Vec<(usize, Instant)> = Vec::new();
+    let mut said: Vec<String> = vec![String::new(); cluster.n()];
+    let again = || Instant::now() + Duration::from_secs(RESTART_SECONDS);
     while !stop.load(Ordering::Relaxed) {
         match cluster.take_ended() {
             Some((node, Ended::Killed)) => {
@@ -81,7 +83,7 @@ pub fn run(args: &UpArgs) -> Outcome {
                     "node {node} was killed; the others go on, and it is started again in \
                      {RESTART_SECONDS} s"
                 ));
-                killed.push((node, Instant::now() + Duration::from_secs(RESTART_SECONDS)));
+                killed.push((node, again()));
             }
             Some((node, Ended::ByItself)) => {
                 let words = cluster.last_words(node);
@@ -94,8 +96,20 @@ pub fn run(args: &UpArgs) -> Outcome {
         }
         if let Some(place) = killed.iter().position(|(_, at)| Instant::now() >= *at) {
             let (node, _) = killed.swap_remove(place);
-            cluster.start_nodes(&[node], &mut |_, _| {})?;
-            output::line(&format!("node {node} is back and catches up"));
+            match cluster.start_nodes(&[node], &mut |_, _| {}) {
+                Ok(()) => {
+                    output::line(&format!("node {node} is back and catches up"));
+                }
+                // It may have lost its disk: the others go on, and it is tried again, quietly, so
+                // that it is there as soon as it was replaced.
+                Err(failure) => {
+                    if said[node] != failure.text {
+                        output::line(&format!("{}; the others go on", failure.text));
+                        said[node] = failure.text;
+                    }
+                    killed.push((node, again()));
+                }
+            }
         }
     }
     cluster.stop();
