@@ -6,6 +6,7 @@
 //! Invariant: whatever is not understood is refused with file, line, reason and fix; nothing is
 //! guessed or silently corrected.
 
+use racos_engine::api::AutoCompaction;
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
@@ -63,6 +64,8 @@ struct Etcd {
     listen: Option<Spanned<String>>,
     request_mib_max: Option<Spanned<u64>>,
     quota_mib: Option<Spanned<u64>>,
+    keep_revisions: Option<Spanned<u64>>,
+    keep_minutes: Option<Spanned<u64>>,
 }
 
 /// What a configuration file asks for.
@@ -139,6 +142,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         if let Some(quota) = &etcd.quota_mib {
             config.quota_bytes = source.number("etcd.quota_mib", quota, 0, 1 << 40)? << 20;
         }
+        config.auto_compaction = source.auto_compaction(etcd)?;
         // etcd keeps what was until it is compacted.
         config.versions_per_key_max = u32::MAX;
     }
@@ -238,6 +242,24 @@ impl Source<'_> {
             return Err(self.refuse(Some(list.span()), reason, "list at least this node"));
         }
         Ok(members)
+    }
+
+    fn auto_compaction(&self, etcd: &Etcd) -> Result<AutoCompaction, ConfigError> {
+        Ok(match (&etcd.keep_revisions, &etcd.keep_minutes) {
+            (None, None) => AutoCompaction::Off,
+            (Some(count), None) => {
+                AutoCompaction::Revisions(self.number("etcd.keep_revisions", count, 1, 1 << 40)?)
+            }
+            (None, Some(minutes)) => {
+                let minutes = self.number("etcd.keep_minutes", minutes, 1, 1 << 20)?;
+                AutoCompaction::Period(minutes * 60_000_000_000)
+            }
+            (Some(_), Some(minutes)) => {
+                let reason = "etcd.keep_revisions and etcd.keep_minutes are both given";
+                let fix = "choose one of them";
+                return Err(self.refuse(Some(minutes.span()), reason.to_string(), fix));
+            }
+        })
     }
 
     fn etcd(&self, etcd: &Etcd, config: &NodeConfig) -> Result<EtcdOptions, ConfigError> {
@@ -447,6 +469,15 @@ mod tests {
         let etcd = example(other).unwrap().etcd.unwrap();
         assert_eq!(etcd.listen, "0.0.0.0:2379".parse().unwrap());
         assert_eq!(etcd.settings.endpoints[0], "db0:2379");
+        let keep = |lines: &str| {
+            let config = example(|text| format!("{text}{lines}"));
+            config.map(|config| config.node.config.auto_compaction)
+        };
+        assert_eq!(keep(""), Ok(AutoCompaction::Off));
+        assert_eq!(keep("keep_revisions = 1000\n"), Ok(AutoCompaction::Revisions(1000)));
+        assert_eq!(keep("keep_minutes = 5\n"), Ok(AutoCompaction::Period(300_000_000_000)));
+        let error = keep("keep_revisions = 1\nkeep_minutes = 5\n").unwrap_err();
+        assert!(error.reason.contains("both given"), "{error}");
     }
 
     #[test]
