@@ -148,7 +148,8 @@ pub fn open(bytes: &[u8], cluster: u64) -> Result<Header, Junk> {
     if u64_at(bytes, 16) != cluster {
         return Err(Junk::Cluster);
     }
-    if crc32fast::hash(&bytes[8..]) != u32_at(bytes, 4) {
+    let checked = !mutant!("checksum of datagrams unchecked");
+    if checked && crc32fast::hash(&bytes[8..]) != u32_at(bytes, 4) {
         return Err(Junk::Checksum);
     }
     let frames = u32_at(bytes, 12) as usize;

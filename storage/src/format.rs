@@ -152,7 +152,8 @@ impl GroupHeader {
             return false;
         }
         let stored = u32::from_le_bytes([inline[4], inline[5], inline[6], inline[7]]);
-        if crc32fast::hash(&inline[CHECKED..]) != stored {
+        let checked = !mutant!("checksum of groups unchecked");
+        if checked && crc32fast::hash(&inline[CHECKED..]) != stored {
             return false;
         }
         let mut records = self.records(inline);

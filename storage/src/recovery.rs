@@ -252,6 +252,9 @@ fn begin_boot<D: Device>(
     // The copies differ by one boot at most, so a bad one may have held the next number, in use.
     let one_copy = found.case == Case::B;
     next.boot += if one_copy { 2 } else { 1 };
+    if mutant!("boot not raised") {
+        next.boot = found.newest.boot.max(1);
+    }
     next.sequence += 1;
     if next.boot > BOOT_MAX {
         let what = "all boot numbers are used up".to_string();
@@ -500,6 +503,9 @@ impl<'a, D: Device> Walk<'a, D> {
         if self.scan.witness(group.at, group.sequence + 1)?.is_some() {
             return self.deliver(&group, true, replay);
         }
+        if mutant!("torn end accepted") {
+            return self.deliver(&group, false, each);
+        }
         self.note(Case::K);
         self.torn = Some(group);
         Ok(())
@@ -605,7 +611,9 @@ impl<'a, D: Device> Walk<'a, D> {
         }
         // PROTOCOL 4.4-i: for good.
         self.erase(cursor)?;
-        if let Some(last) = self.last {
+        if let Some(last) = self.last
+            && !mutant!("last group not written anew")
+        {
             self.write_anew(&last)?;
         }
         Ok(End {

@@ -16,6 +16,20 @@
 #![forbid(unsafe_code)]
 
 mod changes;
+/// Whether a test has left out the guard of this name: never, in any but a test build.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:literal) => {
+        racos_mutants::is_out($name)
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}
+
 mod export;
 mod hash;
 mod hash_kv;

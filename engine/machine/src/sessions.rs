@@ -177,6 +177,9 @@ impl Sessions {
     /// PROTOCOL 11-e, row by row. Every one counts as a use of the session.
     pub(crate) fn judge(&mut self, stamp: &Stamp, at: (u64, u32)) -> Verdict {
         let Some(&handle) = self.by_id.get(&stamp.session) else {
+            if mutant!("operation of an unknown session applied") {
+                return Verdict::Apply;
+            }
             // PROTOCOL 11-j
             return Verdict::Refuse(Refusal::SessionExpired);
         };
@@ -189,8 +192,13 @@ impl Sessions {
         let session = self.slab.get_mut(handle);
         session.last_use = at;
         // PROTOCOL 11-f: only by what the client has sent.
-        let low = session.low.max(stamp.low);
-        let verdict = if stamp.sequence < session.low {
+        let mut low = session.low.max(stamp.low);
+        if mutant!("what the client has received ignored") {
+            low = session.low;
+        }
+        let verdict = if mutant!("numbers not looked up") {
+            Verdict::Apply
+        } else if stamp.sequence < session.low {
             Verdict::Refuse(Refusal::Stale)
         } else if let Some(result) = session.result(stamp.sequence) {
             Verdict::Replay(result)
@@ -214,6 +222,9 @@ impl Sessions {
     pub(crate) fn record(&mut self, stamp: &Stamp, result: Recorded) {
         let Some(&handle) = self.by_id.get(&stamp.session) else { return };
         let session = self.slab.get_mut(handle);
+        if mutant!("numbers not looked up") {
+            return;
+        }
         let place = (stamp.sequence - session.low) as usize;
         assert!(place < session.window as usize, "a recorded number is within the window");
         if session.results.len() <= place {

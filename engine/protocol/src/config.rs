@@ -165,7 +165,7 @@ impl Thresholds {
         let durable = k + f;
         // PROTOCOL 6.2-f: sup = max(m, k+f), fast = sup+f.
         let support = majority.max(durable);
-        Ok(Thresholds {
+        let t = Thresholds {
             n,
             f,
             k,
@@ -176,7 +176,25 @@ impl Thresholds {
             fast: support + f,
             fast_null: majority + f,
             decide: f + 1,
-        })
+        };
+        Ok(t.mutated())
+    }
+
+    /// With one of them wrong, if a test asks for it.
+    fn mutated(mut self) -> Thresholds {
+        if mutant!("fast one short") {
+            self.fast -= 1;
+        } else if mutant!("null as soon as a quorum may lack support") {
+            self.fast_null = self.n - self.support;
+        } else if mutant!("support of a bare majority") {
+            self.support = self.majority;
+            self.fast = self.majority + self.f;
+        } else if mutant!("f votes decide") {
+            self.decide = self.f.max(1);
+        } else if mutant!("quorum one short") {
+            self.quorum -= 1;
+        }
+        self
     }
 }
 

@@ -343,7 +343,9 @@ impl Consensus {
         }
         // PROTOCOL 5.2-e, 5.2-f, 5.2-g: the batch, null, or `?`.
         let ballot = match self.candidate {
-            Some(candidate) if batch >= t.support => Ballot::For(Value::Batch(candidate)),
+            Some(candidate) if batch >= t.support || mutant!("a vote for whatever was seen") => {
+                Ballot::For(Value::Batch(candidate))
+            }
             _ if null >= t.majority => Ballot::For(Value::Null),
             _ => Ballot::Open(None),
         };
@@ -388,10 +390,11 @@ impl Consensus {
         }
         let candidate = self.candidate.map(Value::Batch);
         let missing = || Contradiction("a batch was voted for that nobody named".into());
+        let nothing_to_take = mutant!("coin of phase 0 is free") && candidate.is_none();
         // PROTOCOL 5.2-i, 5.2-j, 5.2-o, 5.2-p: a value that was voted for, else what the coin says.
         let value = if !round.votes_batch.is_empty() {
             candidate.ok_or_else(missing)?
-        } else if !round.votes_null.is_empty() || !coin(config, slot, phase) {
+        } else if !round.votes_null.is_empty() || nothing_to_take || !coin(config, slot, phase) {
             Value::Null
         } else {
             candidate.ok_or_else(missing)?
@@ -437,7 +440,7 @@ impl Consensus {
 /// node's own.
 fn coin(config: &Config, slot: Slot, phase: u32) -> bool {
     match phase {
-        0 => false,
+        0 => mutant!("coin of phase 0 is free"),
         p if p % 4 == 0 => config.local_coin.flip(1, 0, slot, p),
         p => config.coin.flip(1, 0, slot, p),
     }

@@ -203,6 +203,9 @@ impl Core {
     /// PROTOCOL 8.1-b, 8.1-c: the largest slot >= exec that this node has named, or knows decided
     /// with a batch, and that touches what `touches` says, or whose metas it lacks.
     pub fn mark(&self, touches: impl Fn(&BatchInfo) -> bool) -> Option<Slot> {
+        if mutant!("marks left out") {
+            return None;
+        }
         let open = self.slots.iter().enumerate().rev();
         open.filter(|(_, state)| state.named_here())
             .find(|(_, state)| state.batch.as_ref().is_none_or(&touches))
@@ -212,6 +215,12 @@ impl Core {
     /// Whether this node holds its fragments of an unexecuted slot, or has asked the log to.
     pub fn has_segment(&self, slot: Slot) -> bool {
         self.get(slot).is_some_and(|state| state.segment == Segment::Appended)
+    }
+
+    /// Whether a slot in the window is known to hold a batch.
+    #[cfg(feature = "mutants")]
+    pub fn is_batch(&self, slot: Slot) -> bool {
+        self.get(slot).is_some_and(|state| matches!(state.decided(), Some(Value::Batch(_))))
     }
 
     /// Whether a slot in the window is known to hold a batch whose metas are missing here.
@@ -388,6 +397,14 @@ impl Core {
             return;
         }
         self.word_of_owner(slot, from, now);
+        if mutant!("null inferred from a higher slot")
+            && let Some(lower) = slot.checked_sub(self.t.n as Slot)
+            && let Some(state) = self.get_mut(lower)
+            && state.proposal.is_none()
+            && state.decided().is_none()
+        {
+            let _ = state.consensus.told(Value::Null);
+        }
         let state = self.get_mut(slot).expect("a slot in use has a state");
         let digest = batch.digest;
         if let Err(contradiction) = state.consensus.name(Value::Batch(digest)) {
@@ -419,6 +436,12 @@ impl Core {
                 state.segment = Segment::Appended;
                 state.proposal = Some(Said { what: Value::Batch(digest), durable: false });
                 state.appended_at = now;
+                fx.push(Effect::Persist {
+                    record: Record::Hold { slot, digest },
+                    release: Release::Propose { slot, value: Value::Batch(digest) },
+                });
+            }
+            (true, true) if mutant!("late fragments proposed") => {
                 fx.push(Effect::Persist {
                     record: Record::Hold { slot, digest },
                     release: Release::Propose { slot, value: Value::Batch(digest) },
@@ -548,6 +571,10 @@ impl Core {
                 }
                 Ok(Action::Vote { phase, ballot }) => {
                     state.steps.push(Said { what: Step::Vote(phase, ballot), durable: false });
+                    if mutant!("own vote counted before its flush") {
+                        let me = self.config.me;
+                        let _ = state.consensus.vote(me, phase, ballot);
+                    }
                     self.counters.votes += 1;
                     fx.push(Effect::Persist {
                         record: Record::Vote { slot, phase, ballot },

@@ -18,7 +18,7 @@ impl Core {
         let slot = self.own_next;
         let behind = self.peers.iter().any(|peer| peer.exec > slot);
         // PROTOCOL 4.3-b, 6.1-b, 6.1-d: below R and the window, at most W at a time.
-        let usable = slot < self.reserved
+        let usable = (slot < self.reserved || mutant!("slots opened beyond the reservation"))
             && slot < self.exec + self.config.alpha
             && self.own_open < self.config.own_slots_max
             && self.speaks(slot)
@@ -65,7 +65,10 @@ impl Core {
             self.own_next += (self.exec - self.own_next).div_ceil(n) * n;
         }
         // PROTOCOL 4.3-c, 6.1-j: below R as flushed and the window; the rest later.
-        let to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
+        let mut to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
+        if mutant!("slots skipped beyond the reservation") {
+            to = self.seen.min(self.exec + self.config.alpha);
+        }
         // PROTOCOL 10-q, 10-s: only slots in which this incarnation counts.
         let to = if self.speaks(self.own_next) { to.min(self.speaks_until()) } else { 0 };
         if self.own_next < to {
@@ -117,6 +120,9 @@ impl Core {
     /// have been opened: they are proposed null like anybody else's.
     pub(crate) fn null_unknown(&mut self, now: Nanos, fx: &mut Effects) {
         let n = self.t.n as Slot;
+        if mutant!("silent in unknown own slots") {
+            return;
+        }
         let end = self.unknown_end.min(self.exec + self.config.alpha);
         if self.unknown_next < self.exec {
             self.unknown_next += (self.exec - self.unknown_next).div_ceil(n) * n;

@@ -15,6 +15,9 @@ impl Core {
     /// PROTOCOL 12.2-a, 12.3-c, 6.5-e, 9.1-e: asks all others, the owner for its SPREAD, about
     /// every slot that is due: what is said here goes along.
     pub(crate) fn pull_due(&mut self, now: Nanos, fx: &mut Effects) {
+        if mutant!("nothing asked for again") {
+            return;
+        }
         let mut base: Option<(Slot, u64)> = None;
         for slot in self.exec..self.seen {
             let Some(index) = self.index(slot) else { continue };
@@ -99,7 +102,10 @@ impl Core {
         fx.send(Target::One(from), Message::Seen { exec: self.exec, seen: self.seen });
         let wanted_facts =
             highest.map(|highest| highest.saturating_add(1).min(self.exec)).unwrap_or(0);
-        let until = if facts { self.exec } else { wanted_facts };
+        let mut until = if facts { self.exec } else { wanted_facts };
+        if mutant!("silent once decided") {
+            until = first;
+        }
         if first < until {
             fx.push(Effect::SendFacts { from: first, until, to: from });
         }
@@ -108,6 +114,7 @@ impl Core {
             let Some(state) = self.get(slot) else { continue };
             match state.decided() {
                 // PROTOCOL 4.3-i, 5.4-a: DECIDE of what is decided, never a SKIP made up now.
+                Some(_) if mutant!("silent once decided") => {}
                 Some(value) => fx.send(Target::One(from), Message::Decide { slot, value }),
                 None => {
                     self.say_again(slot, Target::One(from), fx);

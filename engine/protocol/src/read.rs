@@ -69,7 +69,8 @@ impl ReadQuorum {
             before.insert(from);
         }
         self.mark = self.mark.max(mark);
-        let newer = self.newest.is_none_or(|(newest, _)| exec > newest);
+        let newest_wins = !mutant!("the first answer of a read wins");
+        let newer = self.newest.is_none_or(|(newest, _)| exec > newest && newest_wins);
         if newer {
             self.newest = Some((exec, from));
         }
@@ -87,13 +88,16 @@ impl ReadQuorum {
     /// PROTOCOL 8.1-i, 8.1-j, 8.1-k, 8.1-l: one comparison of the newest exec with the highest
     /// mark, for all keys of the read.
     pub fn step(&self) -> ReadStep {
-        let quorum = |answered: NodeSet| answered.len() >= self.quorum;
+        let least = self.quorum - usize::from(mutant!("read quorum one short"));
+        let quorum = |answered: NodeSet| answered.len() >= least;
         if !quorum(self.answered) || !self.before.is_none_or(quorum) {
             return ReadStep::Wait;
         }
         let (exec, node) = self.newest.expect("a quorum holds at least one answer");
         match self.mark {
-            Some(mark) if mark >= exec => ReadStep::WaitExecuted(mark),
+            Some(mark) if mark >= exec && !mutant!("marks not waited for") => {
+                ReadStep::WaitExecuted(mark)
+            }
             _ => ReadStep::Use(node),
         }
     }

@@ -37,7 +37,9 @@ impl Recovery {
                 state.segment = Segment::Appended;
                 state.opened = opened;
                 state.batch = state.batch.take().or(batch);
-                said(state, Value::Batch(digest));
+                if !mutant!("promises forgotten at restart") {
+                    said(state, Value::Batch(digest));
+                }
             }
             Record::SegmentOnly { slot, digest } => {
                 // PROTOCOL 5.2-v: no proposal follows from it.
@@ -45,7 +47,14 @@ impl Recovery {
                 name(state, slot, Value::Batch(digest))?;
                 state.segment = Segment::Appended;
                 state.batch = state.batch.take().or(batch);
+                if mutant!("late fragments replayed as a promise") {
+                    let durable = true;
+                    state.proposal = Some(Said { what: Value::Batch(digest), durable });
+                }
             }
+            Record::NoHold { .. } if mutant!("refusals forgotten at restart") => {}
+            Record::Vote { .. } if mutant!("votes forgotten at restart") => {}
+            Record::Reserve { .. } if mutant!("reservation forgotten at restart") => {}
             Record::NoHold { from, to } => {
                 let n = self.core.t.n;
                 for slot in (from..to).step_by(n) {

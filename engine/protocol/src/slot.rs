@@ -68,6 +68,9 @@ impl SlotState {
     /// PROTOCOL 8.1-b: whether this node has said, or knows as decided, that the slot holds a
     /// batch.
     pub fn named_here(&self) -> bool {
+        if mutant!("marks of decided slots only") {
+            return matches!(self.decided(), Some(Value::Batch(_)));
+        }
         let proposed = matches!(self.proposal, Some(Said { what: Value::Batch(_), .. }));
         let stepped = self.steps.iter().any(|said| match said.what {
             Step::Vote(_, ballot) => ballot.candidate().is_some(),

@@ -25,7 +25,7 @@ impl Core {
         if slot < self.seen {
             return true;
         }
-        if slot >= self.exec + self.config.alpha {
+        if slot >= self.exec + self.config.alpha && !mutant!("no end of the window") {
             self.named = self.named.max(slot.saturating_add(1));
             return false;
         }
@@ -165,6 +165,12 @@ impl Core {
     fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
         let owner = usize::from(self.config.owner(slot));
         // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
+        if mutant!("no timer for a silent owner") {
+            return None;
+        }
+        if state.consensus.has_voted() && mutant!("a vote stops the timer") {
+            return None;
+        }
         let is_own = owner == usize::from(self.config.me);
         if state.proposal.is_some() || is_own || !self.speaks(slot) {
             return None;

@@ -20,6 +20,20 @@
 //! | `runtime` | the loop in a real process |
 #![forbid(unsafe_code)]
 
+/// Whether a test has left out the guard of this name: never, in any but a test build.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:literal) => {
+        racos_mutants::is_out($name)
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}
+
 pub mod api;
 mod assemble;
 mod batch;
@@ -31,6 +45,8 @@ mod history;
 pub mod layout;
 mod members;
 mod missing;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod node;
 mod observe;
 mod reads;
@@ -49,3 +65,6 @@ pub use checkpoint::Snapshot;
 pub use config::{Bounds, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;
+
+/// Whether this build can leave guards out, for tests.
+pub const MUTANTS: bool = cfg!(feature = "mutants");

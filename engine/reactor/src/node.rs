@@ -536,6 +536,8 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn step(&mut self, input: Input) {
         self.core.step(input, self.now, &mut self.effects);
         self.carry_out();
+        #[cfg(feature = "mutants")]
+        self.acknowledge_early();
     }
 
     fn carry_out(&mut self) {
@@ -575,6 +577,9 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn persist(&mut self, record: Record, release: Release) {
         match record {
+            Record::Vote { .. } if mutant!("votes not recorded") => {
+                self.releases.push_front((RecordId(0), release));
+            }
             Record::Hold { slot, .. } => self.store(slot, record::kind::HOLD, release),
             Record::SegmentOnly { slot, .. } => {
                 self.store(slot, record::kind::SEGMENT_ONLY, release)
@@ -637,7 +642,15 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn appended(&mut self, id: RecordId, release: Release, stored: Option<Stored>) {
-        if release != Release::Nothing {
+        let early = match release {
+            Release::Propose { .. } => mutant!("PROPOSE sent before its flush"),
+            Release::Vote { .. } => mutant!("VOTE sent before its flush"),
+            Release::Reserve { .. } => mutant!("reservation used before its flush"),
+            _ => false,
+        };
+        if early {
+            self.releases.push_front((RecordId(0), release));
+        } else if release != Release::Nothing {
             self.releases.push_back((id, release));
         }
         if let Some(stored) = stored {
@@ -677,6 +690,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.events = events;
         self.append_waiting();
+        #[cfg(feature = "mutants")]
+        self.flushed(RecordId(0));
         any
     }
 

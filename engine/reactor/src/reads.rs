@@ -471,6 +471,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Some(_) => SegmentAnswer::Here,
             // PROTOCOL 9.5-e: it should be here: no holder until it is repaired.
             None if self.machine.value(OpId(op)).is_some() => SegmentAnswer::Missing,
+            None if mutant!("GONE answered as MISSING") => SegmentAnswer::Missing,
             // PROTOCOL 9.5-f: the reader executes up to here and looks again.
             None => SegmentAnswer::Gone { exec: self.core.exec() },
         };

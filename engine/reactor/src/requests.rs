@@ -83,7 +83,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 3.1-b, 11-d: every request taken in is a new op, a retry too.
     pub(crate) fn next_op_id(&mut self) -> OpId {
         self.next_op += 1;
-        OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op)
+        let boot = if mutant!("operations named without the boot") { 1 } else { self.boot };
+        OpId::new(u16::from(self.me), self.config.incarnation, boot, self.next_op)
     }
 
     /// The names after the last one are used up: the values of a transaction have them.

@@ -47,6 +47,14 @@ pub enum Timing {
     Timed(Latency),
 }
 
+/// Pages of disks that are gone, for the next ones: memory that was never touched costs more than
+/// all that a disk does with it.
+const SPARE_PAGES_MAX: usize = 16 << 10;
+
+thread_local! {
+    static SPARE_PAGES: RefCell<Vec<Box<[u8; PAGE]>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// One file: zeros but for the pages kept.
 #[derive(Clone, Default)]
 struct Image {
@@ -54,7 +62,34 @@ struct Image {
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
 }
 
+/// A page of zeros.
+fn new_page() -> Box<[u8; PAGE]> {
+    match SPARE_PAGES.with_borrow_mut(Vec::pop) {
+        Some(mut page) => {
+            page.fill(0);
+            page
+        }
+        None => Box::new([0; PAGE]),
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let pages = std::mem::take(&mut self.pages).into_values();
+        // While the thread ends there is nothing to keep them in.
+        let _ = SPARE_PAGES.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            let room = SPARE_PAGES_MAX.saturating_sub(spare.len());
+            spare.extend(pages.take(room));
+        });
+    }
+}
+
 impl Image {
+    fn of_len(len: u64) -> Image {
+        Image { len, pages: BTreeMap::new() }
+    }
+
     fn read(&self, offset: u64, into: &mut [u8]) {
         let (mut at, mut rest) = (offset, into);
         while !rest.is_empty() {
@@ -71,7 +106,7 @@ impl Image {
 
     fn write(&mut self, offset: u64, sector: &[u8]) {
         let within = offset as usize % PAGE;
-        let page = self.pages.entry(offset / PAGE as u64).or_insert_with(|| Box::new([0; PAGE]));
+        let page = self.pages.entry(offset / PAGE as u64).or_insert_with(new_page);
         page[within..within + sector.len()].copy_from_slice(sector);
     }
 }
@@ -182,9 +217,10 @@ impl Disk {
     fn finish_write(&mut self, token: u64, file: FileId, at: u64, parts: Vec<Slice>) -> Completion {
         self.writes += 1;
         let failed = self.fail_flush == Some(0);
+        let volatile = failed || mutant!("flush skipped");
         self.fail_flush = self.fail_flush.and_then(|left| left.checked_sub(1));
         for (offset, sector) in sectors(at, &parts) {
-            self.put(file, offset, sector, failed);
+            self.put(file, offset, sector, volatile);
         }
         let result = match failed {
             true => Err(io::Error::other("simulated flush error")),
@@ -229,7 +265,7 @@ impl Disk {
             return Err(io::Error::new(ErrorKind::StorageFull, "simulated disk is full"));
         }
         self.forget(file);
-        self.files.insert(file, Image { len, ..Image::default() });
+        self.files.insert(file, Image::of_len(len));
         Ok(())
     }
 
@@ -380,7 +416,7 @@ impl Disk {
     pub fn put_file(&mut self, file: FileId, bytes: &[u8]) {
         assert!(bytes.len().is_multiple_of(SECTOR), "files are whole sectors");
         self.forget(file);
-        let mut image = Image { len: bytes.len() as u64, ..Image::default() };
+        let mut image = Image::of_len(bytes.len() as u64);
         for (offset, sector) in (0..).step_by(SECTOR).zip(bytes.chunks(SECTOR)) {
             image.write(offset, sector);
         }

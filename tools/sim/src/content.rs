@@ -95,9 +95,10 @@ fn head(number: u64, len: usize) -> [u8; 8] {
 
 fn bytes(key: KeyId, number: u64, len: usize) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x1_0000_01b3) ^ key as u64;
-    let mut bytes = number.to_le_bytes().to_vec();
-    while bytes.len() < len {
-        bytes.extend_from_slice(&splitmix(&mut state).to_le_bytes());
+    let mut bytes = vec![0; len.max(8).next_multiple_of(8)];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    for word in bytes[8..].chunks_exact_mut(8) {
+        word.copy_from_slice(&splitmix(&mut state).to_le_bytes());
     }
     bytes.truncate(len);
     bytes

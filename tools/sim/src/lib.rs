@@ -9,13 +9,14 @@
 //! | module | duty |
 //! |---|---|
 //! | [`plan`] | what a run is like, drawn from its seed |
-//! | [`world`] | the events of a run, in order |
+//! | [`world`], [`queue`] | the events of a run, in order |
 //! | [`faults`] | what is done to nodes, disks and network |
 //! | [`host`], [`net`] | machines; packets |
 //! | [`client`], [`content`] | what clients ask and are told; keys and values |
 //! | [`guest`] | transactions, leases and watches through the doors of the nodes |
 //! | [`oracle`] | agreement, equal states, exactly once |
 //! | [`run`](mod@run), [`swarm`] | faults, calm, account; many of them |
+//! | [`mutants`], [`probes`] | guards left out, and who notices; schedules for the rarest |
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -23,9 +24,12 @@ pub mod content;
 pub mod faults;
 pub mod guest;
 pub mod host;
+pub mod mutants;
 pub mod net;
 pub mod oracle;
 pub mod plan;
+pub mod probes;
+pub mod queue;
 mod replace;
 pub mod rng;
 pub mod run;

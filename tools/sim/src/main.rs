@@ -1,6 +1,7 @@
 //! `racos-sim`: many seeds, or one of them again with everything that happens.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use racos_sim::mutants;
 use racos_sim::plan::CODES;
 use racos_sim::swarm::{Totals, run_many};
 use racos_sim::{Fixed, run};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds to run, from --seed on if it is given, else from a random one.
     #[arg(long)]
     seeds: Option<u64>,
@@ -40,11 +43,27 @@ struct Options {
     trace: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Leaves every guard out once and tells which test notices. Needs the feature `mutants`.
+    Mutants {
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Try so many seeds never used before for each, instead of the kept ones.
+        #[arg(long)]
+        fresh: Option<u64>,
+    },
+}
+
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(Command::Mutants { jobs, fresh }) = options.command {
+        return all_mutants(jobs, fresh);
+    }
     let code = options.nodes.zip(options.f).zip(options.k).map(|((n, f), k)| (n, f, k));
     if let Some((n, f, k)) = code
         && (k == 0 || n < 2 * f + k || n > 9)
@@ -67,6 +86,22 @@ fn main() -> ExitCode {
             many(first, count.unwrap_or(100), &options, &fixed)
         }
     }
+}
+
+fn all_mutants(jobs: usize, fresh: Option<u64>) -> ExitCode {
+    if !mutants::are_built_in() {
+        eprintln!(
+            "racos-sim: the guards of this build cannot be left out; run \
+             cargo run --release -p racos-sim --features mutants -- mutants"
+        );
+        return ExitCode::from(2);
+    }
+    println!("{}", mutants::heading());
+    let verdicts = mutants::judge_all(jobs, fresh, |verdict| println!("{verdict}"));
+    let caught = verdicts.iter().filter(|verdict| verdict.is_caught()).count();
+    let missed = verdicts.len() - caught;
+    println!("mutants: {caught} caught, {missed} missed");
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn one(seed: u64, fixed: &Fixed, trace: bool) -> ExitCode {

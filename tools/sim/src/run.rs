@@ -142,13 +142,18 @@ fn catch_words() {
 /// What went wrong, in words.
 pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
     let fixed = *fixed;
-    catch_words();
-    PANIC.set(Some(String::new()));
-    let outcome = catch_unwind(AssertUnwindSafe(move || {
+    caught(move || {
         let mut world = World::new(Plan::draw(seed, &fixed), print);
         let account = whole_run(&mut world)?;
         Ok(report(&world, &account))
-    }));
+    })
+}
+
+/// What a run came to; a panic in it is an error with the words of the panic.
+pub(crate) fn caught<T>(body: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_words();
+    PANIC.set(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(body));
     let words = PANIC.take().unwrap_or_default();
     outcome.unwrap_or(Err(words))
 }

@@ -12,12 +12,13 @@ use crate::host::{CLUSTER, Host, State};
 use crate::net::{Net, Packet, SimLink, address};
 use crate::oracle::{Oracle, Witness};
 use crate::plan::{KINDS, Kind, Plan};
+use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use racos_buffer::Pool;
 use racos_client::ClientConfig;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -69,8 +70,7 @@ pub struct World {
     pub spoil_rng: Rng,
     pub replace_rng: Rng,
     pub problem: Option<String>,
-    queue: BTreeMap<(u64, u64), Event>,
-    events: u64,
+    queue: Queue,
     client_pool: Pool,
     clients_made: u64,
 }
@@ -108,8 +108,7 @@ impl World {
             spoil_rng: rng.fork(4),
             replace_rng: rng.fork(5),
             problem: None,
-            queue: BTreeMap::new(),
-            events: 0,
+            queue: Queue::default(),
             client_pool: Pool::new(CLIENT_POOL_BYTES),
             clients_made: 0,
             plan,
@@ -159,8 +158,7 @@ impl World {
 
     /// Puts an event into the queue; never into the past.
     pub fn at(&mut self, at_ns: u64, event: Event) {
-        self.events += 1;
-        self.queue.insert((at_ns.max(self.now_ns), self.events), event);
+        self.queue.insert(at_ns.max(self.now_ns), event);
     }
 
     pub fn fail(&mut self, what: String) {
@@ -173,14 +171,10 @@ impl World {
             if done(self) {
                 return true;
             }
-            match self.queue.first_key_value() {
-                Some(((at_ns, _), _)) if *at_ns <= until_ns => {}
-                _ => {
-                    self.now_ns = self.now_ns.max(until_ns);
-                    return false;
-                }
-            }
-            let ((at_ns, _), event) = self.queue.pop_first().expect("looked at above");
+            let Some((at_ns, event)) = self.queue.pop_until(until_ns) else {
+                self.now_ns = self.now_ns.max(until_ns);
+                return false;
+            };
             self.now_ns = at_ns;
             self.handle(event);
             if self.problem.is_none() {
@@ -330,10 +324,7 @@ impl World {
     fn deliver_sent(&mut self) {
         let net = self.net.clone();
         let mut net = net.borrow_mut();
-        net.take_sent(|at_ns, packet| {
-            self.events += 1;
-            self.queue.insert((at_ns, self.events), Event::Arrive(packet));
-        });
+        net.take_sent(|at_ns, packet| self.queue.insert(at_ns, Event::Arrive(packet)));
     }
 
     /// Has the next completion of a disk in the queue.

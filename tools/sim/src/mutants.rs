@@ -1,0 +1,241 @@
+//! Mutants: every guard is left out once, and some test must notice.
+//!
+//! Purpose: a simulator that passes says little unless it fails when something is wrong. Each guard
+//! of [`MUTANTS`] can be left out by name in builds with the feature `mutants`. Most are noticed by
+//! whole simulated clusters, within [`Catch::within`] seeds; some need a schedule so rare that it is
+//! written down, as a probe in [`crate::probes`], which passes with the guard and fails without.
+//! Invariant: what notices a mutant passes while no guard is out, or it has proved nothing.
+
+use crate::plan::Fixed;
+use crate::probes;
+use crate::run::run;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// How a mutant is noticed.
+#[derive(Debug, Clone, Copy)]
+pub enum Catch {
+    /// By a simulated cluster: this seed was the quickest when it was chosen; if it no longer is
+    /// one, so many others are tried.
+    Seed { seed: u64, code: Option<(usize, usize, usize)>, within: u64 },
+    /// By a schedule of its own.
+    Probe { name: &'static str, probe: fn() -> Result<(), String> },
+}
+
+/// A guard, and what notices that it is gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Mutant {
+    /// As in `mutant!("...")` beside the guard.
+    pub name: &'static str,
+    pub catch: Catch,
+}
+
+/// Fresh seeds of mutants come from here on, each its own, so that the table is the same each time.
+const FRESH_FROM: u64 = 40_000_000;
+const WITHIN: u64 = 300;
+
+const fn seed(name: &'static str, seed: u64) -> Mutant {
+    Mutant { name, catch: Catch::Seed { seed, code: None, within: WITHIN } }
+}
+
+macro_rules! probe {
+    ($name:literal, $probe:ident) => {
+        Mutant {
+            name: $name,
+            catch: Catch::Probe { name: stringify!($probe), probe: probes::$probe },
+        }
+    };
+}
+
+/// All of them, in the order of the parts that they sit in.
+#[rustfmt::skip]
+pub const MUTANTS: &[Mutant] = &[
+    // Thresholds and votes (PROTOCOL 1, 5).
+    seed("fast one short", 5010),
+    seed("null as soon as a quorum may lack support", 40000000),
+    seed("support of a bare majority", 40000035),
+    seed("f votes decide", 40000000),
+    seed("quorum one short", 40000000),
+    seed("coin of phase 0 is free", 40000000),
+    seed("a vote for whatever was seen", 40000000),
+    seed("late fragments proposed", 40000000),
+    seed("silent once decided", 40000000),
+    seed("null inferred from a higher slot", 40000002),
+    // Persistence and restart (PROTOCOL 4).
+    probe!("own vote counted before its flush", a_vote_counts_from_its_flush_on),
+    seed("PROPOSE sent before its flush", 40000002),
+    seed("VOTE sent before its flush", 40000124),
+    seed("votes not recorded", 40000002),
+    seed("promises forgotten at restart", 40000000),
+    seed("refusals forgotten at restart", 40000049),
+    seed("votes forgotten at restart", 40000049),
+    probe!(
+        "late fragments replayed as a promise",
+        late_fragments_are_no_promise_after_a_restart
+    ),
+    seed("flush skipped", 40000005),
+    seed("flush error ignored", 40000012),
+    probe!("torn end accepted", a_torn_group_is_not_replayed),
+    seed("last group not written anew", 40000013),
+    probe!("checksum of groups unchecked", a_damaged_record_is_not_replayed),
+    seed("boot not raised", 40000000),
+    seed("operations named without the boot", 40000000),
+    // Own slots (PROTOCOL 4.3, 6.1).
+    seed("reservation forgotten at restart", 40000005),
+    seed("reservation used before its flush", 40000021),
+    seed("slots opened beyond the reservation", 40000013),
+    probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
+    seed("silent in unknown own slots", 40000007),
+    seed("no end of the window", 40000000),
+    // Timers and retransmission (PROTOCOL 6.5, 12).
+    seed("no timer for a silent owner", 40000000),
+    probe!("a vote stops the timer", who_has_voted_still_proposes),
+    seed("nothing asked for again", 40000003),
+    // Execution and sessions (PROTOCOL 7, 11).
+    seed("acknowledged before the prefix is decided", 40000003),
+    seed("numbers not looked up", 40000002),
+    seed("what the client has received ignored", 40000006),
+    probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
+    // Reads and repair (PROTOCOL 8, 9).
+    seed("read quorum one short", 40000024),
+    seed("marks left out", 40000002),
+    probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
+    seed("marks not waited for", 40000002),
+    seed("the first answer of a read wins", 40000012),
+    seed("GONE answered as MISSING", 40000012),
+    probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
+    seed("checksum of datagrams unchecked", 40000002),
+];
+
+/// What became of a mutant.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    pub name: &'static str,
+    /// Seed or probe that noticed, and what it said.
+    pub caught: Option<(String, String)>,
+    /// Seeds or probes run with the guard out.
+    pub runs: u64,
+    pub took: Duration,
+    /// What noticed fails with the guard in place as well.
+    pub unsound: Option<String>,
+}
+
+impl Verdict {
+    pub fn is_caught(&self) -> bool {
+        self.caught.is_some() && self.unsound.is_none()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (by, why) = match (&self.unsound, &self.caught) {
+            (Some(what), _) => ("UNSOUND", what.as_str()),
+            (None, Some((by, why))) => (by.as_str(), why.as_str()),
+            (None, None) => ("MISSED", ""),
+        };
+        let words: Vec<&str> = why.split_whitespace().collect();
+        let why: String = words.join(" ").chars().take(90).collect();
+        let (name, runs, seconds) = (self.name, self.runs, self.took.as_secs_f64());
+        write!(out, "{name:<44} {by:<44} {runs:>5} {seconds:>6.1}  {why}")
+    }
+}
+
+/// The head of the table.
+pub fn heading() -> String {
+    format!("{:<44} {:<44} {:>5} {:>6}  {}", "guard left out", "caught by", "runs", "s", "how")
+}
+
+/// Whether this build can leave guards out at all.
+pub fn are_built_in() -> bool {
+    racos_engine::MUTANTS
+}
+
+/// What seeds come to with all guards in place: many mutants share one.
+#[derive(Debug, Default)]
+pub struct Whole(Mutex<BTreeMap<(u64, usize), Option<String>>>);
+
+impl Whole {
+    /// Why this seed fails though no guard is out, if it does.
+    fn failure(&self, seed: u64, fixed: &Fixed) -> Option<String> {
+        let key = (seed, fixed.code.map_or(0, |(n, _, k)| n * 100 + k));
+        let known = self.0.lock().expect("no holder panics").get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let failure = run(seed, fixed, false).err();
+            self.0.lock().expect("no holder panics").insert(key, failure.clone());
+            failure
+        })
+    }
+}
+
+/// Leaves one guard out and looks who notices. `fresh`: tries so many seeds never used before
+/// instead of the kept one.
+pub fn judge(mutant: &Mutant, fresh: Option<(u64, u64)>, whole: &Whole) -> Verdict {
+    let started = Instant::now();
+    let mut verdict =
+        Verdict { name: mutant.name, caught: None, runs: 0, took: Duration::ZERO, unsound: None };
+    match mutant.catch {
+        Catch::Probe { name, probe } => {
+            verdict.runs = 1;
+            verdict.unsound = probe().err();
+            let off = racos_mutants::leave_out(mutant.name);
+            verdict.caught = noticed(probe).map(|why| (name.to_owned(), why));
+            drop(off);
+        }
+        Catch::Seed { seed, code, within } => {
+            let fixed = Fixed { code, ..Fixed::default() };
+            let kept = std::iter::once(seed).chain(FRESH_FROM..).take(within as usize);
+            let (first, count) = fresh.unwrap_or((0, 0));
+            let fresh_seeds = first..first + count;
+            let seeds: Vec<u64> =
+                if fresh.is_some() { fresh_seeds.collect() } else { kept.collect() };
+            for seed in seeds {
+                verdict.runs += 1;
+                let off = racos_mutants::leave_out(mutant.name);
+                let result = run(seed, &fixed, false);
+                drop(off);
+                if let Err(why) = result {
+                    verdict.unsound = whole.failure(seed, &fixed);
+                    verdict.caught = Some((format!("seed {seed}"), why));
+                    break;
+                }
+            }
+        }
+    }
+    verdict.took = started.elapsed();
+    verdict
+}
+
+/// What a probe says, or panics with.
+fn noticed(probe: fn() -> Result<(), String>) -> Option<String> {
+    crate::run::caught(probe).err()
+}
+
+/// All mutants, on several threads; `each` is told of every verdict as it comes.
+pub fn judge_all(jobs: usize, fresh: Option<u64>, mut each: impl FnMut(&Verdict)) -> Vec<Verdict> {
+    let (next, whole) = (AtomicUsize::new(0), Whole::default());
+    let (sender, receiver) = mpsc::sync_channel(MUTANTS.len());
+    let mut verdicts = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let (sender, next, whole) = (sender.clone(), &next, &whole);
+            scope.spawn(move || {
+                while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let from = racos_engine::runtime::random_u128() as u64 >> 16;
+                    let verdict = judge(mutant, fresh.map(|count| (from, count)), whole);
+                    if sender.send(verdict).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for verdict in receiver.iter() {
+            each(&verdict);
+            verdicts.push(verdict);
+        }
+    });
+    verdicts
+}
