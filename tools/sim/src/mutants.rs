@@ -35,7 +35,7 @@ pub struct Mutant {
 
 /// Fresh seeds of mutants come from here on, each its own, so that the table is the same each time.
 const FRESH_FROM: u64 = 40_000_000;
-const WITHIN: u64 = 300;
+const WITHIN: u64 = 60;
 
 const fn seed(name: &'static str, seed: u64) -> Mutant {
     Mutant { name, catch: Catch::Seed { seed, code: None, within: WITHIN } }
@@ -56,7 +56,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
     seed("fast one short", 5010),
     seed("null as soon as a quorum may lack support", 40000000),
-    seed("support of a bare majority", 40000035),
+    probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
     seed("f votes decide", 40000000),
     seed("quorum one short", 40000000),
     seed("coin of phase 0 is free", 40000000),

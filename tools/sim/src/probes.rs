@@ -273,6 +273,42 @@ pub fn a_decision_known_to_one_node_is_read() -> Result<(), String> {
     }
 }
 
+/// PROTOCOL 6.2-f: three of five nodes hold a batch with k = 3, two have refused it: once one of the
+/// three is lost it could not be read, so it must not be decided.
+pub fn a_decided_batch_has_holders_to_spare() -> Result<(), String> {
+    let mut lab = Lab::new(5, 1, 3);
+    lab.step(0, Input::Open { batch: batch() });
+    lab.flush(0);
+    for node in [1, 2] {
+        lab.spread(0, node);
+        lab.flush(node);
+    }
+    for node in [3, 4] {
+        lab.step(node, Input::InUse { slot: 0 });
+    }
+    lab.now = 200 * MS;
+    for node in [3, 4] {
+        lab.step(node, Input::Tick);
+        lab.flush(node);
+    }
+    for _ in 0..4 {
+        let sent = std::mem::take(&mut lab.sent);
+        for (from, to) in (0..5).flat_map(|from| [0, 1, 2].map(|to| (from, to))) {
+            if from != to {
+                lab.sent = sent.clone();
+                lab.deliver(from, to);
+                lab.sent.clear();
+            }
+        }
+        (0..5).for_each(|node| lab.flush(node));
+    }
+    let applied = lab.applied.iter().flatten();
+    match applied.filter(|(_, value)| *value == Value::Batch(BATCH)).count() {
+        0 => lab.verdict(),
+        _ => Err("a batch was decided that three nodes hold; k+f is 4".into()),
+    }
+}
+
 /// PROTOCOL 5.2-s: a node that voted before it had anything to propose still owes its PROPOSE.
 pub fn who_has_voted_still_proposes() -> Result<(), String> {
     let mut lab = Lab::new(5, 1, 3);
