@@ -504,7 +504,7 @@ impl<'a, D: Device> Walk<'a, D> {
             return self.deliver(&group, true, replay);
         }
         if mutant!("torn end accepted") {
-            return self.deliver(&group, false, each);
+            return self.deliver(&group, false, replay);
         }
         self.note(Case::K);
         self.torn = Some(group);

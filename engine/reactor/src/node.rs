@@ -644,7 +644,6 @@ impl<L: Link, D: Device> Node<L, D> {
     fn appended(&mut self, id: RecordId, release: Release, stored: Option<Stored>) {
         let early = match release {
             Release::Propose { .. } => mutant!("PROPOSE sent before its flush"),
-            Release::Vote { .. } => mutant!("VOTE sent before its flush"),
             Release::Reserve { .. } => mutant!("reservation used before its flush"),
             _ => false,
         };

@@ -67,10 +67,9 @@ pub const MUTANTS: &[Mutant] = &[
     // Persistence and restart (PROTOCOL 4).
     probe!("own vote counted before its flush", a_vote_counts_from_its_flush_on),
     seed("PROPOSE sent before its flush", 40000002),
-    seed("VOTE sent before its flush", 40000124),
     seed("votes not recorded", 40000002),
     seed("promises forgotten at restart", 40000000),
-    seed("refusals forgotten at restart", 40000049),
+    probe!("refusals forgotten at restart", a_refusal_stands_after_a_restart),
     seed("votes forgotten at restart", 40000049),
     probe!(
         "late fragments replayed as a promise",
@@ -100,7 +99,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("what the client has received ignored", 40000006),
     probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
     // Reads and repair (PROTOCOL 8, 9).
-    seed("read quorum one short", 40000024),
+    probe!("read quorum one short", one_of_three_nodes_answers_no_read),
     seed("marks left out", 40000002),
     probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
     seed("marks not waited for", 40000002),

@@ -330,6 +330,39 @@ pub fn who_has_voted_still_proposes() -> Result<(), String> {
     }
 }
 
+/// PROTOCOL 8.1-i: two of three nodes have decided a write; the third alone knows nothing of it.
+pub fn one_of_three_nodes_answers_no_read() -> Result<(), String> {
+    let mut lab = Lab::new(3, 1, 1);
+    lab.step(0, Input::Open { batch: batch() });
+    lab.flush(0);
+    let core = &lab.cores[2];
+    let mut read = ReadQuorum::new(core.thresholds().quorum);
+    read.answer(2, core.exec(), core.mark(|_| true));
+    match read.step() {
+        ReadStep::Wait => Ok(()),
+        other => Err(format!("a read is answered by {other:?}, one node of three: stale")),
+    }
+}
+
+/// PROTOCOL 9.1-c: a node that has refused a slot before its restart does not hold it afterwards.
+pub fn a_refusal_stands_after_a_restart() -> Result<(), String> {
+    let mut lab = Lab::new(5, 1, 3);
+    lab.step(0, Input::Open { batch: batch() });
+    lab.flush(0);
+    lab.sent.clear();
+    lab.step(4, Input::InUse { slot: 0 });
+    lab.now = 200 * MS;
+    lab.step(4, Input::Tick);
+    lab.flush(4);
+    lab.deliver(4, 0);
+    lab.restart(4);
+    lab.sent.clear();
+    lab.spread(0, 4);
+    lab.flush(4);
+    lab.deliver(4, 0);
+    lab.verdict()
+}
+
 /// PROTOCOL 11-j: an operation of a session that has ended has no effect.
 pub fn an_ended_session_applies_nothing() -> Result<(), String> {
     let mut machine = Machine::new(Limits::default());
