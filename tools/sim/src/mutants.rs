@@ -54,7 +54,7 @@ macro_rules! probe {
 #[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
-    seed("fast one short", 5010),
+    seed("fast one short", 40000004),
     seed("null as soon as a quorum may lack support", 40000000),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
     seed("f votes decide", 40000000),
@@ -66,7 +66,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("null inferred from a higher slot", 40000002),
     // Persistence and restart (PROTOCOL 4).
     probe!("own vote counted before its flush", a_vote_counts_from_its_flush_on),
-    seed("PROPOSE sent before its flush", 40000002),
+    seed("PROPOSE sent before its flush", 40000013),
     seed("votes not recorded", 40000002),
     seed("promises forgotten at restart", 40000000),
     probe!("refusals forgotten at restart", a_refusal_stands_after_a_restart),
@@ -76,7 +76,7 @@ pub const MUTANTS: &[Mutant] = &[
         late_fragments_are_no_promise_after_a_restart
     ),
     seed("flush skipped", 40000005),
-    seed("flush error ignored", 40000012),
+    seed("flush error ignored", 40000048),
     probe!("torn end accepted", a_torn_group_is_not_replayed),
     seed("last group not written anew", 40000013),
     probe!("checksum of groups unchecked", a_damaged_record_is_not_replayed),
@@ -84,7 +84,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("operations named without the boot", 40000000),
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
-    seed("reservation used before its flush", 40000021),
+    seed("reservation used before its flush", 40000013),
     seed("slots opened beyond the reservation", 40000013),
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
@@ -100,11 +100,11 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
     // Reads and repair (PROTOCOL 8, 9).
     probe!("read quorum one short", one_of_three_nodes_answers_no_read),
-    seed("marks left out", 40000002),
+    seed("marks left out", 40000011),
     probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
-    seed("marks not waited for", 40000002),
+    seed("marks not waited for", 40000011),
     seed("the first answer of a read wins", 40000012),
-    seed("GONE answered as MISSING", 40000012),
+    seed("GONE answered as MISSING", 40000011),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
 ];
