@@ -37,7 +37,9 @@ pub(crate) fn check(input: &[u8]) {
         0 => messages(bytes),
         1 => request(bytes),
         2 => reply(bytes),
-        3 => drop(node::SpreadHead::get(bytes).map(|head| (0..300).map(|at| head.crc(at)).count())),
+        3 => drop(
+            node::SpreadHead::get(bytes).map(|head| (0..300).for_each(|at| drop(head.crc(at)))),
+        ),
         4 => drop(node::get_question(bytes)),
         5 => drop(node::AnswerHead::get(bytes)),
         6 => drop(node::get_stripes(bytes)),
