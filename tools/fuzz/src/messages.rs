@@ -37,9 +37,12 @@ pub(crate) fn check(input: &[u8]) {
         0 => messages(bytes),
         1 => request(bytes),
         2 => reply(bytes),
-        3 => drop(
-            node::SpreadHead::get(bytes).map(|head| (0..300).for_each(|at| drop(head.crc(at)))),
-        ),
+        3 => {
+            if let Ok(head) = node::SpreadHead::get(bytes) {
+                let sums = (0..300).filter_map(|at| head.crc(at)).count();
+                assert!(sums <= bytes.len() / 4, "{sums} sums in {} bytes", bytes.len());
+            }
+        }
         4 => drop(node::get_question(bytes)),
         5 => drop(node::AnswerHead::get(bytes)),
         6 => drop(node::get_stripes(bytes)),
