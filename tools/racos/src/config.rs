@@ -425,12 +425,16 @@ mod tests {
             (5, 1, 3)
         );
         assert_eq!(plain.node.listen, plain.node.config.members[0]);
+        assert_eq!(plain.node.config.bounds.history_margin, None, "all is kept");
+        let bounded = example(|text| text.replace("# history_slots", "history_slots")).unwrap();
+        assert_eq!(bounded.node.config.bounds.history_margin, Some(65_536));
         // Every default that the example shows is the default.
         let shown = example(|text| {
             let is_key = |line: &str| {
                 line.strip_prefix("# ").is_some_and(|rest| rest.contains(" = "))
                     && !line.contains("cpu =")
                     && !line.contains("listen =")
+                    && !line.contains("history_slots =")
             };
             let uncomment = |line: &str| match is_key(line) {
                 true => line[2..].to_string(),
