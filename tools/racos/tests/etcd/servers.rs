@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const READY_PATIENCE: Duration = Duration::from_secs(60);
@@ -57,8 +58,9 @@ impl Server {
     /// A fresh racos cluster of five nodes that speak etcd's API.
     pub fn racos(name: &str) -> Server {
         let dir = fresh_dir(&format!("racos-{name}"));
+        let base = own_ports().to_string();
         let mut child = Command::new(env!("CARGO_BIN_EXE_racos"))
-            .args(["up", "--port-base", "0", "--etcd-port-base", "0", "--segment-mib", "16"])
+            .args(["up", "--port-base", &base, "--etcd-port-base", &base, "--segment-mib", "16"])
             .arg("--dir")
             .arg(dir.join("data"))
             .stdin(Stdio::null())
@@ -132,6 +134,21 @@ fn fresh_dir(name: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
     path
+}
+
+/// The first of five ports that no other cluster of this process is given, now or later, and that the
+/// system gives nobody by itself: while a node is dead its port is free, and neither another test's
+/// cluster nor a client's socket may take it.
+fn own_ports() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() as u16 % 200 * 60;
+    loop {
+        let base = 20_000 + (start + 5 * TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (base..base + 5).all(free) {
+            return base;
+        }
+    }
 }
 
 /// Ports that were free a moment ago; all are held until all are chosen.
