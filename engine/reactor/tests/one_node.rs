@@ -399,19 +399,25 @@ fn a_reader_that_meets_a_newer_epoch_executes_the_change_first() {
                 AnswerHead { read, exec, mark: None, epoch: 2, form }.put(&mut head);
                 world.speak(to, kind::READR, &head);
             } else if message.kind == kind::CORE {
-                let mut words = Reader::new(&message.head);
-                while let Ok(word) = get_message(&mut words) {
-                    if let Word::Pull { from, wanted: bits, .. } = word
-                        && bits != 0
-                    {
-                        wanted = wanted.max(from + 63 - u64::from(bits.leading_zeros()));
-                    }
-                }
+                wanted = wanted.max(last_pulled(&message.head));
             }
         }
         false
     });
     assert_eq!(wanted, exec + 3);
+}
+
+/// The highest slot that the messages of a datagram ask for, or 0.
+fn last_pulled(bytes: &[u8]) -> u64 {
+    let mut words = Reader::new(bytes);
+    let words = std::iter::from_fn(|| get_message(&mut words).ok());
+    let last = |word| match word {
+        Word::Pull { from, wanted, .. } if wanted != 0 => {
+            Some(from + 63 - u64::from(wanted.leading_zeros()))
+        }
+        _ => None,
+    };
+    words.filter_map(last).max().unwrap_or(0)
 }
 
 /// tests PROTOCOL 8.1-p: told that the value is gone as of a later slot, the reader asks for the slots
@@ -440,14 +446,7 @@ fn a_reader_that_meets_gone_executes_up_to_it() {
                 put_segment(&mut head, read, op, Some(SegmentAnswer::Gone { exec: exec + 4 }));
                 world.speak(to, kind::SEG, &head);
             } else if message.kind == kind::CORE {
-                let mut words = Reader::new(&message.head);
-                while let Ok(word) = get_message(&mut words) {
-                    if let Word::Pull { from, wanted: bits, .. } = word
-                        && bits != 0
-                    {
-                        wanted = wanted.max(from + 63 - u64::from(bits.leading_zeros()));
-                    }
-                }
+                wanted = wanted.max(last_pulled(&message.head));
             }
         }
         false

@@ -204,8 +204,8 @@ pub fn a_vote_counts_from_its_flush_on() -> Result<(), String> {
     lab.verdict()
 }
 
-/// PROTOCOL 5.2-v: fragments that came after the refusal are no promise, not after a restart either.
-pub fn late_fragments_are_no_promise_after_a_restart() -> Result<(), String> {
+/// Five nodes: node 0 has opened slot 0, node 4 has said that it does not hold it.
+fn a_node_has_refused() -> Lab {
     let mut lab = Lab::new(5, 1, 3);
     lab.step(0, Input::Open { batch: batch() });
     lab.flush(0);
@@ -215,6 +215,12 @@ pub fn late_fragments_are_no_promise_after_a_restart() -> Result<(), String> {
     lab.step(4, Input::Tick);
     lab.flush(4);
     lab.deliver(4, 0);
+    lab
+}
+
+/// PROTOCOL 5.2-v: fragments that came after the refusal are no promise, not after a restart either.
+pub fn late_fragments_are_no_promise_after_a_restart() -> Result<(), String> {
+    let mut lab = a_node_has_refused();
     lab.spread(0, 4);
     lab.flush(4);
     lab.restart(4);
@@ -346,15 +352,7 @@ pub fn one_of_three_nodes_answers_no_read() -> Result<(), String> {
 
 /// PROTOCOL 9.1-c: a node that has refused a slot before its restart does not hold it afterwards.
 pub fn a_refusal_stands_after_a_restart() -> Result<(), String> {
-    let mut lab = Lab::new(5, 1, 3);
-    lab.step(0, Input::Open { batch: batch() });
-    lab.flush(0);
-    lab.sent.clear();
-    lab.step(4, Input::InUse { slot: 0 });
-    lab.now = 200 * MS;
-    lab.step(4, Input::Tick);
-    lab.flush(4);
-    lab.deliver(4, 0);
+    let mut lab = a_node_has_refused();
     lab.restart(4);
     lab.sent.clear();
     lab.spread(0, 4);

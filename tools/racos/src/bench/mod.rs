@@ -227,9 +227,22 @@ fn with_own_cluster(
     bar: &ProgressBar,
 ) -> Result<Report, Failure> {
     let own = &args.own;
+    let prepare = own.prepare.unwrap_or_else(|| volume(args));
+    on_own_cluster(own, prepare, None, bar, |cluster| measure(args, &cluster.target, stop, bar))
+}
+
+/// Starts the cluster, measures, stops it. `prepare`: bytes of log files that each node writes with
+/// zeros first.
+fn on_own_cluster<T>(
+    own: &OwnArgs,
+    prepare: u64,
+    etcd_port_base: Option<u16>,
+    bar: &ProgressBar,
+    measure: impl FnOnce(&Cluster) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
-    let prepare = own.prepare.unwrap_or_else(|| volume(args));
+    plan.etcd_port_base = etcd_port_base;
     plan.segment_mib = SEGMENT_MIB as u32;
     plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
     plan.limits = format!("cache_mib = {}\n", own.cache >> 20);
@@ -240,12 +253,12 @@ fn with_own_cluster(
         bar.set_length(total);
         bar.set_position(done);
     })?;
-    let report = measure(args, &cluster.target, stop, bar);
-    if let (Err(_), Some(node)) = (&report, cluster.first_ended()) {
+    let result = measure(&cluster);
+    if let (Err(_), Some(node)) = (&result, cluster.first_ended()) {
         return Err(failed(format!("node {node} has ended: {}", cluster.last_words(node))));
     }
     cluster.stop();
-    report
+    result
 }
 
 /// Log bytes that a node will write, from a generous guess of the rate.

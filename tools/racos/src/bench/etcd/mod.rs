@@ -7,8 +7,7 @@ mod load;
 mod rival;
 
 use super::worker::Shared;
-use super::{BenchArgs, Kind, PREPARE_MAX, SEGMENT_MIB};
-use crate::cluster::{Cluster, Plan};
+use super::{BenchArgs, Kind, PREPARE_MAX};
 use crate::exit::{Failure, Outcome, failed, usage};
 use crate::output;
 use crate::scratch::Scratch;
@@ -70,26 +69,10 @@ fn with_racos(
     bar: &ProgressBar,
 ) -> Result<Measured, Failure> {
     let own = &args.own;
-    let scratch = Scratch::new("bench", own.keep.as_deref())?;
-    let mut plan = Plan::new(own.nodes, own.f, own.k);
-    plan.etcd_port_base = Some(0);
     let prepare = own.prepare.unwrap_or_else(|| super::volume(args)).min(PREPARE_MAX);
-    plan.segment_mib = SEGMENT_MIB as u32;
-    plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
-    plan.limits = format!("cache_mib = {}\n", own.cache >> 20);
-    plan.tuning = own.tuning(scratch.path())?;
-    let mut cluster = Cluster::create(scratch.path(), &plan)?;
-    bar.set_message("log files prepared");
-    cluster.start(&mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    let measured = measure(args, &cluster.etcd, stop, bar);
-    if let (Err(_), Some(node)) = (&measured, cluster.first_ended()) {
-        return Err(failed(format!("node {node} has ended: {}", cluster.last_words(node))));
-    }
-    cluster.stop();
-    measured
+    super::on_own_cluster(own, prepare, Some(0), bar, |cluster| {
+        measure(args, &cluster.etcd, stop, bar)
+    })
 }
 
 fn measure(
