@@ -181,6 +181,8 @@ impl Thresholds {
     }
 
     /// With one of them wrong, if a test asks for it.
+    // Without mutants every condition is the same constant.
+    #[allow(clippy::ifs_same_cond)]
     fn mutated(mut self) -> Thresholds {
         if mutant!("fast one short") {
             self.fast -= 1;

@@ -9,6 +9,7 @@
 
 mod codec;
 mod etcd;
+mod fault;
 mod report;
 mod worker;
 
@@ -21,6 +22,7 @@ use crate::output;
 use crate::scratch::Scratch;
 use crate::tune::profile_here;
 use clap::{Args, Subcommand, ValueEnum};
+use fault::Fault;
 use indicatif::ProgressBar;
 use racos_engine::PollMode;
 use report::{Report, Snapshot};
@@ -36,6 +38,7 @@ use worker::{Phase, Shared, Workload};
 #[command(after_help = "Examples:\n  racos bench --op put --value-size 1300 --clients 64\n  \
     racos bench --op get --value-size 133kb --clients 16 --seconds 10 --json\n  \
     racos bench --op mix --endpoint 10.0.0.1:7400 --cluster 1f2e3d4c5b6a7988\n  \
+    racos bench --op put --clients 16 --fault kill:2\n  \
     racos bench codec\n\n\
     Writes are acknowledged once they are flushed at a quorum. CPU is that of all nodes and of \
     this process. Exit status 1 if an operation failed or a value was wrong.")]
@@ -73,6 +76,9 @@ pub struct BenchArgs {
     /// Send everything to this endpoint (from 0) instead of spreading the clients over all.
     #[arg(long, value_name = "NUMBER")]
     pin: Option<usize>,
+    /// Measure a second time after this has happened to the cluster: kill:NODE or freeze:NODE.
+    #[arg(long, value_name = "FAULT", conflicts_with_all = ["endpoint", "pin"])]
+    fault: Option<Fault>,
     /// Which API the load uses.
     #[arg(long, value_enum, default_value_t = Api::Native)]
     api: Api,
@@ -201,17 +207,23 @@ pub fn run(args: &BenchArgs) -> Outcome {
     let stop = stop_flag()?;
     let bar = output::step_bar(0);
     if args.api == Api::Etcd {
+        if args.fault.is_some() {
+            return Err(usage("--fault: with --api native only"));
+        }
         return etcd::run(args, &stop, &bar);
+    }
+    if let Some(fault) = args.fault {
+        return fault::run(args, fault, &stop, &bar);
     }
     let result = if args.connect.endpoint.is_empty() {
         with_own_cluster(args, &stop, &bar)
     } else {
-        measure(args, &args.connect.target()?, &stop, &bar)
+        measure(args, &args.connect.target()?, None, &stop, &bar)
     };
     bar.finish_and_clear();
     let report = result?;
     if args.json {
-        output::line(&report.to_json());
+        output::line(&report.to_json().to_string());
     } else {
         output::line(report.to_text().trim_end());
     }
@@ -228,7 +240,9 @@ fn with_own_cluster(
 ) -> Result<Report, Failure> {
     let own = &args.own;
     let prepare = own.prepare.unwrap_or_else(|| volume(args));
-    on_own_cluster(own, prepare, None, bar, |cluster| measure(args, &cluster.target, stop, bar))
+    on_own_cluster(own, prepare, None, bar, |cluster| {
+        measure(args, &cluster.target, None, stop, bar)
+    })
 }
 
 /// Starts the cluster, measures, stops it. `prepare`: bytes of log files that each node writes with
@@ -238,7 +252,7 @@ fn on_own_cluster<T>(
     prepare: u64,
     etcd_port_base: Option<u16>,
     bar: &ProgressBar,
-    measure: impl FnOnce(&Cluster) -> Result<T, Failure>,
+    measure: impl FnOnce(&mut Cluster) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
@@ -253,7 +267,7 @@ fn on_own_cluster<T>(
         bar.set_length(total);
         bar.set_position(done);
     })?;
-    let result = measure(&cluster);
+    let result = measure(&mut cluster);
     if let (Err(_), Some(node)) = (&result, cluster.first_ended()) {
         return Err(failed(format!("node {node} has ended: {}", cluster.last_words(node))));
     }
@@ -274,9 +288,11 @@ fn volume(args: &BenchArgs) -> u64 {
     (bytes as u64 + (SEGMENT_MIB << 21)).min(PREPARE_MAX)
 }
 
+/// Runs the load. `avoid`: a node that no client begins at.
 fn measure(
     args: &BenchArgs,
     target: &Target,
+    avoid: Option<usize>,
     stop: &Arc<AtomicBool>,
     bar: &ProgressBar,
 ) -> Result<Report, Failure> {
@@ -289,6 +305,7 @@ fn measure(
         keys: args.keys,
         read_percent: args.read_percent,
         pin: args.pin,
+        avoid,
         patience_ns: (args.connect.timeout.clamp(0.001, 1e6) * 1e9) as u64,
     };
     if args.op != Kind::Put {

@@ -128,7 +128,7 @@ impl Report {
         self.first_error.as_deref().unwrap_or("")
     }
 
-    fn ops_per_s(&self) -> f64 {
+    pub fn ops_per_s(&self) -> f64 {
         self.done as f64 / self.seconds
     }
 
@@ -136,7 +136,7 @@ impl Report {
         self.ops_per_s() * self.value_bytes as f64 / 1e6
     }
 
-    fn latency_us(&self, quantile: f64) -> f64 {
+    pub fn latency_us(&self, quantile: f64) -> f64 {
         self.latency_ns.value_at_quantile(quantile) as f64 / 1e3
     }
 
@@ -156,7 +156,7 @@ impl Report {
         of as f64 / all.max(1) as f64
     }
 
-    pub fn to_json(&self) -> String {
+    pub fn to_json(&self) -> Value {
         let costs = &self.costs;
         let kind = match self.kind {
             Kind::Put => "put",
@@ -191,7 +191,6 @@ impl Report {
             "unreachable": costs.unreachable,
             "runtime": costs.runtime,
         })
-        .to_string()
     }
 
     pub fn to_text(&self) -> String {
@@ -267,7 +266,7 @@ mod tests {
         after.nodes[0].disk.flushed_bytes = 5 + 340_000;
         after.own_cpu_us = 1_000;
         report.finish(&before, &after, 2.0);
-        let value: Value = serde_json::from_str(&report.to_json()).unwrap();
+        let value = report.to_json();
         let number = |key: &str| value[key].as_f64().unwrap_or_else(|| panic!("{key}"));
         assert_eq!((number("ops_per_s"), number("mb_per_s")), (150.0, 0.15));
         assert!((number("p50_us") - 500.0).abs() < 2.0);

@@ -28,6 +28,8 @@ pub struct Workload {
     pub keys: u32,
     pub read_percent: u32,
     pub pin: Option<usize>,
+    /// A node that nobody begins at, because it is known not to answer.
+    pub avoid: Option<usize>,
     pub patience_ns: u64,
 }
 
@@ -216,9 +218,10 @@ pub fn run(
     shared: &Shared,
 ) -> Result<Tally, Failure> {
     let client = connect(target, workload)?;
-    let nodes = target.endpoints.len();
+    let nodes: Vec<usize> =
+        (0..target.endpoints.len()).filter(|&node| workload.avoid != Some(node)).collect();
     let slots = (0..clients).map(|slot| {
-        let node = (slot + thread) as usize % nodes;
+        let node = nodes[(slot + thread) as usize % nodes.len()];
         let route = Route::Prefer(workload.pin.unwrap_or(node));
         let (name, value) = (Vec::with_capacity(24), Slice::empty());
         Slot { key: 0, begun_ns: 0, is_read: false, route, name, value }
