@@ -39,6 +39,7 @@ mod recovery;
 mod scan;
 mod space;
 mod superblock;
+pub mod survey;
 
 /// Bytes at the front of a segment before its first group; groups begin at multiples of it.
 pub const SEGMENT_FRONT: u32 = format::BLOCK as u32;

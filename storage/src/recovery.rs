@@ -13,7 +13,7 @@
 
 use crate::cases::Case;
 use crate::config::LogConfig;
-use crate::device::{Completion, Device, FileId, SUPERBLOCK};
+use crate::device::{Completion, Device, FileId};
 use crate::error::LogError;
 use crate::format::{BLOCK, GroupHeader, SegmentHeader};
 use crate::log::{Info, Log, Resume};
@@ -21,6 +21,7 @@ use crate::place::{Place, Position, RecordId};
 use crate::scan::Scan;
 use crate::space::Space;
 use crate::superblock::{self, BOOT_MAX, Identity, Mark, Superblock};
+use crate::survey::whole_blocks;
 use racos_buffer::{Pool, Slice};
 use std::collections::BTreeMap;
 
@@ -342,11 +343,8 @@ impl<'a, D: Device> Walk<'a, D> {
         disk_id: u128,
         files: &[(FileId, u64)],
     ) -> Result<Walk<'a, D>, LogError> {
-        let whole = |len: u64| (len.min(1 << 30) as usize / BLOCK * BLOCK) as u32;
-        let segments = files.iter().filter(|(file, _)| *file != SUPERBLOCK);
-        let lengths: BTreeMap<_, _> = segments.map(|(file, len)| (*file, whole(*len))).collect();
         Ok(Walk {
-            scan: Scan::new(device, pool, disk_id, lengths)?,
+            scan: Scan::new(device, pool, disk_id, whole_blocks(files))?,
             pool,
             disk_id,
             end: Position::default(),
@@ -460,15 +458,15 @@ impl<'a, D: Device> Walk<'a, D> {
             return Ok(());
         };
         let at = Position { segment, offset: 0 };
+        if self.scan.owns(&header, segment) {
+            return Ok(());
+        }
         if header.disk_id != self.disk_id {
             let what = "the segment belongs to another disk".to_string();
             return Err(LogError::Damaged { case: Case::O, at, what });
         }
-        if header.segment != segment {
-            let what = format!("the file holds segment {}", header.segment);
-            return Err(LogError::Damaged { case: Case::O, at, what });
-        }
-        Ok(())
+        let what = format!("the file holds segment {}", header.segment);
+        Err(LogError::Damaged { case: Case::O, at, what })
     }
 
     fn replay(&mut self, check_payloads: bool, replay: &mut dyn Replay) -> Result<(), LogError> {

@@ -105,6 +105,11 @@ impl<'a, D: Device> Scan<'a, D> {
         Ok(bytes.and_then(SegmentHeader::decode))
     }
 
+    /// Whether a segment's header is that of this disk and this number.
+    pub fn owns(&self, header: &SegmentHeader, segment: FileId) -> bool {
+        header.disk_id == self.disk_id && header.segment == segment
+    }
+
     /// Whether the bytes of a body have this checksum. Reads past the window's bounds.
     pub fn body_is_good(&mut self, body: Place, crc: u32) -> Result<bool, LogError> {
         let mut hasher = crc32fast::Hasher::new();

@@ -42,6 +42,7 @@ pub mod config;
 mod facts;
 mod fragments;
 mod history;
+pub mod inspect;
 pub mod layout;
 mod members;
 mod missing;

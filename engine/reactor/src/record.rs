@@ -28,6 +28,24 @@ pub mod kind {
     /// Fragments copied from a segment that is to be used again: operation, slot,
     /// checksum and length of each; the body is their bytes, one after the other. No promise.
     pub const COPIES: u8 = 12;
+
+    /// For people.
+    pub fn name(kind: u8) -> Option<&'static str> {
+        Some(match kind {
+            HOLD => "hold",
+            SEGMENT_ONLY => "fragments",
+            NO_HOLD => "no-hold",
+            VOTE => "vote",
+            STATE => "state",
+            RESERVE => "reserve",
+            DECIDED => "decided",
+            META => "meta",
+            REPAIRED => "repaired",
+            CHECKPOINT => "checkpoint",
+            COPIES => "copies",
+            _ => return None,
+        })
+    }
 }
 
 /// Up to which checkpoint's exec a record is needed by a replay that begins there: its slot, or

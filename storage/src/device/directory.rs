@@ -9,6 +9,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+/// Whoever uses the directory holds a lock on this file.
+pub(super) const LOCK_NAME: &str = "lock";
+
 pub(super) struct Directory {
     path: PathBuf,
     /// For flushing the directory itself.
@@ -28,7 +31,8 @@ impl Directory {
             File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all())?;
         }
         let handle = File::open(path).map_err(|error| about("cannot open directory", error))?;
-        let lock = File::create(path.join("lock")).map_err(|error| about("cannot lock", error))?;
+        let lock =
+            File::create(path.join(LOCK_NAME)).map_err(|error| about("cannot lock", error))?;
         // PROTOCOL 10-b
         match lock.try_lock() {
             Ok(()) => {}
@@ -87,7 +91,8 @@ impl Directory {
     }
 }
 
-fn parse_name(name: &str) -> Option<FileId> {
+/// The file of a log that has this name.
+pub(super) fn parse_name(name: &str) -> Option<FileId> {
     if name == "superblock" {
         return Some(SUPERBLOCK);
     }

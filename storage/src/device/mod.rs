@@ -12,6 +12,8 @@ pub mod file;
 mod make;
 pub mod memory;
 #[allow(unsafe_code)]
+pub mod picture;
+#[allow(unsafe_code)]
 mod posix;
 pub mod sync;
 #[cfg(target_os = "linux")]

@@ -12,6 +12,7 @@ mod connect;
 mod data;
 mod demo;
 mod exit;
+mod inspect;
 mod keys;
 mod member;
 mod node;
@@ -44,6 +45,7 @@ enum Command {
     Status(status::StatusArgs),
     Bench(Box<bench::BenchArgs>),
     Tune(tune::TuneArgs),
+    Inspect(inspect::InspectArgs),
     Member(member::MemberArgs),
 }
 
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Member(args) => member::run(&args),
     };
     match outcome {

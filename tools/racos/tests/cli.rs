@@ -144,7 +144,23 @@ fn one_node_stores_lists_deletes_and_finds_its_data_again() {
     assert!(lost.contains(&at), "names the endpoint: {lost}");
     let node = Server::start(&["node", "--config", &config], "ready: ");
     assert_eq!(text(good(&with(&["ls"]))), "b\\x00c\n");
+    let data = dir.path("data");
+    assert!(text(run(&["inspect", &data], b"").stdout).starts_with("a node uses this directory"));
     assert_eq!(node.stop(Signal::INT), Some(0));
+
+    // What lies there, without a node; and that damage is found by its status.
+    let seen: serde_json::Value =
+        serde_json::from_slice(&good(&["inspect", "--verify", "--json", &data])).unwrap();
+    assert_eq!((&seen["in_use"], &seen["start"]["possible"]), (&false.into(), &true.into()));
+    assert_eq!(seen["superblock"]["newest"]["boot"], 2);
+    assert!(seen["kinds"]["hold"]["records"].as_u64() >= Some(3), "{seen}");
+    assert!(text(good(&["inspect", "--segments", &data])).contains("no damage found"));
+    let segment = dir.path("data/segment-00000001.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096..8192].fill(0);
+    fs::write(&segment, bytes).unwrap();
+    let refused = bad(&["inspect", &data], 1);
+    assert!(refused.contains("would not start") && refused.contains("member replace"), "{refused}");
 }
 
 #[test]
