@@ -2,6 +2,7 @@
 
 use super::host::{Host, Mail, Outbox, Packet};
 use super::oracle::Oracle;
+use super::story;
 use super::{MS, config};
 use racos_protocol::{BatchInfo, Config, Core, Input, Message, Nanos, Node, Slot};
 
@@ -13,6 +14,8 @@ pub struct Lab {
     pub mail: Vec<Mail>,
     /// Own batches executed by their owners, in order.
     pub acknowledged: Vec<Slot>,
+    /// What happened, a line each, for those who want the whole trace.
+    pub story: Vec<String>,
     batches: u64,
 }
 
@@ -37,6 +40,7 @@ impl Lab {
             oracle,
             mail: Vec::new(),
             acknowledged: Vec::new(),
+            story: Vec::new(),
             batches: 0,
         };
         for node in lab.nodes() {
@@ -60,7 +64,10 @@ impl Lab {
 
     fn act(&mut self, node: Node, what: impl FnOnce(&mut Host, Nanos, &mut Oracle, &mut Outbox)) {
         let mut out = Outbox::default();
-        what(&mut self.hosts[usize::from(node)], self.now, &mut self.oracle, &mut out);
+        let host = &mut self.hosts[usize::from(node)];
+        let before = story::Before::of(host);
+        what(host, self.now, &mut self.oracle, &mut out);
+        before.tell(host, &out, &mut self.story);
         self.mail.append(&mut out.mail);
         self.acknowledged.append(&mut out.acknowledged);
     }
@@ -89,10 +96,19 @@ impl Lab {
 
     /// Opens a batch that touches key 0.
     pub fn open(&mut self, node: Node) -> Slot {
-        let batch = self.batch(0);
+        self.open_key(node, 0).expect("the node can open a slot")
+    }
+
+    /// Opens a batch that touches `key`, if the node can open a slot now.
+    pub fn open_key(&mut self, node: Node, key: u64) -> Option<Slot> {
+        let batch = self.batch(key);
         let mut slot = None;
         self.act(node, |host, now, oracle, out| slot = host.open(batch, now, oracle, out));
-        slot.expect("the node can open a slot")
+        slot
+    }
+
+    pub fn is_up(&self, node: Node) -> bool {
+        self.hosts[usize::from(node)].core.is_some()
     }
 
     /// One flush at a node, with everything appended so far. False: nothing to flush.

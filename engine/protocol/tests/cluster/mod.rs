@@ -10,6 +10,7 @@ pub mod lab;
 pub mod log;
 pub mod oracle;
 pub mod rng;
+pub mod story;
 
 pub use host::{Host, Mail, Outbox, Packet};
 pub use oracle::Oracle;
