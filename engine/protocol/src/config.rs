@@ -1,6 +1,6 @@
 //! Parameters of a cluster and the thresholds that follow from them (PROTOCOL 1).
 
-use crate::{CoinKey, Nanos, Node, Slot};
+use crate::{CoinKey, Configuration, Nanos, Node, NodeSet, Slot};
 use std::fmt;
 
 /// Most members of a cluster: node sets are one machine word.
@@ -50,7 +50,8 @@ impl Default for Timing {
 /// What a node needs to know to take part.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Members, lost members to survive, data fragments of a value.
+    /// Members when the cluster was founded, numbered from 0; lost ones to survive, data fragments of
+    /// a value. A node that joined later has a number from n on.
     pub n: usize,
     pub f: usize,
     pub k: usize,
@@ -75,7 +76,7 @@ pub enum ConfigError {
     NoDataFragment,
     TooManyMembers(usize),
     TooFewMembers { n: usize, f: usize, k: usize },
-    NotAMember { me: Node, n: usize },
+    ImpossibleMember(Node),
     WindowTooSmall { alpha: Slot, least: Slot },
 }
 
@@ -94,9 +95,11 @@ impl fmt::Display for ConfigError {
                  add nodes, or lower f or k",
                 2 * f + k
             ),
-            ConfigError::NotAMember { me, n } => {
-                write!(out, "node {me} is not one of the {n} members (numbered from 0)")
-            }
+            ConfigError::ImpossibleMember(node) => write!(
+                out,
+                "node {node}: members have different numbers, from 0 to {}",
+                MEMBERS_MAX - 1
+            ),
             ConfigError::WindowTooSmall { alpha, least } => {
                 write!(out, "alpha = {alpha}: must be at least n*W = {least}")
             }
@@ -110,8 +113,8 @@ impl Config {
     /// Checks the parameters and derives the thresholds.
     pub fn thresholds(&self) -> Result<Thresholds, ConfigError> {
         let least = (self.n * self.own_slots_max.max(1)) as Slot;
-        if usize::from(self.me) >= self.n {
-            return Err(ConfigError::NotAMember { me: self.me, n: self.n });
+        if usize::from(self.me) >= MEMBERS_MAX {
+            return Err(ConfigError::ImpossibleMember(self.me));
         }
         // PROTOCOL 6.1-c: alpha is at least n*W.
         if self.alpha < least {
@@ -120,10 +123,13 @@ impl Config {
         Thresholds::new(self.n, self.f, self.k)
     }
 
-    /// The node that may open a slot.
-    pub fn owner(&self, slot: Slot) -> Node {
-        // PROTOCOL 1.2-a: one lane and one configuration: owner(s) = s mod n.
-        (slot % self.n as Slot) as Node
+    /// The configuration that the cluster was founded with.
+    ///
+    /// # Errors
+    /// As [`Config::thresholds`].
+    pub fn founding(&self) -> Result<Configuration, ConfigError> {
+        self.thresholds()?;
+        Configuration::new(0, (0..self.n as Node).collect(), self.f, self.k)
     }
 }
 
@@ -133,6 +139,8 @@ pub struct Thresholds {
     pub n: usize,
     pub f: usize,
     pub k: usize,
+    /// Those who are counted.
+    pub members: NodeSet,
     /// Messages a node waits for.
     pub quorum: usize,
     /// Majority of all nodes (m).
@@ -169,6 +177,7 @@ impl Thresholds {
             n,
             f,
             k,
+            members: NodeSet::first(n),
             quorum: n - f,
             majority,
             durable,

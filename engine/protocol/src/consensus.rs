@@ -322,7 +322,7 @@ impl Consensus {
         }
         let quorum_at = *self.quorum_at.get_or_insert(waiting.now);
         let (batch, null) = (self.proposed_batch.len(), self.proposed_null.len());
-        let awaited = NodeSet::first(t.n).without(heard).without(waiting.suspected).len();
+        let awaited = t.members.without(heard).without(waiting.suspected).len();
         // The value closest to its threshold.
         let (count, support, fast) = if batch + t.majority >= null + t.support {
             (batch, t.support, t.fast)

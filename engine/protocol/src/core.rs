@@ -5,11 +5,12 @@
 //! Invariant: slots below `exec` are decided and applied; every slot below `seen` is in use and has
 //! a state in the window; what this node said of a slot is never said differently.
 
+use crate::configuration::Configurations;
 use crate::effects::{Effect, Effects, Input, Record, Release, Target};
 use crate::estimate::{Mean, Quantile};
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
-    Action, BatchInfo, Config, ConfigError, Message, Nanos, Node, NodeSet, Path, Seat, Slot,
+    Action, BatchInfo, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet, Path, Seat, Slot,
     Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
@@ -30,6 +31,20 @@ pub(crate) struct Peer {
     pub good_slots: u32,
     /// Highest exec it told.
     pub exec: Slot,
+}
+
+impl Peer {
+    pub(crate) fn new(config: &Config) -> Peer {
+        Peer {
+            silent: 0,
+            missed: 0,
+            suspected: false,
+            word: Quantile::p99(config.timing.skip_min / 8),
+            hold: config.timing.hold,
+            good_slots: 0,
+            exec: 0,
+        }
+    }
 }
 
 /// Counts since start, for status and benches.
@@ -61,7 +76,6 @@ pub(crate) struct Catchup {
 #[derive(Clone, Debug)]
 pub struct Core {
     pub(crate) config: Config,
-    pub(crate) t: Thresholds,
     pub(crate) exec: Slot,
     pub(crate) seen: Slot,
     /// All slots below were named by somebody: PROTOCOL 9.4-b notes the highest beyond the window.
@@ -79,8 +93,11 @@ pub struct Core {
     /// Own slots opened and not executed.
     pub(crate) own_open: usize,
     pub(crate) peers: Vec<Peer>,
-    /// The configuration as of exec, and how many changes led to it.
+    /// Who counts in which slot, as of exec: members and thresholds, which incarnation of each node,
+    /// who left as lost; and how many changes led to it.
+    pub(crate) configurations: Configurations,
     pub(crate) seats: Vec<Seat>,
+    pub(crate) lost: NodeSet,
     pub(crate) epoch: u32,
     /// Where the newest change takes effect.
     pub(crate) fill_to: Slot,
@@ -102,31 +119,24 @@ pub(crate) const NEVER: Nanos = Nanos::MAX;
 impl Core {
     /// A node with an empty log. A node with a log starts from [`crate::Recovery`].
     pub fn new(config: Config) -> Result<Core, ConfigError> {
-        let t = config.thresholds()?;
-        let timing = config.timing;
-        let peer = Peer {
-            silent: 0,
-            missed: 0,
-            suspected: false,
-            word: Quantile::p99(timing.skip_min / 8),
-            hold: timing.hold,
-            good_slots: 0,
-            exec: 0,
-        };
+        let founding = config.founding()?;
+        let (timing, peer) = (config.timing, Peer::new(&config));
+        let configurations = Configurations::founded(founding);
         Ok(Core {
-            t,
             exec: 0,
             seen: 0,
             named: 0,
             slots: VecDeque::new(),
-            own_next: Slot::from(config.me),
+            own_next: configurations.next_of(config.me, 0),
             reserved: 0,
             reserved_appended: 0,
             unknown_next: 0,
             unknown_end: 0,
             own_open: 0,
-            peers: vec![peer; config.n],
+            peers: vec![peer; config.n.max(usize::from(config.me) + 1)],
+            configurations,
             seats: vec![Seat::FOUNDING; config.n],
+            lost: NodeSet::EMPTY,
             epoch: 1,
             fill_to: 0,
             is_waiting_for_change: false,
@@ -144,7 +154,7 @@ impl Core {
     /// Reserves own slots and asks the others where they are. To be called once, before any input.
     pub fn start(&mut self, now: Nanos, effects: &mut Effects) {
         self.reserve(effects);
-        if self.config.n > 1 {
+        if self.configurations.newest().members != [self.config.me] {
             // PROTOCOL 9.1-c, 9.1-d: nothing is said again unasked; ask all nodes once for their
             // highest slot in use.
             effects
@@ -175,8 +185,21 @@ impl Core {
     pub fn counters(&self) -> Counters {
         self.counters
     }
+    /// Thresholds of the next slot to be executed.
     pub fn thresholds(&self) -> &Thresholds {
-        &self.t
+        &self.at(self.exec).thresholds
+    }
+    /// The configuration that governs a slot: known for every slot below exec + alpha.
+    pub fn at(&self, slot: Slot) -> &Configuration {
+        self.configurations.at(slot)
+    }
+    /// The newest configuration executed, in effect or not.
+    pub fn newest(&self) -> &Configuration {
+        self.configurations.newest()
+    }
+    /// The node that may open a slot.
+    pub fn owner(&self, slot: Slot) -> Node {
+        self.at(slot).owner(slot)
     }
     pub fn config(&self) -> &Config {
         &self.config
@@ -193,7 +216,7 @@ impl Core {
     }
     /// The exec that a peer told last.
     pub fn peer_exec(&self, node: Node) -> Slot {
-        self.peers[usize::from(node)].exec
+        self.peers.get(usize::from(node)).map_or(0, |peer| peer.exec)
     }
     /// When [`Input::Tick`] has something to do, if no other input comes before.
     pub fn deadline(&self) -> Option<Nanos> {
@@ -251,8 +274,11 @@ impl Core {
     }
 
     fn on_message(&mut self, from: Node, message: Message, now: Nanos, effects: &mut Effects) {
-        // PROTOCOL 1-b, 1.2-a, 12.1-h: only members of the one configuration count.
-        if usize::from(from) >= self.t.n || from == self.config.me {
+        // PROTOCOL 9.3-a: facts and questions are taken from everybody; the rest from those who are,
+        // or were, members.
+        let from_all =
+            matches!(message, Message::Pull { .. } | Message::GetMeta { .. } | Message::Decide { .. });
+        if from == self.config.me || (usize::from(from) >= self.peers.len() && !from_all) {
             return;
         }
         // PROTOCOL 6.5-i: whoever takes part is heard, also when this node is past the slot. Asking
@@ -293,8 +319,8 @@ impl Core {
     }
 
     fn on_propose(&mut self, from: Node, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
-        let owner_null = value == Value::Null && from == self.config.owner(slot);
-        let quorum = self.t.quorum;
+        let owner_null = value == Value::Null && from == self.owner(slot);
+        let quorum = self.at(slot).thresholds.quorum;
         let ok = self.counted(from, slot, now, fx, |c| c.propose(from, value, now, quorum));
         if ok {
             self.note_heard(from, slot, now);
@@ -312,21 +338,18 @@ impl Core {
     }
 
     fn on_propose_null(&mut self, from: Node, first: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
-        let n = self.t.n as Slot;
         // PROTOCOL 9.4-c: a range reaches at most over the window: cut the rest, it is pulled again
         // later.
         let end = to.min(self.exec + self.config.alpha);
-        let mut slot = first;
-        if slot < self.exec {
-            slot += (self.exec - slot).div_ceil(n) * n;
-        }
+        let owner = self.owner(first);
+        let mut slot = self.configurations.next_of(owner, first.max(self.exec));
         if to > end {
             self.named = self.named.max(to);
             self.lags_behind(from, to - 1, now, fx);
         }
         while slot < end {
             self.on_propose(from, slot, Value::Null, now, fx);
-            slot += n;
+            slot = self.configurations.next_of(owner, slot + 1);
         }
     }
 
@@ -340,6 +363,11 @@ impl Core {
         count: impl FnOnce(&mut crate::Consensus) -> Result<(), crate::consensus::Contradiction>,
     ) -> bool {
         if slot < self.exec {
+            return false;
+        }
+        // PROTOCOL 1-b, 1.2-a, 12.1-h: only members in the configuration of the slot count. Beyond the
+        // window it may be one that is not known yet.
+        if slot < self.exec + self.config.alpha && !self.at(slot).contains(from) {
             return false;
         }
         // PROTOCOL 3.3-a, 6.1-e: what lies beyond the window is evidence of lagging, nothing else.
@@ -361,7 +389,8 @@ impl Core {
 
     /// PROTOCOL 6.5-k: a large batch takes longer than T_skip to arrive; its owner says so.
     fn on_opening(&mut self, from: Node, slot: Slot, now: Nanos, fx: &mut Effects) {
-        if from != self.config.owner(slot) || slot < self.exec {
+        let is_near = slot < self.exec + self.config.alpha;
+        if slot < self.exec || (is_near && from != self.owner(slot)) {
             return;
         }
         self.heard(from);
@@ -384,7 +413,8 @@ impl Core {
         fx: &mut Effects,
     ) {
         // PROTOCOL 5.1-a: a batch comes from its owner only.
-        if from != self.config.owner(slot) {
+        let is_near = slot < self.exec + self.config.alpha;
+        if is_near && from != self.owner(slot) {
             return;
         }
         self.heard(from);
@@ -398,7 +428,7 @@ impl Core {
         }
         self.word_of_owner(slot, from, now);
         if mutant!("null inferred from a higher slot")
-            && let Some(lower) = slot.checked_sub(self.t.n as Slot)
+            && let Some(lower) = slot.checked_sub(self.thresholds().n as Slot)
             && let Some(state) = self.get_mut(lower)
             && state.proposal.is_none()
             && state.decided().is_none()
@@ -464,13 +494,13 @@ impl Core {
     /// NOHOLD and PROPOSE(s, 0) for one owner's slots in `[from, to)`, none of which has a
     /// proposal.
     pub(crate) fn refuse(&mut self, from: Slot, to: Slot, fx: &mut Effects) {
-        let mut slot = from;
+        let (owner, mut slot) = (self.owner(from), from);
         while slot < to {
             let state = self.get_mut(slot).expect("a refused slot is in the window");
             // PROTOCOL 4.1-e, 5.2-a: one PROPOSE of a slot, fixed when its record is appended.
             assert!(state.proposal.is_none(), "slot {slot} was proposed already");
             state.proposal = Some(Said { what: Value::Null, durable: false });
-            slot += self.t.n as Slot;
+            slot = self.configurations.next_of(owner, slot + 1);
         }
         fx.push(Effect::Persist {
             record: Record::NoHold { from, to },
@@ -503,7 +533,7 @@ impl Core {
                 let cost = now.saturating_sub(state.appended_at);
                 self.flush_cost.observe(cost);
                 fx.send(Target::Others, Message::Propose { slot, value });
-                let quorum = self.t.quorum;
+                let quorum = self.at(slot).thresholds.quorum;
                 self.counted(me, slot, now, fx, |c| c.propose(me, value, now, quorum));
             }
             Release::ProposeNull { from, to } => self.null_durable(from, to, now, fx),
@@ -525,9 +555,9 @@ impl Core {
     }
 
     fn null_durable(&mut self, from: Slot, to: Slot, now: Nanos, fx: &mut Effects) {
-        let (me, n, quorum) = (self.config.me, self.t.n as Slot, self.t.quorum);
+        let (me, owner) = (self.config.me, self.owner(from));
         // PROTOCOL 5.4-d, 9.1-f: nothing but facts is sent of slots below exec.
-        let first = if from < self.exec { from + (self.exec - from).div_ceil(n) * n } else { from };
+        let first = self.configurations.next_of(owner, from.max(self.exec));
         if first >= to {
             return;
         }
@@ -537,8 +567,9 @@ impl Core {
             if let Some(state) = self.get_mut(slot) {
                 state.proposal = Some(Said { what: Value::Null, durable: true });
             }
+            let quorum = self.at(slot).thresholds.quorum;
             self.counted(me, slot, now, fx, |c| c.propose(me, Value::Null, now, quorum));
-            slot += n;
+            slot = self.configurations.next_of(owner, slot + 1);
         }
     }
 
@@ -563,7 +594,8 @@ impl Core {
         loop {
             let Some(index) = self.index(slot) else { return };
             let state = &mut self.slots[index];
-            match state.consensus.advance(slot, &self.config, &self.t, waiting) {
+            let thresholds = &self.configurations.at(slot).thresholds;
+            match state.consensus.advance(slot, &self.config, thresholds, waiting) {
                 Ok(Action::Nothing) => return,
                 Ok(Action::WaitUntil(at)) => {
                     self.wake = self.wake.min(at);
@@ -600,7 +632,8 @@ impl Core {
     /// PROTOCOL 10-t: decides with the others and says nothing.
     fn follow(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
         let Some(index) = self.index(slot) else { return };
-        match self.slots[index].consensus.follow(&self.t) {
+        let thresholds = &self.configurations.at(slot).thresholds;
+        match self.slots[index].consensus.follow(thresholds) {
             Ok(Some(decision)) => self.note_decision(slot, decision.value, decision.path, now),
             Ok(None) => {}
             Err(contradiction) => self.fatal(slot, contradiction, fx),

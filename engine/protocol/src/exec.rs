@@ -6,7 +6,7 @@
 use crate::consensus::Contradiction;
 use crate::core::Core;
 use crate::effects::{Effect, Effects};
-use crate::{Nanos, Node, Path, Slot, Value};
+use crate::{Nanos, Node, Path, Slot, Thresholds, Value};
 
 impl Core {
     /// Applies what can be applied, and does what waited for exec to move.
@@ -38,7 +38,7 @@ impl Core {
                 break;
             }
             let slot = self.exec;
-            if head.consensus.unsupported(&self.t) {
+            if head.consensus.unsupported(&self.configurations.at(slot).thresholds) {
                 // PROTOCOL 13-c: a promise was broken; nobody may build on this slot.
                 let why = "decided with a batch that fewer than sup nodes hold".into();
                 self.fatal(slot, Contradiction(why), fx);
@@ -82,10 +82,8 @@ impl Core {
             return;
         }
         self.decision_time.observe(now.saturating_sub(since));
-        for node in 0..self.t.n {
-            if node == usize::from(self.config.me) {
-                continue;
-            }
+        let others = self.at(slot).thresholds.members.iter().filter(|node| *node != self.config.me);
+        for node in others.map(usize::from) {
             if heard.contains(node as Node) {
                 self.peers[node].missed = 0;
             } else {
@@ -101,7 +99,7 @@ impl Core {
     /// Measures how long after a quorum the last proposal comes.
     pub(crate) fn note_heard(&mut self, from: Node, slot: Slot, now: Nanos) {
         self.peers[usize::from(from)].missed = 0;
-        let (n, quorum) = (self.t.n, self.t.quorum);
+        let Thresholds { n, quorum, .. } = self.at(slot).thresholds;
         let Some(state) = self.get_mut(slot) else { return };
         let heard = state.consensus.heard().len();
         if heard >= quorum {

@@ -24,6 +24,7 @@ macro_rules! mutant {
 
 mod coin;
 mod config;
+mod configuration;
 mod consensus;
 mod core;
 mod effects;
@@ -40,10 +41,11 @@ mod timers;
 
 pub use crate::core::{Core, Counters};
 pub use coin::{CoinKey, siphash_2_4};
+pub use configuration::Configuration;
 pub use config::{Config, ConfigError, MEMBERS_MAX, Thresholds, Timing, Wait};
 pub use consensus::{Action, Consensus, Decision, Path, Waiting};
 pub use effects::{Effect, Effects, Input, Record, Release, Target};
 pub use message::{Ballot, BatchInfo, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
 pub use read::{ReadQuorum, ReadStep};
 pub use recovery::Recovery;
-pub use seats::{Change, Seat};
+pub use seats::{Change, Membership, Seat};

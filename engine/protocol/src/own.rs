@@ -27,6 +27,11 @@ impl Core {
         usable.then_some(slot)
     }
 
+    /// The first own slot at or above this one; the end of all slots for a node that has none.
+    pub(crate) fn own_from(&self, slot: Slot) -> Slot {
+        self.configurations.next_of(self.config.me, slot)
+    }
+
     /// Own slots opened and not executed.
     pub fn own_open(&self) -> usize {
         self.own_open
@@ -35,7 +40,7 @@ impl Core {
     pub(crate) fn open(&mut self, batch: BatchInfo, now: Nanos, fx: &mut Effects) {
         let slot = self.can_open().expect("the caller asked can_open");
         // PROTOCOL 6.1-a, 6.1-l: from here on the slot can never be skipped or opened again.
-        self.own_next = slot + self.t.n as Slot;
+        self.own_next = self.own_from(slot + 1);
         self.in_use(slot, now, fx);
         let digest = batch.digest;
         let state = self.get_mut(slot).expect("an opened slot is in the window");
@@ -58,11 +63,10 @@ impl Core {
 
     /// PROTOCOL 6.1-h, 6.5-c: own slots below the highest slot in use will never be opened.
     pub(crate) fn skip_own(&mut self, fx: &mut Effects) {
-        let n = self.t.n as Slot;
         // PROTOCOL 6.1-l, 9.3-i: nothing below exec is opened.
         if self.own_next < self.exec {
             // Decided without this node having spoken: nothing is left to skip there.
-            self.own_next += (self.exec - self.own_next).div_ceil(n) * n;
+            self.own_next = self.own_from(self.exec);
         }
         // PROTOCOL 4.3-c, 6.1-j: below R as flushed and the window; the rest later.
         let mut to = self.seen.min(self.reserved).min(self.exec + self.config.alpha);
@@ -85,7 +89,7 @@ impl Core {
                         Err(contradiction) => return self.fatal(slot, contradiction, fx),
                     }
                 }
-                slot += n;
+                slot = self.own_from(slot + 1);
             }
             self.own_next = slot;
             // PROTOCOL 6.1-i, 6.1-m: the range is fixed now: computed when sent, it could cover a
@@ -98,16 +102,22 @@ impl Core {
     /// PROTOCOL 4.3-a, 4.3-d, 4.3-e: R is extended ahead of need, and never beyond the first own
     /// slot at or above exec + alpha.
     pub(crate) fn reserve(&mut self, fx: &mut Effects) {
-        let n = self.t.n as Slot;
-        let me = Slot::from(self.config.me);
-        // PROTOCOL 10-n: slots that are filled are reserved at once.
-        let filled = if self.is_filling() { self.first_own(self.fill_to) } else { 0 };
-        let enough = self.own_next + RESERVE_AHEAD / 2 * n < self.reserved_appended;
-        if !self.speaks(self.own_next) || (enough && filled <= self.reserved_appended) {
+        if !self.speaks(self.own_next) {
             return;
         }
-        let end = self.exec + self.config.alpha;
-        let cap = me + end.saturating_sub(me).div_ceil(n) * n;
+        let n = self.at(self.own_next).members.len() as Slot;
+        // An end of own slots: the first one behind it, or it itself where this node has none.
+        let end_at = |slot: Slot| match self.own_from(slot) {
+            Slot::MAX => slot,
+            own => own,
+        };
+        // PROTOCOL 10-n: slots that are filled are reserved at once.
+        let filled = if self.is_filling() { end_at(self.fill_to) } else { 0 };
+        let enough = self.own_next + RESERVE_AHEAD / 2 * n < self.reserved_appended;
+        if enough && filled <= self.reserved_appended {
+            return;
+        }
+        let cap = end_at(self.exec + self.config.alpha);
         let to = (self.own_next + RESERVE_AHEAD * n).max(filled).min(cap);
         if to > self.reserved_appended {
             self.reserved_appended = to;
@@ -119,15 +129,15 @@ impl Core {
     /// PROTOCOL 4.3-j, 6.5-c: own slots below the R found at restart, without a PROPOSE record, may
     /// have been opened: they are proposed null like anybody else's.
     pub(crate) fn null_unknown(&mut self, now: Nanos, fx: &mut Effects) {
-        let n = self.t.n as Slot;
         if mutant!("silent in unknown own slots") {
             return;
         }
         let end = self.unknown_end.min(self.exec + self.config.alpha);
         if self.unknown_next < self.exec {
-            self.unknown_next += (self.exec - self.unknown_next).div_ceil(n) * n;
+            self.unknown_next = self.own_from(self.exec);
         }
         let mut run: Option<Slot> = None;
+        let mut last = 0;
         while self.unknown_next < end {
             let slot = self.unknown_next;
             self.in_use(slot, now, fx);
@@ -144,10 +154,11 @@ impl Core {
                 }
                 _ => {}
             }
-            self.unknown_next += n;
+            last = slot;
+            self.unknown_next = self.own_from(slot + 1);
         }
         if let Some(from) = run {
-            self.refuse(from, self.unknown_next - n + 1, fx);
+            self.refuse(from, last + 1, fx);
         }
     }
 
@@ -161,22 +172,18 @@ impl Core {
         now: Nanos,
         fx: &mut Effects,
     ) {
-        let n = self.t.n as Slot;
         // PROTOCOL 3.2-f: slots of one owner, the sender.
-        if self.config.owner(first) != from || to <= first {
+        let end = self.exec + self.config.alpha;
+        if to <= first || (first < end && self.owner(first) != from) {
             return;
         }
         // PROTOCOL 6.1-g, 9.4-c: a SKIP that reaches beyond the window is applied below its end.
-        let end = self.exec + self.config.alpha;
         if to > end {
             self.named = self.named.max(to);
             self.lags_behind(from, to - 1, now, fx);
         }
         let end = to.min(end);
-        let mut slot = first;
-        if slot < self.exec {
-            slot += (self.exec - slot).div_ceil(n) * n;
-        }
+        let mut slot = self.configurations.next_of(from, first.max(self.exec));
         if slot >= end {
             return;
         }
@@ -198,7 +205,7 @@ impl Core {
                     Err(contradiction) => return self.fatal(slot, contradiction, fx),
                 }
             }
-            slot += n;
+            slot = self.configurations.next_of(from, slot + 1);
         }
     }
 }

@@ -147,9 +147,9 @@ impl Core {
 
     /// PROTOCOL 6.1-f, 9.4-b: a message beyond the window is evidence that this node lags.
     pub(crate) fn lags_behind(&mut self, from: Node, slot: Slot, now: Nanos, fx: &mut Effects) {
-        let peer = &mut self.peers[usize::from(from)];
+        let Some(peer) = self.peers.get_mut(usize::from(from)) else { return };
         peer.exec = peer.exec.max(slot.saturating_add(1).saturating_sub(self.config.alpha));
-        if self.catchup.is_none() && self.peers[usize::from(from)].exec > self.exec {
+        if peer.exec > self.exec && self.catchup.is_none() {
             self.ask_facts(from, now, fx);
         }
     }
@@ -164,7 +164,7 @@ impl Core {
     }
 
     pub(crate) fn on_facts_end(&mut self, from: Node, exec: Slot, now: Nanos, fx: &mut Effects) {
-        let peer = &mut self.peers[usize::from(from)];
+        let Some(peer) = self.peers.get_mut(usize::from(from)) else { return };
         peer.exec = peer.exec.max(exec);
         // The facts fed in before this input are decided but not executed yet.
         self.execute(now, fx);
@@ -186,7 +186,7 @@ impl Core {
             return;
         }
         self.catchup = None;
-        let n = self.t.n;
+        let n = self.peers.len();
         let ahead = (1..=n).map(|step| (usize::from(catchup.from) + step) % n).find(|node| {
             *node != usize::from(self.config.me) && self.peers[*node].exec > self.exec
         });

@@ -23,8 +23,9 @@ pub enum ReadStep {
 pub struct ReadQuorum {
     quorum: usize,
     answered: NodeSet,
-    /// While a change is executed and not in effect: who answered for the configuration before it.
-    before: Option<NodeSet>,
+    /// While a change is executed and not in effect: the quorum of the configuration before it, and who
+    /// answered for that.
+    before: Option<(usize, NodeSet)>,
     newest: Option<(Slot, Node)>,
     mark: Option<Slot>,
 }
@@ -37,8 +38,8 @@ impl ReadQuorum {
 
     /// PROTOCOL 10-x: between the execution of a change and its effect, a quorum of each
     /// configuration.
-    pub fn joint(quorum: usize) -> ReadQuorum {
-        ReadQuorum { before: Some(NodeSet::EMPTY), ..ReadQuorum::new(quorum) }
+    pub fn joint(before: usize, after: usize) -> ReadQuorum {
+        ReadQuorum { before: Some((before, NodeSet::EMPTY)), ..ReadQuorum::new(after) }
     }
 
     /// Counts the answer of one node, taken at one instant of its state. Returns whether this
@@ -58,14 +59,14 @@ impl ReadQuorum {
     ) -> bool {
         // PROTOCOL 1-b, 8.1-i: distinct nodes.
         let fresh = is_new && !self.answered.contains(from);
-        let fresh_before = is_old && self.before.is_some_and(|answered| !answered.contains(from));
+        let fresh_before = is_old && self.before.is_some_and(|(_, seen)| !seen.contains(from));
         if !fresh && !fresh_before {
             return false;
         }
         if fresh {
             self.answered.insert(from);
         }
-        if let Some(before) = self.before.as_mut().filter(|_| fresh_before) {
+        if let Some((_, before)) = self.before.as_mut().filter(|_| fresh_before) {
             before.insert(from);
         }
         self.mark = self.mark.max(mark);
@@ -77,20 +78,21 @@ impl ReadQuorum {
         newer
     }
 
-    /// Nodes that need not be asked again.
-    pub fn answered(&self) -> NodeSet {
-        match self.before {
-            Some(before) => NodeSet(self.answered.0 & before.0),
-            None => self.answered,
-        }
+    /// Of these nodes, those in the configuration before and after the newest change, the ones that
+    /// are to be asked (again).
+    pub fn missing(&self, before: NodeSet, after: NodeSet) -> NodeSet {
+        let old = self.before.map_or(NodeSet::EMPTY, |(_, seen)| before.without(seen));
+        old.union(after.without(self.answered))
     }
 
     /// PROTOCOL 8.1-i, 8.1-j, 8.1-k, 8.1-l: one comparison of the newest exec with the highest
     /// mark, for all keys of the read.
     pub fn step(&self) -> ReadStep {
-        let least = self.quorum - usize::from(mutant!("read quorum one short"));
-        let quorum = |answered: NodeSet| answered.len() >= least;
-        if !quorum(self.answered) || !self.before.is_none_or(quorum) {
+        let short = usize::from(mutant!("read quorum one short"));
+        let reached = |least: usize, answered: NodeSet| answered.len() + short >= least;
+        let old = self.before.is_none_or(|(least, answered)| reached(least, answered));
+        let old = old || mutant!("a read asks the new members only");
+        if !reached(self.quorum, self.answered) || !old {
             return ReadStep::Wait;
         }
         let (exec, node) = self.newest.expect("a quorum holds at least one answer");
@@ -130,19 +132,41 @@ mod tests {
     /// tests PROTOCOL 10-x
     #[test]
     fn while_a_change_comes_into_effect_both_configurations_answer() {
-        let mut read = ReadQuorum::joint(2);
+        let mut read = ReadQuorum::joint(2, 2);
         read.answer_as(0, (true, true), 10, None);
         read.answer_as(1, (true, false), 10, None);
         assert_eq!(read.step(), ReadStep::Wait, "the old one alone");
-        assert!(!read.answered().contains(1), "its successor may answer still");
+        let all = NodeSet::first(3);
+        assert_eq!(read.missing(all, all), NodeSet(0b110), "its successor may answer still");
         read.answer_as(1, (false, true), 12, None);
         assert_eq!(read.step(), ReadStep::Use(1));
-        let mut read = ReadQuorum::joint(2);
+        let mut read = ReadQuorum::joint(2, 2);
         read.answer_as(0, (true, true), 10, None);
         read.answer_as(1, (false, true), 10, None);
         assert_eq!(read.step(), ReadStep::Wait, "the new one alone");
         assert!(!read.answer_as(2, (false, false), 20, Some(30)), "neither");
         read.answer_as(2, (true, true), 10, None);
+        assert_eq!(read.step(), ReadStep::Use(0));
+    }
+
+    /// tests PROTOCOL 10-x
+    #[test]
+    fn quorums_of_both_configurations_are_counted_each_by_its_own_size() {
+        // 3,1,1 to 5,1,3: two of the old three, four of the new five.
+        let mut read = ReadQuorum::joint(2, 4);
+        for (node, counts) in [(0, (true, true)), (1, (true, true)), (3, (false, true))] {
+            read.answer_as(node, counts, 10, None);
+            assert_eq!(read.step(), ReadStep::Wait);
+        }
+        read.answer_as(4, (false, true), 10, None);
+        assert_eq!(read.step(), ReadStep::Use(0));
+        // And back: four of the old five.
+        let mut read = ReadQuorum::joint(4, 2);
+        read.answer_as(0, (true, true), 10, None);
+        read.answer_as(1, (true, true), 10, None);
+        read.answer_as(3, (true, false), 10, None);
+        assert_eq!(read.step(), ReadStep::Wait);
+        read.answer_as(4, (true, false), 10, None);
         assert_eq!(read.step(), ReadStep::Use(0));
     }
 

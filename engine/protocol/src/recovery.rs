@@ -6,18 +6,21 @@
 use crate::core::Core;
 use crate::effects::Record;
 use crate::slot::{Said, Segment, SlotState, Step};
-use crate::{BatchInfo, Change, Config, ConfigError, Nanos, Seat, Slot, Value};
+use crate::{BatchInfo, Change, Config, ConfigError, Membership, Nanos, Slot, Value};
 use std::collections::BTreeMap;
 
 /// Collects a replayed log.
 pub struct Recovery {
     core: Core,
+    /// Records met before the checkpoint that recovery starts from was: who owns their slots is not
+    /// known yet.
+    early: Option<Vec<(Record, Option<BatchInfo>)>>,
     slots: BTreeMap<Slot, SlotState>,
 }
 
 impl Recovery {
     pub fn new(config: Config) -> Result<Recovery, ConfigError> {
-        Ok(Recovery { core: Core::new(config)?, slots: BTreeMap::new() })
+        Ok(Recovery { core: Core::new(config)?, early: None, slots: BTreeMap::new() })
     }
 
     /// Begins at a checkpoint: all slots below `exec` are applied, and what the node said in them
@@ -25,13 +28,18 @@ impl Recovery {
     pub fn begin_at(&mut self, exec: Slot) {
         assert!(self.core.exec == 0 && self.slots.is_empty(), "recovery begins once");
         self.core.exec = exec;
+        self.early = Some(Vec::new());
     }
 
     /// One record, in log order. A `Hold` or `SegmentOnly` carries the batch's metas.
     pub fn record(&mut self, record: Record, batch: Option<BatchInfo>) -> Result<(), String> {
+        if let Some(early) = &mut self.early {
+            early.push((record, batch));
+            return Ok(());
+        }
         match record {
             Record::Hold { slot, digest } => {
-                let opened = self.core.config.owner(slot) == self.core.config.me;
+                let opened = self.core.owner(slot) == self.core.config.me;
                 let Some(state) = self.slot(slot) else { return Ok(()) };
                 name(state, slot, Value::Batch(digest))?;
                 state.segment = Segment::Appended;
@@ -56,11 +64,12 @@ impl Recovery {
             Record::Vote { .. } if mutant!("votes forgotten at restart") => {}
             Record::Reserve { .. } if mutant!("reservation forgotten at restart") => {}
             Record::NoHold { from, to } => {
-                let n = self.core.t.n;
-                for slot in (from..to).step_by(n) {
+                let (owner, mut slot) = (self.core.owner(from), from);
+                while slot < to {
                     if let Some(state) = self.slot(slot) {
                         said(state, Value::Null);
                     }
+                    slot = self.core.configurations.next_of(owner, slot + 1);
                 }
             }
             Record::Vote { slot, phase, ballot } => self.step(slot, Step::Vote(phase, ballot))?,
@@ -98,20 +107,19 @@ impl Recovery {
         Some((slot, value))
     }
 
-    /// The configuration of a checkpoint that recovery starts from: seats, changes executed, and where
-    /// the newest takes effect.
-    pub fn configure(&mut self, seats: &[Seat], epoch: u32, effect: Slot) {
-        assert_eq!(seats.len(), self.core.seats.len(), "a checkpoint has a seat for each member");
-        for (node, seat) in seats.iter().enumerate().filter(|(_, seat)| seat.from > 0) {
-            self.core.take_seat(Change { node: node as crate::Node, seat: *seat });
-        }
-        self.core.epoch = epoch;
-        self.core.fill_to = effect;
+    /// The state of a checkpoint that recovery starts from.
+    ///
+    /// # Errors
+    /// If records met before contradict each other.
+    pub fn configure(&mut self, membership: Membership) -> Result<(), String> {
+        self.core.set_membership(membership);
+        let early = self.early.take().unwrap_or_default();
+        early.into_iter().try_for_each(|(record, batch)| self.record(record, batch))
     }
 
     /// A change was applied and admitted.
     pub fn change(&mut self, change: Change) {
-        self.core.take_seat(change);
+        self.core.take_change(change);
     }
 
     /// All slots below are applied.
@@ -121,14 +129,14 @@ impl Recovery {
 
     /// The core as it was, minus what was only in memory.
     pub fn finish(mut self, now: Nanos) -> Core {
+        assert!(self.early.is_none(), "recovery from a checkpoint ends with its membership");
         let core = &mut self.core;
         core.seen = core.exec;
         core.reserved_appended = core.reserved;
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
-        let (n, me) = (core.t.n as Slot, Slot::from(core.config.me));
-        core.own_next = core.own_next.max(core.reserved).max(me);
-        core.unknown_next = me;
+        core.own_next = core.own_from(core.own_next.max(core.reserved));
+        core.unknown_next = core.own_from(0);
         core.unknown_end = core.own_next;
         let wait = core.pull_wait();
         for (slot, mut state) in self.slots {
@@ -144,13 +152,14 @@ impl Recovery {
             state.pull_at = now;
             state.pull_wait = wait;
             state.named_since = state.consensus.candidate().map(|_| now);
-            resume(&mut state, core.config.me, now, core.t.quorum);
+            let quorum = core.at(slot).thresholds.quorum;
+            resume(&mut state, core.config.me, now, quorum);
             core.own_open += usize::from(state.opened);
             core.slots.push_back(state);
             core.seen = slot + 1;
         }
         if core.own_next < core.exec {
-            core.own_next += (core.exec - core.own_next).div_ceil(n) * n;
+            core.own_next = core.own_from(core.exec);
         }
         self.core
     }

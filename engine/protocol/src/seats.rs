@@ -8,7 +8,7 @@
 
 use crate::core::Core;
 use crate::effects::Effects;
-use crate::{Message, Nanos, Node, Slot};
+use crate::{Configuration, Message, Nanos, Node, NodeSet, Slot};
 
 /// A member's place: `incarnation` counts in slots from `from` on, the one before it in those below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +30,30 @@ impl Seat {
 }
 
 /// An admitted change, executed just now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub node: Node,
-    pub seat: Seat,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// REPLACE: another disk in a node's place.
+    Replace { node: Node, seat: Seat },
+    /// RECONF: other members or thresholds. Nodes with numbers never used before join; `lost`: those
+    /// that leave and will not be heard again.
+    Reconfigure { next: Configuration, lost: NodeSet },
+}
+
+/// Who counts, as of some slot: what a checkpoint tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Of every node that ever was a member, by number.
+    pub seats: Vec<Seat>,
+    pub lost: NodeSet,
+    /// In the order of their slots; those that no slot at or above exec needs may be left out.
+    pub configurations: Vec<Configuration>,
+    pub epoch: u32,
+    /// Where the newest change takes effect.
+    pub effect: Slot,
 }
 
 impl Core {
-    /// The configuration as of exec.
+    /// Of every node that is, was, or is about to be a member: its incarnations.
     pub fn seats(&self) -> &[Seat] {
         &self.seats
     }
@@ -52,20 +68,29 @@ impl Core {
         self.exec < self.fill_to
     }
 
+    /// PROTOCOL 10-q: whether what this incarnation says of a slot counts: it is a member there.
+    pub fn counts(&self, from: Node, incarnation: u32, slot: Slot) -> bool {
+        let seat = self.seats.get(usize::from(from));
+        seat.is_some_and(|seat| seat.counts(incarnation, slot)) && self.at(slot).contains(from)
+    }
+
     /// Whether a message of this incarnation may be taken in: what takes part in a slot only if it
-    /// counts there, facts and questions from everybody.
+    /// counts there, facts and questions from everybody. Of a slot beyond the window only the
+    /// incarnation is judged: that it is named is all that is used of it.
     pub fn hears(&self, from: Node, incarnation: u32, message: &Message) -> bool {
-        let Some(seat) = self.seats.get(usize::from(from)) else { return false };
-        let counts = |first: Slot, last: Slot| {
-            seat.counts(incarnation, first) && seat.counts(incarnation, last)
+        let end = self.exec + self.config.alpha;
+        let seat = self.seats.get(usize::from(from));
+        let counts = |slot: Slot| {
+            seat.is_some_and(|seat| seat.counts(incarnation, slot))
+                && (slot >= end || self.at(slot).contains(from))
         };
         match *message {
             Message::Propose { slot, .. }
             | Message::Vote { slot, .. }
             | Message::State { slot, .. }
-            | Message::Opening { slot } => counts(slot, slot),
+            | Message::Opening { slot } => counts(slot),
             Message::ProposeNull { from, to } | Message::Skip { from, to } => {
-                from < to && counts(from, to - 1)
+                from < to && counts(from) && seat.is_some_and(|it| it.counts(incarnation, to - 1))
             }
             // PROTOCOL 9.3-a
             Message::Decide { .. }
@@ -75,50 +100,66 @@ impl Core {
         }
     }
 
+    /// The configurations whose quorums a read needs: before and after the newest change while that is
+    /// executed and not in effect.
+    pub fn read_configurations(&self) -> (&Configuration, &Configuration) {
+        let until = if self.is_filling() { self.fill_to } else { self.exec };
+        (self.at(self.exec), self.at(until))
+    }
+
     /// Whether an answer to a READQ counts in the quorum of the old configuration and in that of the
     /// new one; they differ only while a change is executed and not in effect.
     pub fn reads_count(&self, from: Node, incarnation: u32) -> (bool, bool) {
         let Some(seat) = self.seats.get(usize::from(from)) else { return (false, false) };
+        let (before, after) = self.read_configurations();
         let is_new = incarnation == seat.incarnation;
         let is_replaced = self.is_filling() && seat.from == self.fill_to;
         let is_old = match is_replaced {
             true => incarnation.checked_add(1) == Some(seat.incarnation),
             false => is_new,
         };
-        (is_old, is_new)
+        (is_old && before.contains(from), is_new && after.contains(from))
     }
 
     /// PROTOCOL 8.1-f, 10-r, 10-t: whether this node may answer READQ and serve clients' reads: a new
-    /// incarnation once it has executed all slots below its first, an old one until then.
+    /// incarnation, or a new member, once it has executed all slots below its first, one that goes
+    /// until then.
     pub fn may_answer(&self) -> bool {
         self.speaks(self.exec)
     }
 
-    /// Whether this node is a member that takes clients' work: not if it was replaced, or is not a
-    /// member yet.
+    /// Whether this node is a member that takes clients' work: not if it was replaced or removed, or is
+    /// not a member yet.
     pub fn is_active(&self) -> bool {
-        self.seats[usize::from(self.config.me)].incarnation == self.config.incarnation
+        let seat = self.seats.get(usize::from(self.config.me));
+        seat.is_some_and(|seat| seat.incarnation == self.config.incarnation)
+            && self.newest().contains(self.config.me)
             && self.may_answer()
     }
 
-    /// PROTOCOL 10-q, 10-s, 10-t: whether this node takes part in a slot: a new incarnation not before
-    /// it has executed all that its predecessor may have spoken of.
+    /// PROTOCOL 10-q, 10-s, 10-t: whether this node takes part in a slot: a new incarnation, or a new
+    /// member, not before it has executed all slots in which it does not count.
     pub(crate) fn speaks(&self, slot: Slot) -> bool {
-        let seat = self.seats[usize::from(self.config.me)];
-        let incarnation = self.config.incarnation;
-        seat.counts(incarnation, slot)
+        let (me, incarnation) = (self.config.me, self.config.incarnation);
+        let Some(seat) = self.seats.get(usize::from(me)) else { return false };
+        self.counts(me, incarnation, slot)
             && (incarnation != seat.incarnation || self.exec >= seat.from)
     }
 
-    /// The owner of the slot has been replaced and speaks of it no more, as far as anyone knows.
+    /// The owner of the slot has been replaced, or was removed as lost, and speaks of it no more, as
+    /// far as anyone knows.
     pub(crate) fn is_replaced(&self, owner: Node, slot: Slot) -> bool {
-        slot < self.seats[usize::from(owner)].from
+        slot < self.seats[usize::from(owner)].from || self.lost.contains(owner)
     }
 
     /// The end of the slots that this incarnation may speak of.
     pub(crate) fn speaks_until(&self) -> Slot {
-        let seat = self.seats[usize::from(self.config.me)];
-        if seat.incarnation == self.config.incarnation { Slot::MAX } else { seat.from }
+        let me = self.config.me;
+        match self.seats.get(usize::from(me)) {
+            Some(seat) if seat.incarnation != self.config.incarnation => seat.from,
+            _ if !self.newest().contains(me) => self.newest().from,
+            _ => Slot::MAX,
+        }
     }
 
     /// PROTOCOL 10-l, 10-o, 10-p: a change was executed: what it says of every slot is known before
@@ -127,7 +168,7 @@ impl Core {
     pub(crate) fn on_executed(&mut self, change: Option<Change>, now: Nanos, fx: &mut Effects) {
         self.is_waiting_for_change = false;
         if let Some(change) = change {
-            self.take_seat(change);
+            self.take_change(change);
             self.fill(now, fx);
         }
         self.in_use_named(now, fx);
@@ -135,21 +176,48 @@ impl Core {
         self.null_unknown(now, fx);
     }
 
-    pub(crate) fn take_seat(&mut self, change: Change) {
-        let Change { node, seat } = change;
-        self.seats[usize::from(node)] = seat;
-        self.epoch += 1;
-        self.fill_to = self.fill_to.max(seat.from);
-        if node == self.config.me && seat.incarnation == self.config.incarnation {
-            // PROTOCOL 10-s
-            self.own_next = self.own_next.max(self.first_own(seat.from));
+    pub(crate) fn take_change(&mut self, change: Change) {
+        let from = match &change {
+            Change::Replace { seat, .. } => seat.from,
+            Change::Reconfigure { next, .. } => next.from,
+        };
+        match change {
+            Change::Replace { node, seat } => self.seats[usize::from(node)] = seat,
+            Change::Reconfigure { next, lost } => {
+                let joined = next.members.iter().map(|node| usize::from(*node) + 1).max();
+                let count = joined.unwrap_or(0).max(self.seats.len());
+                self.seats.resize(count, Seat { incarnation: 1, from });
+                self.lost = self.lost.union(lost);
+                self.configurations.push(next);
+            }
         }
+        self.epoch += 1;
+        self.fill_to = self.fill_to.max(from);
+        self.take_place(from);
     }
 
-    /// The first own slot at or above this one.
-    pub(crate) fn first_own(&self, slot: Slot) -> Slot {
-        let (n, me) = (self.t.n as Slot, Slot::from(self.config.me));
-        me + slot.saturating_sub(me).div_ceil(n) * n
+    /// Everything that a checkpoint says of who counts.
+    pub(crate) fn set_membership(&mut self, membership: Membership) {
+        let Membership { seats, lost, configurations, epoch, effect } = membership;
+        (self.seats, self.lost, self.epoch, self.fill_to) = (seats, lost, epoch, effect);
+        self.configurations.replace_all(configurations);
+        let seat = self.seats.get(usize::from(self.config.me)).copied();
+        self.own_next = self.own_from(0);
+        self.take_place(seat.map_or(0, |seat| seat.from));
+    }
+
+    /// PROTOCOL 10-n, 10-s: own slots from where a change takes effect are those of the configuration
+    /// there, and none of them was opened or skipped; a new incarnation has none below.
+    fn take_place(&mut self, from: Slot) {
+        let (me, incarnation) = (self.config.me, self.config.incarnation);
+        let seat = self.seats.get(usize::from(me));
+        let is_new = seat.is_some_and(|it| it.incarnation == incarnation && it.from == from);
+        if is_new || self.own_next >= from {
+            self.own_next = self.own_from(from);
+        }
+        let peer = crate::core::Peer::new(&self.config);
+        let count = self.seats.len().max(self.peers.len());
+        self.peers.resize(count, peer);
     }
 
     /// All slots up to where a change takes effect are in use: owners skip theirs, and those of the

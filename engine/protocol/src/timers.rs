@@ -34,7 +34,7 @@ impl Core {
             if self.get(index).is_none() {
                 self.slots.push_back(SlotState::new(now, wait));
             }
-            let owner = usize::from(self.config.owner(index));
+            let owner = usize::from(self.owner(index));
             // PROTOCOL 6.5-j: at once, so that its record goes with that of the slot named.
             let due = if self.peers[owner].suspected { now } else { now + self.skip_wait(owner) };
             self.wake = self.wake.min(due).min(now + wait);
@@ -163,7 +163,7 @@ impl Core {
     /// PROTOCOL 5.2-s, 6.5-a, 6.5-f: until it has proposed, or the slot is decided, also after a
     /// vote.
     fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
-        let owner = usize::from(self.config.owner(slot));
+        let owner = usize::from(self.owner(slot));
         // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
         if mutant!("no timer for a silent owner") {
             return None;
@@ -192,22 +192,28 @@ impl Core {
     /// PROTOCOL 6.5-b, 5.2-u: NOHOLD for expired slots, as one range for each run of one owner's
     /// slots.
     fn expire(&mut self, expired: &[Slot], fx: &mut Effects) {
-        let n = self.t.n as Slot;
-        for owner in 0..n {
+        let mut owners = NodeSet::EMPTY;
+        expired.iter().for_each(|slot| owners.insert(self.owner(*slot)));
+        for owner in owners.iter() {
             let mut run: Option<(Slot, Slot)> = None;
-            for slot in expired.iter().copied().filter(|slot| slot % n == owner) {
+            for slot in expired.iter().copied() {
+                if self.owner(slot) != owner {
+                    continue;
+                }
                 let Some(state) = self.get(slot) else { continue };
                 if state.proposal.is_some() || state.decided().is_some() {
                     continue;
                 }
-                let waited = !self.peers[owner as usize].suspected
+                let waited = !self.peers[usize::from(owner)].suspected
                     && !state.owner_null
-                    && !self.is_replaced(owner as Node, slot);
+                    && !self.is_replaced(owner, slot);
                 if waited {
-                    self.note_expiry(owner as usize);
+                    self.note_expiry(usize::from(owner));
                 }
                 match run {
-                    Some((from, last)) if slot == last + n => run = Some((from, slot)),
+                    Some((from, last)) if slot == self.configurations.next_of(owner, last + 1) => {
+                        run = Some((from, slot));
+                    }
                     Some((from, last)) => {
                         self.refuse(from, last + 1, fx);
                         run = Some((slot, slot));
@@ -257,7 +263,7 @@ mod tests {
     }
 
     fn spread(core: &mut Core, slot: Slot, now: Nanos, fx: &mut Effects) {
-        let from = core.config().owner(slot);
+        let from = core.owner(slot);
         let batch = BatchInfo { digest: u128::from(slot), touches: [1].into(), is_change: false };
         core.step(Input::Spread { from, slot, batch, room: true }, now, fx);
     }

@@ -78,7 +78,7 @@ impl Lab {
 
     /// SPREAD of a slot arrives; `room` says whether the log can take the fragments.
     pub fn spread(&mut self, to: Node, slot: Slot, batch: BatchInfo, room: bool) {
-        let from = self.core(to).config().owner(slot);
+        let from = self.core(to).owner(slot);
         self.act(to, |host, now, oracle, out| {
             host.spread(from, slot, batch, room, now, oracle, out);
         });
