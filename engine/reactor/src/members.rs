@@ -26,7 +26,7 @@ pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
     let newest = members.seats().iter().enumerate().max_by_key(|(_, seat)| seat.from);
     let (node, seat) = newest.expect("a cluster has members");
     let seat = Seat { incarnation: seat.incarnation, from: seat.from };
-    Some(Change { node: node as u8, seat })
+    Some(Change::Replace { node: node as u8, seat })
 }
 
 impl<L: Link, D: Device> Node<L, D> {

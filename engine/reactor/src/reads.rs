@@ -175,11 +175,12 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// The quorum that a read needs, with this node's own answer.
     fn quorum(&self, exec: Slot, mark: Option<Slot>) -> ReadQuorum {
-        let q = self.core.thresholds().quorum;
+        let (before, after) = self.core.read_configurations();
+        let (before, after) = (before.thresholds.quorum, after.thresholds.quorum);
         // PROTOCOL 10-x
         let mut quorum = match self.core.is_filling() {
-            true => ReadQuorum::joint(q),
-            false => ReadQuorum::new(q),
+            true => ReadQuorum::joint(before, after),
+            false => ReadQuorum::new(after),
         };
         quorum.answer(self.me, exec, mark);
         quorum
@@ -845,8 +846,10 @@ impl<L: Link, D: Device> Node<L, D> {
         read.retry_at = now + read.retry_wait;
         match read.stage {
             Stage::Quorum => {
-                let answered = read.quorum.answered();
-                let missing = NodeSet::first(self.n).without(answered);
+                let (before, after) = self.core.read_configurations();
+                let (before, after) = (before.thresholds.members, after.thresholds.members);
+                let mut missing = read.quorum.missing(before, after);
+                missing.remove(self.me);
                 read.rounds += 1;
                 for node in missing.iter() {
                     self.ask(id, node, false);

@@ -25,7 +25,7 @@ use racos_buffer::Pool;
 use racos_codec::Codec;
 use racos_machine::{Founding, Import, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
-use racos_protocol::{Config, Nanos, Record, Recovery, Seat, Slot, Value};
+use racos_protocol::{Config, Membership, Nanos, NodeSet, Record, Recovery, Seat, Slot, Value};
 use racos_storage::device::Device;
 use racos_storage::{Identity, Log, LogConfig, LogError, Mark, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
@@ -378,7 +378,17 @@ impl Replay {
             let why = format!("it has {} members", seats.len());
             return self.refuse_checkpoint(generation, why);
         }
-        self.recovery.configure(&seats, members.epoch(), members.effect());
+        let founding = self.protocol.founding().expect("the same configuration was accepted before");
+        let membership = Membership {
+            seats,
+            lost: NodeSet::EMPTY,
+            configurations: vec![founding],
+            epoch: members.epoch(),
+            effect: members.effect(),
+        };
+        if let Err(problem) = self.recovery.configure(membership) {
+            return self.refuse_checkpoint(generation, problem);
+        }
         self.history = history.unwrap_or_else(|| History::starting_at(exec));
         heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));
         for op in early {

@@ -39,7 +39,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Ok(head) = SpreadHead::get(&frame.head) else { return };
         let slot = head.slot;
         // PROTOCOL 10-q
-        if !self.core.seats()[usize::from(from)].counts(frame.from.incarnation, slot) {
+        if !self.core.hears(from, frame.from.incarnation, &Message::Opening { slot }) {
             return;
         }
         if slot < self.core.exec() {
