@@ -10,8 +10,8 @@ use crate::effects::{Effect, Effects, Input, Record, Release, Target};
 use crate::estimate::{Mean, Quantile};
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
-    Action, BatchInfo, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet, Path, Seat, Slot,
-    Thresholds, Value, Waiting,
+    Action, BatchInfo, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet, Path,
+    Seat, Slot, Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
 
@@ -276,8 +276,10 @@ impl Core {
     fn on_message(&mut self, from: Node, message: Message, now: Nanos, effects: &mut Effects) {
         // PROTOCOL 9.3-a: facts and questions are taken from everybody; the rest from those who are,
         // or were, members.
-        let from_all =
-            matches!(message, Message::Pull { .. } | Message::GetMeta { .. } | Message::Decide { .. });
+        let from_all = matches!(
+            message,
+            Message::Pull { .. } | Message::GetMeta { .. } | Message::Decide { .. }
+        );
         if from == self.config.me || (usize::from(from) >= self.peers.len() && !from_all) {
             return;
         }

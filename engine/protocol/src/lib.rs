@@ -41,8 +41,8 @@ mod timers;
 
 pub use crate::core::{Core, Counters};
 pub use coin::{CoinKey, siphash_2_4};
-pub use configuration::Configuration;
 pub use config::{Config, ConfigError, MEMBERS_MAX, Thresholds, Timing, Wait};
+pub use configuration::Configuration;
 pub use consensus::{Action, Consensus, Decision, Path, Waiting};
 pub use effects::{Effect, Effects, Input, Record, Release, Target};
 pub use message::{Ballot, BatchInfo, Digest, Message, Nanos, Node, NodeSet, Slot, Value};

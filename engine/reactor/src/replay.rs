@@ -378,7 +378,8 @@ impl Replay {
             let why = format!("it has {} members", seats.len());
             return self.refuse_checkpoint(generation, why);
         }
-        let founding = self.protocol.founding().expect("the same configuration was accepted before");
+        let founding =
+            self.protocol.founding().expect("the same configuration was accepted before");
         let membership = Membership {
             seats,
             lost: NodeSet::EMPTY,
