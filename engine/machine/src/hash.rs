@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     Lease,
     Alarm,
     Seat,
+    Layout,
 }
 
 /// Hash of one entry: its kind and its fields, always in the same order.

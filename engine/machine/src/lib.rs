@@ -53,7 +53,9 @@ pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Expor
 pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
-pub use members::{Founding, Members, Seat};
+pub use members::{
+    ADDRESS_BYTES_MAX, Founding, Joining, Layout, MEMBERS_MAX, Members, Reconfigure, Replace, Seat,
+};
 pub use op::{
     Action, AlarmKind, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op, OpId,
     SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp, Value, prefix_end,

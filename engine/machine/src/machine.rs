@@ -262,16 +262,28 @@ impl Machine {
                 self.alarms.remove(&(*member, *kind));
                 Ok(0)
             }
-            Action::ReplaceNode { node, expected, disk, is_forced } => {
-                self.members.replace(at.0, *node, *expected, *disk, *is_forced)?;
+            Action::ReplaceNode(_)
+            | Action::Reconfigure(_)
+            | Action::NodeRebuilt { .. }
+            | Action::NodeLost { .. }
+            | Action::NodeReleased { .. } => {
+                self.change_members(at.0, &op.action)?;
                 self.members_hash = self.members.hash();
                 Ok(0)
             }
-            Action::NodeRebuilt { node, incarnation } => {
-                self.members.rebuilt(*node, *incarnation)?;
-                self.members_hash = self.members.hash();
-                Ok(0)
-            }
+        }
+    }
+
+    fn change_members(&mut self, slot: u64, action: &Action) -> Result<(), Refusal> {
+        let (members, values) = (&mut self.members, &self.values);
+        let values = &|layout| values.len_of(layout);
+        match action {
+            Action::ReplaceNode(change) => members.replace(slot, change, values),
+            Action::Reconfigure(change) => members.reconfigure(slot, change, values),
+            Action::NodeRebuilt { node, incarnation } => members.rebuilt(*node, *incarnation),
+            Action::NodeLost { node } => members.lost(slot, *node),
+            Action::NodeReleased { node } => members.released(slot, *node, values),
+            _ => Ok(()),
         }
     }
 
@@ -306,6 +318,7 @@ impl Machine {
         let named = match content {
             Content::Whole(value) if value.op == id && self.values.find(id).is_none() => {
                 self.check_room_for_value()?;
+                self.check_layout(value, slot)?;
                 Named::Whole(self.values.add(value, slot))
             }
             Content::Whole(value) => Named::Whole(self.stored(value)?),
@@ -369,6 +382,7 @@ impl Machine {
             Err(Refusal::ValueMissing) => self.check_room_for_value()?,
             Err(reason) => return Err(reason),
         }
+        self.check_layout(value, slot)?;
         let handle = self.values.add(value, slot);
         self.values.wait(handle, position, session, self.limits.parts_max);
         Ok(0)
@@ -380,6 +394,12 @@ impl Machine {
             return Err(Refusal::ValueConflict);
         }
         Ok(handle)
+    }
+
+    /// PROTOCOL 3.1-h, 10-w: every node must find the fragments where the value says.
+    pub(crate) fn check_layout(&self, value: &Value, slot: u64) -> Result<(), Refusal> {
+        let fits = value.layout == self.members.layout_at(slot);
+        if fits { Ok(()) } else { Err(Refusal::OtherLayout) }
     }
 
     fn check_room_for_value(&self) -> Result<(), Refusal> {
@@ -579,6 +599,11 @@ impl Machine {
     /// Values in the value table.
     pub fn values_len(&self) -> usize {
         self.values.len()
+    }
+
+    /// Values in the value table whose fragments lie as a layout says.
+    pub fn values_of_layout(&self, layout: u16) -> u64 {
+        self.values.len_of(layout)
     }
 
     /// Parts that wait for their put.

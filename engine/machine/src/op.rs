@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::members::{self, Reconfigure, Replace};
 use crate::txn::{Span, Step, Txn};
 use crate::wire::{DecodeError, Problem};
 
@@ -118,12 +119,14 @@ pub struct Value {
     pub k: u8,
     /// Fragments made of it, at least `k`.
     pub n: u8,
+    /// The layout that says on which nodes they lie.
+    pub layout: u16,
 }
 
 impl Value {
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
-        if self.k == 0 || self.k > self.n {
-            let problem = Problem::Inconsistent("k must be at least 1 and at most n");
+        if self.k == 0 || self.k > self.n || usize::from(self.n) > members::MEMBERS_MAX {
+            let problem = Problem::Inconsistent("k must be at least 1 and at most n, n at most 64");
             return Err(DecodeError::new("value code", problem));
         }
         let used = self.head.len().min(self.len as usize);
@@ -242,19 +245,24 @@ pub enum Action {
         kind: AlarmKind,
         raised: bool,
     },
-    /// Puts the disk `disk` in the place of a node's, as its next incarnation, if the node's is
-    /// `expected` and the change is admitted (PROTOCOL 10).
-    ReplaceNode {
-        node: u8,
-        expected: u32,
-        disk: u128,
-        /// Even if more than f members are rebuilding then.
-        is_forced: bool,
-    },
+    /// Puts a disk in the place of a node's, as its next incarnation, if the node's is the expected one
+    /// and the change is admitted (PROTOCOL 10).
+    ReplaceNode(Box<Replace>),
+    /// Changes who the members are, or f and k, if the epoch is the expected one and the change is
+    /// admitted (PROTOCOL 10).
+    Reconfigure(Box<Reconfigure>),
     /// A replaced node has made all fragments again.
     NodeRebuilt {
         node: u8,
         incarnation: u32,
+    },
+    /// The disk of a node that left is lost.
+    NodeLost {
+        node: u8,
+    },
+    /// Nothing in use has fragments on a node that left.
+    NodeReleased {
+        node: u8,
     },
 }
 
@@ -293,7 +301,11 @@ impl Op {
             | Action::LeaseExpire { .. }
             | Action::Alarm { .. } => Ok(()),
             Action::Txn(txn) => txn.check(self.id),
-            Action::ReplaceNode { .. } | Action::NodeRebuilt { .. } => Ok(()),
+            Action::NodeRebuilt { .. } | Action::NodeLost { .. } | Action::NodeReleased { .. } => {
+                Ok(())
+            }
+            Action::ReplaceNode(change) => members::check_address(&change.address),
+            Action::Reconfigure(change) => change.check(),
             Action::Put { key, content } => {
                 check_key("key", key, 1)?;
                 content.check()
@@ -316,7 +328,7 @@ impl Op {
 
     /// Whether executing this may change who the members are: then it is alone in its batch.
     pub fn is_change(&self) -> bool {
-        matches!(self.action, Action::ReplaceNode { .. })
+        matches!(self.action, Action::ReplaceNode(_) | Action::Reconfigure(_))
     }
 
     /// Whether executing this may change what a read of `key` returns.

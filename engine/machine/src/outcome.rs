@@ -79,11 +79,21 @@ pub enum Refusal {
     DiskInUse,
     /// More than f members would be without the fragments that they should have.
     TooManyRebuilding,
+    /// The members have changed since the change was asked for.
+    OtherEpoch,
+    /// No cluster can have these members, f and k.
+    ImpossibleMembers,
+    /// A node is named twice, has left before, or is not the next new one.
+    NodeUsed,
+    /// The node is a member, or fragments in use lie on it.
+    StillMember,
+    /// The value was coded for other members than those of its slot.
+    OtherLayout,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 19] = [
+    const ALL: [Refusal; 24] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -103,6 +113,11 @@ impl Refusal {
         Refusal::OtherIncarnation,
         Refusal::DiskInUse,
         Refusal::TooManyRebuilding,
+        Refusal::OtherEpoch,
+        Refusal::ImpossibleMembers,
+        Refusal::NodeUsed,
+        Refusal::StillMember,
+        Refusal::OtherLayout,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -134,8 +149,18 @@ impl fmt::Display for Refusal {
             Refusal::OtherIncarnation => "the node has another incarnation by now; look again",
             Refusal::DiskInUse => "the disk is a member already",
             Refusal::TooManyRebuilding => {
-                "as many nodes as may be lost are rebuilding; wait until one of them is done"
+                "as many nodes as may be lost are rebuilding or gone; wait until one of them is done"
             }
+            Refusal::OtherEpoch => "the members have changed meanwhile; look again",
+            Refusal::ImpossibleMembers => {
+                "a cluster needs k >= 1, at least 2f+k members, and alpha of at least n"
+            }
+            Refusal::NodeUsed => {
+                "a node is named twice or was a member before; one that joins has the next number \
+                 never used, at most 63"
+            }
+            Refusal::StillMember => "the node is a member, or values in use have fragments on it",
+            Refusal::OtherLayout => "the members changed while the value was sent; send it again",
         })
     }
 }
@@ -152,7 +177,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::TooManyRebuilding as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::OtherLayout as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -205,7 +205,8 @@ mod tests {
         head[..used].copy_from_slice(&bytes[..used]);
         let digest = crate::hash::bytes(bytes).to_le_bytes();
         let op = OpId(1 + crate::hash::bytes(bytes) % 1000);
-        let value = Value { op, len: bytes.len() as u32, digest, crc: 0, head, k: 1, n: 3 };
+        let value =
+            Value { op, len: bytes.len() as u32, digest, crc: 0, head, k: 1, n: 3, layout: 0 };
         Item {
             key: bytes.into(),
             create: 1,

@@ -34,6 +34,8 @@ pub enum StepReport {
 struct Needs {
     puts: usize,
     own_values: usize,
+    /// The slot in which they are stored.
+    slot: u64,
     /// Values that steps name, held on to until the last step is done.
     named: Vec<Handle>,
 }
@@ -81,7 +83,7 @@ impl Machine {
                 return Err(Refusal::NoSpace);
             }
         }
-        let mut needs = Needs::default();
+        let mut needs = Needs { slot, ..Needs::default() };
         self.check_steps(txn, &mut path.iter(), &mut needs)?;
         let most = self.limits.versions_max as usize;
         if self.index.versions() + needs.puts > most || self.values.len() + needs.own_values > most
@@ -237,7 +239,10 @@ impl Machine {
         match &put.written {
             Written::Own(value) => match self.stored(value) {
                 Ok(handle) => needs.named.push(handle),
-                Err(Refusal::ValueMissing) => needs.own_values += 1,
+                Err(Refusal::ValueMissing) => {
+                    self.check_layout(value, needs.slot)?;
+                    needs.own_values += 1;
+                }
                 Err(reason) => return Err(reason),
             },
             Written::Stored(content) => {

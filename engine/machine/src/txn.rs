@@ -348,7 +348,7 @@ mod tests {
     fn stored(bytes: &[u8]) -> Content {
         let (digest, head) = (digest_of(bytes), head_of(bytes));
         let len = bytes.len() as u32;
-        Content::Whole(Value { op: OpId(7), len, digest, crc: 0, head, k: 3, n: 5 })
+        Content::Whole(Value { op: OpId(7), len, digest, crc: 0, head, k: 3, n: 5, layout: 0 })
     }
 
     fn given(bytes: &[u8], evidence: Vec<(OpId, Ordering)>) -> Given {

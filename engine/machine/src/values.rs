@@ -45,17 +45,18 @@ struct Stored {
     uses: u32,
     k: u8,
     n: u8,
+    layout: u16,
 }
 
 impl Stored {
     fn new(value: &Value, slot: u64) -> Self {
-        let Value { op, len, digest, crc, head, k, n } = *value;
-        Self { op, digest, head, slot, len, crc, uses: 0, k, n }
+        let Value { op, len, digest, crc, head, k, n, layout } = *value;
+        Self { op, digest, head, slot, len, crc, uses: 0, k, n, layout }
     }
 
     fn value(&self) -> Value {
-        let Self { op, digest, head, len, crc, k, n, .. } = *self;
-        Value { op, len, digest, crc, head, k, n }
+        let Self { op, digest, head, len, crc, k, n, layout, .. } = *self;
+        Value { op, len, digest, crc, head, k, n, layout }
     }
 
     /// Without `uses`: those are counted from the versions, which the hash covers.
@@ -64,7 +65,7 @@ impl Stored {
         let [digest_low, digest_high] = hash::halves(u128::from_le_bytes(self.digest));
         let head = u64::from_le_bytes(self.head);
         let sizes = hash::pair(self.len, self.crc);
-        let code = u64::from(self.k) << 8 | u64::from(self.n);
+        let code = u64::from(self.layout) << 16 | u64::from(self.k) << 8 | u64::from(self.n);
         let fields = [op_low, op_high, digest_low, digest_high, head, self.slot, sizes, code];
         hash::entry(Kind::Value, fields)
     }
@@ -96,6 +97,8 @@ pub(crate) struct ValueTable {
     waiting: BTreeMap<Handle, Waiting>,
     waiting_by_age: BTreeMap<(u64, u32), Handle>,
     waiting_by_session: BTreeSet<(SessionId, Handle)>,
+    /// Values in the table, by layout.
+    by_layout: BTreeMap<u16, u64>,
     sum: Sum,
     /// Values that left the table since the caller last asked; not part of the state.
     released: Vec<OpId>,
@@ -112,6 +115,7 @@ impl Default for ValueTable {
             waiting: BTreeMap::new(),
             waiting_by_age: BTreeMap::new(),
             waiting_by_session: BTreeSet::new(),
+            by_layout: BTreeMap::new(),
             sum: Sum::default(),
             released: Vec::new(),
             released_missed: false,
@@ -134,6 +138,11 @@ fn shard_of(hash: u64) -> usize {
 impl ValueTable {
     pub(crate) fn len(&self) -> usize {
         self.stored.len()
+    }
+
+    /// Values in the table that have a layout.
+    pub(crate) fn len_of(&self, layout: u16) -> u64 {
+        self.by_layout.get(&layout).copied().unwrap_or(0)
     }
 
     pub(crate) fn waiting_len(&self) -> usize {
@@ -166,6 +175,7 @@ impl ValueTable {
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");
         let stored = Stored::new(value, slot);
+        *self.by_layout.entry(value.layout).or_default() += 1;
         self.sum.add(stored.hash());
         let handle = self.stored.insert(stored);
         let hash = hash_of(value.op);
@@ -262,7 +272,9 @@ impl ValueTable {
         let stored = self.stored.get(handle);
         assert_eq!(stored.uses, 0, "a value that a version names stays in the value table");
         self.sum.sub(stored.hash());
-        let op = stored.op;
+        let (op, layout) = (stored.op, stored.layout);
+        let count = self.by_layout.get_mut(&layout).expect("every value was counted");
+        *count -= 1;
         let hash = hash_of(op);
         self.shards[shard_of(hash)]
             .find_entry(hash, |&at| at == handle)

@@ -4,7 +4,8 @@
 //! batch  = version (1 byte), count (varint), op...
 //! op     = kind (1 byte), flags (varint), id (16 bytes), [stamp], body of the kind
 //! stamp  = session slot, session position, sequence, sequence - low   (varints)
-//! value  = [op (16 bytes)], len (varint), digest (16), crc (4), head (min(len, 8)), k (1), n (1)
+//! value  = [op (16 bytes)], len (varint), digest (16), crc (4), head (min(len, 8)), k (1), n (1),
+//!          [layout (varint), if it is not 0: then 0x80 is added to n]
 //! ```
 //! Transactions are described in `wire/txn.rs`. Fixed-width integers are little-endian; varints are LEB128. Optional fields stand behind flag
 //! bits, so that new ones can be added; a reader refuses flags it does not know.
@@ -17,12 +18,16 @@ mod txn;
 
 use std::fmt;
 
+use crate::members::{self, Reconfigure, Replace};
 use crate::op::{
     Action, AlarmKind, Content, KEY_BYTES_MAX, Key, Op, OpId, SessionId, Stamp, Value, check_bounds,
 };
 
 /// The version of the batch encoding.
 pub const BATCH_VERSION: u8 = 1;
+
+/// A bit of a value's n, which is at most 64: the number of its layout follows.
+const LAYOUT_FOLLOWS: u8 = 0x80;
 
 /// The shortest op: kind, flags, id.
 const OP_BYTES_MIN: usize = 18;
@@ -46,6 +51,9 @@ mod kind {
     pub(super) const ALARM: u8 = 13;
     pub(super) const REPLACE_NODE: u8 = 32;
     pub(super) const NODE_REBUILT: u8 = 33;
+    pub(super) const RECONFIGURE: u8 = 34;
+    pub(super) const NODE_LOST: u8 = 35;
+    pub(super) const NODE_RELEASED: u8 = 36;
 }
 
 mod flag {
@@ -59,6 +67,8 @@ mod flag {
     pub(super) const OPEN_END: u64 = 1 << 3;
     /// The alarm is raised, not lowered. Alarm.
     pub(super) const RAISED: u64 = 1 << 4;
+    /// The node has another address from now on. ReplaceNode.
+    pub(super) const ADDRESS: u64 = 1 << 5;
 }
 
 /// Bounds on a batch taken off the network or the disk.
@@ -221,12 +231,17 @@ impl Op {
                 put_varint(out, *member);
                 out.push(*kind as u8);
             }
-            Action::ReplaceNode { node, expected, disk, is_forced } => {
-                out.push(*node);
-                put_varint(out, u64::from(*expected));
-                out.extend_from_slice(&disk.to_le_bytes());
-                out.push(u8::from(*is_forced));
+            Action::ReplaceNode(change) => {
+                out.push(change.node);
+                put_varint(out, u64::from(change.expected));
+                out.extend_from_slice(&change.disk.to_le_bytes());
+                out.push(u8::from(change.is_forced));
+                if !change.address.is_empty() {
+                    members::put_address(out, &change.address);
+                }
             }
+            Action::Reconfigure(change) => change.put(out),
+            Action::NodeLost { node } | Action::NodeReleased { node } => out.push(*node),
             Action::NodeRebuilt { node, incarnation } => {
                 out.push(*node);
                 put_varint(out, u64::from(*incarnation));
@@ -267,7 +282,13 @@ impl Op {
             Action::LeaseExpire { .. } => (kind::LEASE_EXPIRE, 0),
             Action::Alarm { raised: true, .. } => (kind::ALARM, flag::RAISED),
             Action::Alarm { .. } => (kind::ALARM, 0),
-            Action::ReplaceNode { .. } => (kind::REPLACE_NODE, 0),
+            Action::ReplaceNode(change) if !change.address.is_empty() => {
+                (kind::REPLACE_NODE, flag::ADDRESS)
+            }
+            Action::ReplaceNode(_) => (kind::REPLACE_NODE, 0),
+            Action::Reconfigure(_) => (kind::RECONFIGURE, 0),
+            Action::NodeLost { .. } => (kind::NODE_LOST, 0),
+            Action::NodeReleased { .. } => (kind::NODE_RELEASED, 0),
             Action::NodeRebuilt { .. } => (kind::NODE_REBUILT, 0),
         };
         (kind, if self.stamp.is_some() { flags | flag::STAMP } else { flags })
@@ -306,7 +327,13 @@ fn put_value(out: &mut Vec<u8>, value: &Value, named: bool) {
     out.extend_from_slice(&value.crc.to_le_bytes());
     out.extend_from_slice(&value.head[..value.head.len().min(value.len as usize)]);
     out.push(value.k);
-    out.push(value.n);
+    match value.layout {
+        0 => out.push(value.n),
+        layout => {
+            out.push(value.n | LAYOUT_FOLLOWS);
+            put_varint(out, layout.into());
+        }
+    }
 }
 
 /// Appends a value with the slot that stored it.
@@ -329,7 +356,11 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
+    pub(crate) fn take(
+        &mut self,
+        field: &'static str,
+        len: usize,
+    ) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) =
             self.rest.split_at_checked(len).ok_or(DecodeError::new(field, Problem::Truncated))?;
         self.rest = rest;
@@ -410,6 +441,36 @@ impl<'a> Reader<'a> {
         Ok(Stamp { session, sequence, low })
     }
 
+    pub(crate) fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        match self.byte(field)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(DecodeError::new(field, Problem::Unknown { value: other.into() })),
+        }
+    }
+
+    fn replace(&mut self, flags: u64) -> Result<Replace, DecodeError> {
+        let (node, expected) = (self.byte("node")?, self.number32("incarnation")?);
+        let disk = u128::from_le_bytes(self.array("disk id")?);
+        let is_forced = self.flag("forced")?;
+        let address = match flags & flag::ADDRESS {
+            0 => Box::default(),
+            _ => members::get_address(self)?,
+        };
+        let is_named = flags & flag::ADDRESS != 0;
+        require(is_named != address.is_empty(), "address", "an address is not empty")?;
+        Ok(Replace { node, expected, disk, address, is_forced })
+    }
+
+    /// The layout of a value, if another one than the first.
+    fn layout(&mut self) -> Result<u16, DecodeError> {
+        let number = self.varint("value layout")?;
+        let max = u64::from(u16::MAX);
+        let problem = Problem::OutOfRange { value: number, min: 1, max };
+        let number = u16::try_from(number).ok().filter(|number| *number > 0);
+        number.ok_or(DecodeError::new("value layout", problem))
+    }
+
     fn value(&mut self, op: OpId) -> Result<Value, DecodeError> {
         let len = self.number32("value length")?;
         let digest = self.array("value digest")?;
@@ -418,7 +479,9 @@ impl<'a> Reader<'a> {
         let used = head.len().min(len as usize);
         head[..used].copy_from_slice(self.take("value head", used)?);
         let [k, n] = self.array("value code")?;
-        Ok(Value { op, len, digest, crc, head, k, n })
+        let layout = if n & LAYOUT_FOLLOWS == 0 { 0 } else { self.layout()? };
+        let n = n & !LAYOUT_FOLLOWS;
+        Ok(Value { op, len, digest, crc, head, k, n, layout })
     }
 
     pub(crate) fn named_value(&mut self) -> Result<Value, DecodeError> {
@@ -453,6 +516,7 @@ impl<'a> Reader<'a> {
                 kind::PUT => flag::STRIPES | flag::FOREIGN_VALUE,
                 kind::DELETE_RANGE => flag::OPEN_END,
                 kind::ALARM => flag::RAISED,
+                kind::REPLACE_NODE => flag::ADDRESS,
                 _ => 0,
             };
         let id = self.op_id("id")?;
@@ -508,19 +572,10 @@ impl<'a> Reader<'a> {
                 let kind = self.alarm_kind()?;
                 Action::Alarm { member, kind, raised: flags & flag::RAISED != 0 }
             }
-            kind::REPLACE_NODE => Action::ReplaceNode {
-                node: self.byte("node")?,
-                expected: self.number32("incarnation")?,
-                disk: u128::from_le_bytes(self.array("disk id")?),
-                is_forced: match self.byte("forced")? {
-                    0 => false,
-                    1 => true,
-                    other => {
-                        let problem = Problem::Unknown { value: other.into() };
-                        return Err(DecodeError::new("forced", problem));
-                    }
-                },
-            },
+            kind::REPLACE_NODE => Action::ReplaceNode(Box::new(self.replace(flags)?)),
+            kind::RECONFIGURE => Action::Reconfigure(Box::new(Reconfigure::get(self)?)),
+            kind::NODE_LOST => Action::NodeLost { node: self.byte("node")? },
+            kind::NODE_RELEASED => Action::NodeReleased { node: self.byte("node")? },
             kind::NODE_REBUILT => Action::NodeRebuilt {
                 node: self.byte("node")?,
                 incarnation: self.number32("incarnation")?,

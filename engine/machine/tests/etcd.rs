@@ -68,7 +68,16 @@ impl Book {
     fn value(&mut self, op: OpId, bytes: &[u8]) -> Value {
         let (digest, head) = self.parts(bytes);
         self.by_op.insert(op, bytes.to_vec());
-        Value { op, len: bytes.len() as u32, digest, crc: crc32c::crc32c(bytes), head, k: 3, n: 5 }
+        Value {
+            op,
+            len: bytes.len() as u32,
+            digest,
+            crc: crc32c::crc32c(bytes),
+            head,
+            k: 3,
+            n: 5,
+            layout: 0,
+        }
     }
 
     fn given(&mut self, bytes: &[u8]) -> Given {

@@ -192,6 +192,7 @@ impl Builder {
             head,
             k: k as u8,
             n: self.n as u8,
+            layout: 0,
         }
     }
 

@@ -8,9 +8,9 @@ use crate::batch::Waiter;
 use crate::node::Node;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::kind;
-use racos_machine::{Action, Machine, Op};
+use racos_machine::{Action, Layout, Machine, Members, Op, Replace};
 use racos_net::Link;
-use racos_protocol::{Change, Input, Nanos, Seat};
+use racos_protocol::{Change, Configuration, Input, Membership, Nanos, NodeSet, Seat};
 use racos_storage::device::Device;
 
 /// How often a rebuilding node looks whether it is done, and proposes it again.
@@ -23,10 +23,42 @@ pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
     if members.epoch() == epoch {
         return None;
     }
-    let newest = members.seats().iter().enumerate().max_by_key(|(_, seat)| seat.from);
-    let (node, seat) = newest.expect("a cluster has members");
+    let newest = members.newest().expect("a cluster has members");
+    if newest.from == members.effect() {
+        let next = configuration(newest);
+        return Some(Change::Reconfigure { next, lost: lost(members.seats()) });
+    }
+    let changed = |(_, seat): &(usize, &racos_machine::Seat)| seat.from == members.effect();
+    let (node, seat) = members.seats().iter().enumerate().find(changed).expect("one was replaced");
     let seat = Seat { incarnation: seat.incarnation, from: seat.from };
     Some(Change::Replace { node: node as u8, seat })
+}
+
+fn configuration(layout: &Layout) -> Configuration {
+    let Layout { from, lost_max, data, .. } = *layout;
+    let made = Configuration::new(from, layout.members.clone(), lost_max.into(), data.into());
+    made.expect("what was admitted is possible")
+}
+
+fn lost(seats: &[racos_machine::Seat]) -> NodeSet {
+    let lost = seats.iter().enumerate().filter(|(_, seat)| seat.is_lost);
+    lost.fold(NodeSet::EMPTY, |mut set, (node, _)| {
+        set.insert(node as u8);
+        set
+    })
+}
+
+/// Who counts, as a checkpoint tells.
+pub(crate) fn membership(members: &Members) -> Membership {
+    let seats = members.seats().iter();
+    let seats = seats.map(|seat| Seat { incarnation: seat.incarnation, from: seat.from });
+    Membership {
+        seats: seats.collect(),
+        lost: lost(members.seats()),
+        configurations: members.layouts().iter().map(configuration).collect(),
+        epoch: members.epoch(),
+        effect: members.effect(),
+    }
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -126,8 +158,9 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Proposes to put another disk in the place of a node's, on nobody's behalf.
     pub fn propose_replace(&mut self, node: u8, expected: u32, disk: u128) {
-        let is_forced = false;
-        self.propose_alone(Action::ReplaceNode { node, expected, disk, is_forced }, None);
+        let (address, is_forced) = (Box::default(), false);
+        let change = Replace { node, expected, disk, address, is_forced };
+        self.propose_alone(Action::ReplaceNode(Box::new(change)), None);
     }
 
     /// PROTOCOL 10-v: says that all fragments are here again, once they are.

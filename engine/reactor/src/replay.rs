@@ -25,7 +25,7 @@ use racos_buffer::Pool;
 use racos_codec::Codec;
 use racos_machine::{Founding, Import, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
-use racos_protocol::{Config, Membership, Nanos, NodeSet, Record, Recovery, Seat, Slot, Value};
+use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
 use racos_storage::{Identity, Log, LogConfig, LogError, Mark, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
@@ -135,7 +135,8 @@ fn limits(config: &NodeConfig) -> Limits {
 /// The members that the cluster was founded with.
 fn founding(config: &NodeConfig) -> Founding {
     let nodes = config.members.len() as u8;
-    Founding { nodes, lost_max: config.f as u8, alpha: config.alpha }
+    let (lost_max, data) = (config.f as u8, config.k as u8);
+    Founding { nodes, lost_max, data, alpha: config.alpha }
 }
 
 fn identity(config: &NodeConfig) -> Identity {
@@ -371,22 +372,10 @@ impl Replay {
         }
         // PROTOCOL 10-l: who counts in the slots that follow.
         let members = self.machine.members();
-        let seats = members.seats().iter();
-        let seats = seats.map(|seat| Seat { incarnation: seat.incarnation, from: seat.from });
-        let seats: Vec<Seat> = seats.collect();
-        if seats.len() != self.protocol.n {
-            let why = format!("it has {} members", seats.len());
-            return self.refuse_checkpoint(generation, why);
+        if members.seats().is_empty() {
+            return self.refuse_checkpoint(generation, "it has no members".into());
         }
-        let founding =
-            self.protocol.founding().expect("the same configuration was accepted before");
-        let membership = Membership {
-            seats,
-            lost: NodeSet::EMPTY,
-            configurations: vec![founding],
-            epoch: members.epoch(),
-            effect: members.effect(),
-        };
+        let membership = members::membership(members);
         if let Err(problem) = self.recovery.configure(membership) {
             return self.refuse_checkpoint(generation, problem);
         }

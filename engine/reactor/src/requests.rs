@@ -11,7 +11,7 @@ use crate::status::{
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
 use racos_buffer::Slice;
-use racos_machine::{Action, Content, Op, OpId, Stamp};
+use racos_machine::{Action, Content, Op, OpId, Replace, Stamp};
 use racos_net::{Link, Message as Frame};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
@@ -69,7 +69,9 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Request::Status => self.status_request(&waiter),
             Request::Replace { node, expected, disk, is_forced } => {
-                let action = Action::ReplaceNode { node, expected, disk, is_forced };
+                let address = Box::default();
+                let change = Replace { node, expected, disk, address, is_forced };
+                let action = Action::ReplaceNode(Box::new(change));
                 self.propose_alone(action, Some(waiter));
             }
         }

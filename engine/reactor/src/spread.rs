@@ -517,6 +517,7 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 Refusal::Stale => ErrorCode::Stale,
                 Refusal::Window => ErrorCode::Window,
                 Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
+                Refusal::OtherLayout => ErrorCode::Unavailable,
                 Refusal::NoSpace => ErrorCode::NoSpace,
                 Refusal::Malformed
                 | Refusal::Compacted
@@ -530,7 +531,11 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 | Refusal::ChangeInFlight
                 | Refusal::OtherIncarnation
                 | Refusal::DiskInUse
-                | Refusal::TooManyRebuilding => ErrorCode::BadRequest,
+                | Refusal::TooManyRebuilding
+                | Refusal::OtherEpoch
+                | Refusal::ImpossibleMembers
+                | Refusal::NodeUsed
+                | Refusal::StillMember => ErrorCode::BadRequest,
             };
             error(code, reason.to_string())
         }

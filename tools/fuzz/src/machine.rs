@@ -7,7 +7,8 @@ use racos_machine::{Action, BatchLimits, Op, OpId, Value, decode_batch, encode_b
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let id = |counter| OpId::new(2, 1, 1, counter);
     let key = b"key".to_vec().into();
-    let value = Value { op: id(1), len: 30, digest: [5; 16], crc: 7, head: [1; 8], k: 3, n: 5 };
+    let value =
+        Value { op: id(1), len: 30, digest: [5; 16], crc: 7, head: [1; 8], k: 3, n: 5, layout: 0 };
     let actions = [Action::Delete { key }, Action::Part { value }, Action::Noop];
     let op = |action: &Action| Op { id: id(1), stamp: None, action: action.clone() };
     let ops: Vec<Op> = actions.iter().map(op).collect();

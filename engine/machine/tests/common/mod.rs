@@ -12,7 +12,16 @@ use racos_machine::{
 pub fn value_of(op: OpId) -> Value {
     let mut digest = [0; 16];
     digest[..8].copy_from_slice(&(op.0 as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
-    Value { op, len: 1300, digest, crc: op.0 as u32 ^ 0x5555, head: *b"racos!!!", k: 3, n: 5 }
+    Value {
+        op,
+        len: 1300,
+        digest,
+        crc: op.0 as u32 ^ 0x5555,
+        head: *b"racos!!!",
+        k: 3,
+        n: 5,
+        layout: 0,
+    }
 }
 
 pub fn key(text: &[u8]) -> Key {
@@ -251,7 +260,7 @@ impl Model {
             }
             Action::Compact { revision } => self.compact(*revision),
             // A store without members refuses to change them.
-            Action::ReplaceNode { .. } | Action::NodeRebuilt { .. } => Err(Refusal::NoSuchNode),
+            Action::ReplaceNode(_) | Action::NodeRebuilt { .. } => Err(Refusal::NoSuchNode),
             other => panic!("the model does not know {other:?}"),
         }
     }

@@ -334,6 +334,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Refusal::ValueMissing | Refusal::ValueConflict => Error::Unavailable(
                 "too many large values wait for the requests that store them; try again".into(),
             ),
+            Refusal::OtherLayout => Error::Unavailable(reason.to_string()),
             Refusal::SessionExpired
             | Refusal::Stale
             | Refusal::Window
@@ -342,7 +343,11 @@ impl<L: Link, D: Device> Node<L, D> {
             | Refusal::ChangeInFlight
             | Refusal::OtherIncarnation
             | Refusal::DiskInUse
-            | Refusal::TooManyRebuilding => Error::Invalid(reason.to_string()),
+            | Refusal::TooManyRebuilding
+            | Refusal::OtherEpoch
+            | Refusal::ImpossibleMembers
+            | Refusal::NodeUsed
+            | Refusal::StillMember => Error::Invalid(reason.to_string()),
         }
     }
 

@@ -369,7 +369,7 @@ mod tests {
     use racos_machine::OpId;
 
     fn value() -> Value {
-        Value { op: OpId(7), len: 5, digest: [1; 16], crc: 9, head: [2; 8], k: 3, n: 5 }
+        Value { op: OpId(7), len: 5, digest: [1; 16], crc: 9, head: [2; 8], k: 3, n: 5, layout: 0 }
     }
 
     /// tests PROTOCOL 11-b

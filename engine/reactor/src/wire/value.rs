@@ -5,7 +5,7 @@ use crate::layout::VALUE_BYTES_MAX;
 use racos_machine::{OpId, STRIPES_MAX, Value};
 
 /// Encoded length of a descriptor.
-pub const VALUE_BYTES: usize = 50;
+pub const VALUE_BYTES: usize = 52;
 
 pub fn put_value(out: &mut Vec<u8>, value: &Value) {
     out.put_u128(value.op.0);
@@ -15,6 +15,7 @@ pub fn put_value(out: &mut Vec<u8>, value: &Value) {
     out.extend_from_slice(&value.head);
     out.put_u8(value.k);
     out.put_u8(value.n);
+    out.put_u16(value.layout);
 }
 
 pub fn get_value(from: &mut Reader<'_>) -> Result<Value, WireError> {
@@ -26,6 +27,7 @@ pub fn get_value(from: &mut Reader<'_>) -> Result<Value, WireError> {
         head: from.take(8, "value head")?.try_into().expect("8 bytes"),
         k: from.u8("value k")?,
         n: from.u8("value n")?,
+        layout: from.u16("value layout")?,
     };
     if value.k == 0 || value.k > value.n || value.len as usize > VALUE_BYTES_MAX {
         return Err(WireError { field: "value" });

@@ -262,7 +262,7 @@ impl World {
         let mut head = [0; 8];
         let len = bytes.len().min(8);
         head[..len].copy_from_slice(&bytes[..len]);
-        Value { op, len: bytes.len() as u32, digest: [0; 16], crc: 0, head, k: 1, n: 1 }
+        Value { op, len: bytes.len() as u32, digest: [0; 16], crc: 0, head, k: 1, n: 1, layout: 0 }
     }
 
     fn write(
