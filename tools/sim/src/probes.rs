@@ -369,7 +369,8 @@ pub fn an_ended_session_applies_nothing() -> Result<(), String> {
     machine.apply(0, 0, &op(1, None, Action::OpenSession { window: 4 }));
     machine.apply(1, 0, &op(2, None, Action::CloseSession { session }));
     let id = OpId::new(1, 1, 1, 3);
-    let value = Stored { op: id, len: 8, digest: [0; 16], crc: 0, head: [1; 8], k: 1, n: 1 };
+    let value =
+        Stored { op: id, len: 8, digest: [0; 16], crc: 0, head: [1; 8], k: 1, n: 1, layout: 0 };
     let put = Action::Put { key: b"key".as_slice().into(), content: Content::Whole(value) };
     let late = op(3, Some(Stamp { session, sequence: 1, low: 1 }), put);
     match machine.apply(2, 0, &late) {
