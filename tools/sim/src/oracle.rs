@@ -203,7 +203,8 @@ mod tests {
             let (_, bytes) = self.contents.borrow_mut().new_put(0, 20);
             let id = OpId::new(0, 1, 1, counter);
             let head = bytes[..8].try_into().unwrap();
-            let value = Stored { op: id, len: 20, digest: [0; 16], crc: 0, head, k: 1, n: 1 };
+            let value =
+                Stored { op: id, len: 20, digest: [0; 16], crc: 0, head, k: 1, n: 1, layout: 0 };
             let key = self.contents.borrow().key(0).into();
             Op { id, stamp, action: Action::Put { key, content: Content::Whole(value) } }
         }
