@@ -149,8 +149,8 @@ impl Face {
             let (revision, what) = next(&mut watches).await?;
             match what {
                 WatchNews::Events(events) => {
-                    let first = events.into_iter().next().expect("events are not empty");
-                    return Ok((Some(first.kv), revision));
+                    let first = events.first().expect("events are not empty");
+                    return Ok((Some(first.kv.clone()), revision));
                 }
                 WatchNews::Compacted { .. } => return Ok((None, revision)),
                 WatchNews::Failed(error) => return Err(status_of(error)),
@@ -166,8 +166,8 @@ impl Face {
             let (revision, what) = next(&mut watches).await?;
             match what {
                 WatchNews::Events(events) => {
-                    for event in events {
-                        let response = leader_response(self, revision, event.kv);
+                    for event in events.iter() {
+                        let response = leader_response(self, revision, event.kv.clone());
                         if event.is_delete || sender.send(Ok(response)).await.is_err() {
                             return Ok(());
                         }

@@ -123,6 +123,7 @@ async fn accept(listener: TcpListener, settings: Settings, node: Handle) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("it is non-blocking");
     let bytes_max = (settings.request_bytes_max * HELD_REQUESTS).max(HELD_BYTES_MIN);
     let face = Face { node, settings: Arc::new(settings), metrics: Arc::new(Metrics::default()) };
+    tokio::spawn(face.node.ringer());
     let services = Services::new(face.clone());
     let gateway = Gateway::new();
     let pages = Pages { face: face.clone(), services: services.clone(), gateway };

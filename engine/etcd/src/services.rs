@@ -8,10 +8,11 @@ use crate::health::health_server;
 use crate::pb::DESCRIPTORS;
 use crate::pb::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
-    lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
+use crate::watch::WatchServer;
 use http::{HeaderValue, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -64,7 +65,10 @@ impl Services {
         let valid = "the descriptors were written by our own build";
         let doors = [
             limited!(KvServer, face),
-            limited!(WatchServer, face),
+            door(WatchServer {
+                face: face.clone(),
+                request_bytes_max: face.settings.request_bytes_max + OVERHEAD_BYTES,
+            }),
             limited!(LeaseServer, face),
             limited!(LockServer, face),
             limited!(ElectionServer, face),

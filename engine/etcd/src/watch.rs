@@ -1,7 +1,8 @@
 //! The service Watch: many watches on one stream.
 //!
-//! Invariant: the node builds a response only when the one before has been taken, so a client that
-//! reads slowly costs one response and its requests, at most [`REQUESTS_AT_ONCE`] at a time.
+//! Invariant: the node builds responses only when those before have been taken, so a client that
+//! reads slowly costs a bounded number of them and its requests, at most [`REQUESTS_AT_ONCE`] at a
+//! time. Events are encoded once, however many watches of this node tell them.
 //! Responses leave in the order in which the node gives them; one that is cut into fragments is
 //! sent whole before the next.
 
@@ -10,17 +11,25 @@ use crate::errors::{NO_LEADER, STOPPED, known, status_of};
 use crate::face::{Face, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
-use crate::pb::etcdserverpb::watch_server::Watch;
+use bytes::{BufMut, Bytes};
 use prost::Message;
 use racos_engine::api::WatchStream;
-use racos_engine::api::types::{WatchNews, WatchRefusal, WatchResponse};
+use racos_engine::api::types::{Event, Events, WatchNews, WatchRefusal, WatchResponse};
 use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// Requests taken from a client before it is looked what there is to send.
 const REQUESTS_AT_ONCE: usize = 16;
@@ -31,28 +40,104 @@ const LEADER_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Id of a watch that was not created.
 const NO_WATCH: i64 = -1;
 
-#[tonic::async_trait]
-impl Watch for Face {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
+/// The service, written out instead of generated: its responses are not plain messages.
+#[derive(Clone)]
+pub struct WatchServer {
+    pub face: Face,
+    pub request_bytes_max: usize,
+}
 
-    async fn watch(
-        &self,
-        request: Request<Streaming<pb::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        self.check_leader(request.metadata())?;
-        let asks_leader = request.metadata().get("hasleader").is_some();
-        self.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
-        reply(Box::pin(Session {
-            leader_check: asks_leader.then(|| tokio::time::interval(LEADER_CHECK_EVERY)),
-            requests: Some(request.into_inner()),
-            news: self.node.watches(),
-            face: self.clone(),
-            asked: VecDeque::new(),
-            fragmenting: BTreeSet::new(),
-            ready: VecDeque::new(),
-            alive: 0,
-            is_over: false,
-        }))
+impl NamedService for WatchServer {
+    const NAME: &'static str = "etcdserverpb.Watch";
+}
+
+impl Service<http::Request<Body>> for WatchServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let WatchServer { face, request_bytes_max } = self.clone();
+        Box::pin(async move {
+            if request.uri().path() != "/etcdserverpb.Watch/Watch" {
+                let text = format!("unknown method {}", request.uri().path());
+                return Ok(Status::unimplemented(text).into_http());
+            }
+            let mut grpc =
+                Grpc::new(WatchCodec).apply_max_message_size_config(Some(request_bytes_max), None);
+            Ok(grpc.streaming(Opening(face), request).await)
+        })
+    }
+}
+
+/// A stream about to begin.
+struct Opening(Face);
+
+impl StreamingService<pb::WatchRequest> for Opening {
+    type Response = Outgoing;
+    type ResponseStream = Session;
+    type Future = Ready<Result<Response<Session>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<pb::WatchRequest>>) -> Self::Future {
+        ready(Session::open(&self.0, request).and_then(reply))
+    }
+}
+
+/// A response on its way: the message, and behind it its events, encoded already.
+#[derive(Debug)]
+struct Outgoing {
+    message: pb::WatchResponse,
+    events: Option<Arc<Events>>,
+}
+
+impl From<pb::WatchResponse> for Outgoing {
+    fn from(message: pb::WatchResponse) -> Outgoing {
+        Outgoing { message, events: None }
+    }
+}
+
+/// Events as they stand in a response. Two messages one behind the other are one with the fields of
+/// both.
+fn encode_events(events: &[Event]) -> Bytes {
+    let events = events.iter().cloned().map(convert::event).collect();
+    pb::WatchResponse { events, ..Default::default() }.encode_to_vec().into()
+}
+
+struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = Outgoing;
+    type Decode = pb::WatchRequest;
+    type Encoder = WatchEncoder;
+    type Decoder = ProstDecoder<pb::WatchRequest>;
+
+    fn encoder(&mut self) -> WatchEncoder {
+        WatchEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<pb::WatchResponse, pb::WatchRequest>::default().decoder()
+    }
+}
+
+struct WatchEncoder;
+
+impl Encoder for WatchEncoder {
+    type Item = Outgoing;
+    type Error = Status;
+
+    fn encode(&mut self, item: Outgoing, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.message.encode(out).map_err(|error| Status::internal(error.to_string()))?;
+        if let Some(events) = item.events {
+            let encoded = events.encoded(encode_events);
+            out.reserve(encoded.len());
+            out.put_slice(encoded);
+        }
+        Ok(())
     }
 }
 
@@ -69,7 +154,7 @@ struct Session {
     /// Watches that allow fragments.
     fragmenting: BTreeSet<i64>,
     /// Fragments that wait to be sent.
-    ready: VecDeque<pb::WatchResponse>,
+    ready: VecDeque<Outgoing>,
     /// Watches that have not ended.
     alive: i64,
     is_over: bool,
@@ -83,6 +168,23 @@ impl Drop for Session {
 }
 
 impl Session {
+    fn open(face: &Face, request: Request<Streaming<pb::WatchRequest>>) -> Result<Session, Status> {
+        face.check_leader(request.metadata())?;
+        let asks_leader = request.metadata().get("hasleader").is_some();
+        face.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
+        Ok(Session {
+            leader_check: asks_leader.then(|| tokio::time::interval(LEADER_CHECK_EVERY)),
+            requests: Some(request.into_inner()),
+            news: face.node.watches(),
+            face: face.clone(),
+            asked: VecDeque::new(),
+            fragmenting: BTreeSet::new(),
+            ready: VecDeque::new(),
+            alive: 0,
+            is_over: false,
+        })
+    }
+
     fn check_leader(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
         let Some(ticks) = &mut self.leader_check else { return Ok(()) };
         while ticks.poll_tick(context).is_ready() {
@@ -149,10 +251,13 @@ impl Session {
                 };
             }
             WatchNews::Events(events) => {
-                response.events = events.into_iter().map(convert::event).collect();
                 if self.fragmenting.contains(&id) {
-                    return self.ready.extend(fragments(response, FRAGMENT_BYTES));
+                    response.events = events.iter().cloned().map(convert::event).collect();
+                    let cut = fragments(response, FRAGMENT_BYTES);
+                    return self.ready.extend(cut.into_iter().map(Outgoing::from));
                 }
+                let outgoing = Outgoing { message: response, events: Some(events) };
+                return self.ready.push_back(outgoing);
             }
             WatchNews::Progress => {}
             WatchNews::Cancelled => self.end(&mut response),
@@ -167,7 +272,7 @@ impl Session {
                 self.end(&mut response);
             }
         }
-        self.ready.push_back(response);
+        self.ready.push_back(response.into());
     }
 
     fn end(&mut self, response: &mut pb::WatchResponse) {
@@ -179,7 +284,7 @@ impl Session {
 }
 
 impl Stream for Session {
-    type Item = Result<pb::WatchResponse, Status>;
+    type Item = Result<Outgoing, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;

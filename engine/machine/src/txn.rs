@@ -15,7 +15,7 @@ use crate::wire::{DecodeError, Problem};
 pub const TXN_DEPTH_MAX: usize = 128;
 
 /// The keys that something is about.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Span {
     One(Key),
     /// From `from` up to but not including `to`; without `to`, to the end.

@@ -449,15 +449,15 @@ impl Watcher {
         match response.what {
             WatchNews::Created => {}
             WatchNews::Events(events) => {
-                for event in events {
-                    let (at, kv) = (event.kv.modified, event.kv);
+                for event in events.iter() {
+                    let (at, kv) = (event.kv.modified, &event.kv);
                     if at < self.next {
                         return Err(format!("guest: node {node} told revision {at} twice"));
                     }
                     if event.is_delete {
                         ended.push(kv.key.clone());
                     }
-                    self.told.push((at, kv.key, event.is_delete));
+                    self.told.push((at, kv.key.clone(), event.is_delete));
                 }
                 self.next = response.revision + 1;
             }

@@ -4,6 +4,7 @@
 //! reactor that sleeps is woken for the first request after it last looked.
 //! What would break it: clearing `signalled` after the queue was emptied instead of before.
 
+use super::bells::{Bells, Ringer};
 use super::pending::{Answer, Pending, pending};
 use super::stream::{StreamShared, WatchStream};
 use super::types::*;
@@ -96,6 +97,7 @@ pub(crate) struct Door {
     next_stream: AtomicU64,
     identity: Identity,
     hears_quorum: AtomicBool,
+    pub(crate) bells: Arc<Bells>,
 }
 
 /// Who answers. Constant while the process lives, but for the last two.
@@ -118,6 +120,7 @@ impl Door {
             next_stream: AtomicU64::new(1),
             identity,
             hears_quorum: AtomicBool::new(identity.hears_quorum),
+            bells: Arc::default(),
         }
     }
 
@@ -168,6 +171,7 @@ impl Door {
             std::mem::take(&mut *queue)
         };
         drop(waiting);
+        self.bells.close();
     }
 }
 
@@ -183,12 +187,18 @@ impl Handle {
         Identity { hears_quorum, ..self.0.identity }
     }
 
+    /// Wakes those who wait for this node's answers, in the thread that runs it: to be run beside
+    /// them by an executor of one thread, once. Without it each is woken from the node's thread.
+    pub fn ringer(&self) -> Ringer {
+        Ringer::new(self.0.bells.clone())
+    }
+
     fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Pending<T> {
-        let (answer, asked) = pending();
+        let (answer, asked) = pending(&self.0.bells);
         match self.0.send(request(answer)) {
             Ok(()) => asked,
             Err(error) => {
-                let (answer, refused) = pending();
+                let (answer, refused) = pending(&self.0.bells);
                 answer.send(Err(error));
                 refused
             }
@@ -265,7 +275,7 @@ impl Handle {
     /// A stream of watches; it ends when it is dropped.
     pub fn watches(&self) -> WatchStream {
         let number = self.0.next_stream.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(StreamShared::new(number));
+        let shared = Arc::new(StreamShared::new(number, self.0.bells.clone()));
         if self.0.send(Request::OpenStream { stream: shared.clone() }).is_err() {
             shared.end();
         }

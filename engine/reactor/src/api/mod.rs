@@ -5,16 +5,19 @@
 //! |---|---|
 //! | `types` | requests and answers |
 //! | `pending` | an answer that comes later: a future, or a blocking wait |
+//! | `bells` | who waits is woken once a turn |
 //! | `door` | the handle of other threads, and the queue behind it |
 //! | `stream` | both ends of a stream of watches |
 //! | `role` | what of it is the reactor's: state, and the share of the turn |
 //! | `pin` | linearizable states |
 //! | `read`, `write`, `txn` | requests on their way |
 //! | `watch` | cursors, and responses when a stream takes one |
+//! | `told` | what several watches tell, built once |
 //! | `lease` | renewals, times to live, and the end of leases |
 //! | `compactor` | compactions by age or number of revisions |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
+mod bells;
 mod compactor;
 mod convert;
 mod door;
@@ -25,11 +28,13 @@ mod pin;
 mod read;
 mod role;
 mod stream;
+mod told;
 mod txn;
 pub mod types;
 mod watch;
 mod write;
 
+pub use bells::Ringer;
 pub use compactor::AutoCompaction;
 pub use door::{Handle, Identity, Wake};
 pub use pending::Pending;

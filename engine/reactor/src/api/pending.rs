@@ -3,6 +3,7 @@
 //! Invariant: every [`Pending`] is completed exactly once: by an answer, or with [`Error::Stopped`]
 //! when its [`Answer`] is dropped unused.
 
+use super::bells::Bells;
 use super::types::Error;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,34 +21,31 @@ enum State<T> {
 pub struct Pending<T>(Arc<Mutex<State<T>>>);
 
 /// The side that answers.
-pub struct Answer<T>(Option<Arc<Mutex<State<T>>>>);
+pub(crate) struct Answer<T> {
+    state: Option<Arc<Mutex<State<T>>>>,
+    bells: Arc<Bells>,
+}
 
-/// A pair of them.
-pub fn pending<T>() -> (Answer<T>, Pending<T>) {
+/// A pair of them. Who waits is woken when the bells are rung.
+pub(crate) fn pending<T>(bells: &Arc<Bells>) -> (Answer<T>, Pending<T>) {
     let state = Arc::new(Mutex::new(State::Waiting(None)));
-    (Answer(Some(state.clone())), Pending(state))
+    (Answer { state: Some(state.clone()), bells: bells.clone() }, Pending(state))
 }
 
 impl<T> Answer<T> {
     /// Completes the other side.
-    pub fn send(mut self, result: Result<T, Error>) {
+    pub(crate) fn send(mut self, result: Result<T, Error>) {
         self.complete(result);
     }
 
-    /// Whether nobody waits any more.
-    pub fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_none_or(|state| Arc::strong_count(state) == 1)
-    }
-
     fn complete(&mut self, result: Result<T, Error>) {
-        let Some(state) = self.0.take() else { return };
+        let Some(state) = self.state.take() else { return };
         let before = {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *state, State::Ready(result))
         };
-        // Outside of the lock: a waker may run the other side at once.
         if let State::Waiting(Some(waker)) = before {
-            waker.wake();
+            self.bells.add(waker);
         }
     }
 }
@@ -117,25 +115,21 @@ mod tests {
 
     #[test]
     fn an_answer_comes_from_another_thread() {
-        let (answer, pending) = pending();
-        let sender = std::thread::spawn(move || answer.send(Ok(7)));
+        let bells = Arc::default();
+        let (answer, pending) = pending(&bells);
+        let sender = std::thread::spawn(move || {
+            answer.send(Ok(7));
+            bells.ring();
+        });
         assert_eq!(pending.wait(), Ok(7));
         sender.join().unwrap();
     }
 
     #[test]
     fn an_answer_that_is_dropped_says_that_the_node_stopped() {
-        let (answer, mut pending) = pending::<u8>();
+        let (answer, mut pending) = pending::<u8>(&Arc::default());
         assert_eq!(pending.try_take(), None);
         drop(answer);
         assert_eq!(pending.try_take(), Some(Err(Error::Stopped)));
-    }
-
-    #[test]
-    fn it_is_known_that_nobody_waits() {
-        let (answer, pending) = pending::<u8>();
-        assert!(!answer.is_abandoned());
-        drop(pending);
-        assert!(answer.is_abandoned());
     }
 }

@@ -191,6 +191,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         any |= self.turn_watches();
         self.drive_sweep();
+        if let Some(door) = &self.api.door {
+            door.bells.ring();
+        }
         any
     }
 

@@ -1,8 +1,13 @@
 //! Both ends of a stream of watches.
 //!
-//! Invariant: responses are taken in the order in which they were built, and the reactor builds no
-//! more while [`RESPONSES_MAX`] wait, so a slow reader costs two responses and one cursor a watch.
+//! Responses are taken in rounds, all that wait at once: a stream of many watches costs one wake-up
+//! a round, not one a response.
+//!
+//! Invariant: responses are taken in the order in which they were built, at most one of events for
+//! each watch and round. While [`RESPONSES_MAX`] or [`BYTES_MAX`] wait the reactor builds no more, so
+//! a slow reader costs two rounds and one cursor a watch.
 
+use super::bells::Bells;
 use super::door::{Door, Request};
 use super::types::{Error, WatchCreate, WatchResponse};
 use std::collections::VecDeque;
@@ -11,7 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// Responses that wait to be taken.
-pub(crate) const RESPONSES_MAX: usize = 2;
+const RESPONSES_MAX: usize = 4096;
+/// Bytes of keys and values in them, but for one response.
+const BYTES_MAX: u64 = 4 << 20;
 /// Commands that wait for the reactor.
 const COMMANDS_MAX: usize = 65_536;
 
@@ -26,8 +33,11 @@ pub(crate) enum Command {
 struct State {
     commands: VecDeque<Command>,
     responses: VecDeque<WatchResponse>,
+    bytes: u64,
+    /// How often all responses were taken.
+    round: u64,
     waker: Option<Waker>,
-    /// The reactor wants to be told when a response was taken.
+    /// The reactor wants to be told when a round begins.
     starved: bool,
     /// Nobody takes responses any more.
     dropped: bool,
@@ -38,11 +48,13 @@ struct State {
 pub(crate) struct StreamShared {
     pub(crate) number: u64,
     state: Mutex<State>,
+    bells: Arc<Bells>,
 }
 
 impl StreamShared {
-    pub(crate) fn new(number: u64) -> StreamShared {
-        StreamShared { number, state: Mutex::default() }
+    pub(crate) fn new(number: u64, bells: Arc<Bells>) -> StreamShared {
+        let first = State { round: 1, ..State::default() };
+        StreamShared { number, state: Mutex::new(first), bells }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -56,20 +68,37 @@ impl StreamShared {
         state.dropped
     }
 
-    /// Whether a response may be built; if not, the reactor will be told when one may.
-    pub(crate) fn has_room(&self) -> bool {
+    /// The round for which a response may be built. `None`: there is no room in it; the reactor will
+    /// be told when the next begins.
+    pub(crate) fn room(&self) -> Option<u64> {
         let mut state = self.state();
-        state.starved = state.responses.len() >= RESPONSES_MAX;
-        !state.starved
+        let full = state.responses.len() >= RESPONSES_MAX || state.bytes >= BYTES_MAX;
+        state.starved |= full;
+        (!full).then_some(state.round)
     }
 
-    pub(crate) fn deliver(&self, response: WatchResponse) {
+    /// The round that is being filled.
+    pub(crate) fn round(&self) -> u64 {
+        self.state().round
+    }
+
+    /// There is more to tell than this round takes. False if the next has begun already; if not, the
+    /// reactor will be told when it does.
+    pub(crate) fn wait_for_round(&self, seen: u64) -> bool {
+        let mut state = self.state();
+        let same = state.round == seen;
+        state.starved |= same;
+        same
+    }
+
+    pub(crate) fn deliver(&self, response: WatchResponse, bytes: u64) {
         let waker = {
             let mut state = self.state();
             state.responses.push_back(response);
+            state.bytes += bytes;
             state.waker.take()
         };
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(|waker| self.bells.add(waker));
     }
 
     pub(crate) fn end(&self) {
@@ -78,7 +107,7 @@ impl StreamShared {
             state.ended = true;
             state.waker.take()
         };
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(|waker| self.bells.add(waker));
     }
 }
 
@@ -86,11 +115,13 @@ impl StreamShared {
 pub struct WatchStream {
     shared: Arc<StreamShared>,
     door: Arc<Door>,
+    /// The rest of a round.
+    taken: VecDeque<WatchResponse>,
 }
 
 impl WatchStream {
     pub(crate) fn new(shared: Arc<StreamShared>, door: Arc<Door>) -> WatchStream {
-        WatchStream { shared, door }
+        WatchStream { shared, door, taken: VecDeque::new() }
     }
 
     /// Begins a watch. The next response with its id says that it was created, or why not.
@@ -135,20 +166,25 @@ impl WatchStream {
 
     /// The next response; `None` after the last, when the node has stopped.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchResponse>> {
-        let (response, starved) = {
+        if let Some(response) = self.taken.pop_front() {
+            return Poll::Ready(Some(response));
+        }
+        let starved = {
             let mut state = self.shared.state();
-            let response = state.responses.pop_front();
-            if response.is_none() && !state.ended {
+            if state.responses.is_empty() && !state.ended {
                 state.waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
-            (response, std::mem::take(&mut state.starved))
+            std::mem::swap(&mut self.taken, &mut state.responses);
+            state.bytes = 0;
+            state.round += 1;
+            std::mem::take(&mut state.starved)
         };
         if starved {
             // If the node has stopped, the end of the stream says so.
             let _ = self.tell();
         }
-        Poll::Ready(response)
+        Poll::Ready(self.taken.pop_front())
     }
 
     /// The next response; `None` after the last, when the node has stopped.

@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// Which keys an operation is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,6 +256,40 @@ pub struct Event {
     pub previous: Option<KeyValue>,
 }
 
+/// Events that several watches may share, with room for the form in which they are sent on.
+#[derive(Debug, Clone, Default)]
+pub struct Events {
+    list: Vec<Event>,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Events {
+    pub fn new(list: Vec<Event>) -> Events {
+        Events { list, encoded: OnceLock::new() }
+    }
+
+    /// What `encode` makes of them; it is asked once, however many watches tell them.
+    pub fn encoded(&self, encode: impl FnOnce(&[Event]) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(&self.list))
+    }
+}
+
+impl std::ops::Deref for Events {
+    type Target = [Event];
+
+    fn deref(&self) -> &[Event] {
+        &self.list
+    }
+}
+
+impl PartialEq for Events {
+    fn eq(&self, other: &Events) -> bool {
+        self.list == other.list
+    }
+}
+
+impl Eq for Events {}
+
 /// What a stream of watches delivers, in the order in which it is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchResponse {
@@ -270,7 +305,7 @@ pub enum WatchNews {
     /// The watch was not created; the reason is for the client.
     Refused(WatchRefusal),
     /// All changes that match of one revision or several: a revision is never split.
-    Events(Vec<Event>),
+    Events(Arc<Events>),
     /// Nothing matched up to the revision. On a progress request the id is -1 and all watches of the
     /// stream are meant.
     Progress,

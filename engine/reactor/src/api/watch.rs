@@ -1,22 +1,24 @@
 //! Watches: cursors into the list of changes, and responses built when a stream can take one.
 //!
 //! Invariant: a watch has delivered every event below its cursor that matches, once and in order, and
-//! no response shows a revision above what was delivered with it. A stream has at most one response
-//! being built, so what it delivers is in the order of the cursors' moves.
+//! no response shows a revision above what was delivered with it. A stream waits for at most one
+//! response being built, so what it delivers is in the order of the cursors' moves.
 //! What would break it: moving a cursor for a response that is not delivered in the end.
 
 use super::convert::{key_value, span};
 use super::gather::{Lost, Values};
 use super::stream::{Command, StreamShared};
+use super::told::{Asked, Filter, Look, Name, Shared, Told};
 use super::types::*;
 use crate::node::Node;
 use bytes::Bytes;
-use racos_machine::{Content, Item, Machine, Span};
+use racos_machine::{Content, Item, Machine};
 use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::Device;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A response is closed at the end of the revision that takes it beyond one of these.
@@ -32,14 +34,13 @@ const RETRY_NS: Nanos = 100_000_000;
 struct Watch {
     /// Tells it from another that had its id before.
     serial: u64,
-    span: Span,
+    filter: Rc<Filter>,
     /// All changes below were delivered, or do not match.
     next: u64,
     /// The revision asked for, if it was in the future.
     start: u64,
-    no_put: bool,
-    no_delete: bool,
-    prev_kv: bool,
+    /// The round of the stream for which it has told events; 0: none.
+    round: u64,
     progress_notify: bool,
     /// When it last told something.
     told: Nanos,
@@ -62,6 +63,7 @@ struct Stream {
 #[derive(Default)]
 pub(super) struct Watches {
     streams: FxHashMap<u64, Stream>,
+    shared: Shared,
     /// Watches on all streams, and how many there ever were.
     watches: usize,
     made: u64,
@@ -104,30 +106,25 @@ struct Walk {
     drafts: Vec<Draft>,
     /// The last revision looked at whole.
     last: u64,
+    bytes: u64,
 }
 
-impl Watch {
-    fn wants(&self, changed: &racos_machine::Changed) -> bool {
-        let filtered = if changed.is_delete { self.no_delete } else { self.no_put };
-        !filtered && self.span.contains(&changed.key)
-    }
-
-    /// Takes whole revisions from the cursor on.
-    fn walk(&self, machine: &Machine) -> Walk {
-        let mut walk = Walk { drafts: Vec::new(), last: machine.revision() };
-        let mut bytes = 0;
+impl Walk {
+    /// Takes whole revisions from `next` on.
+    fn new(machine: &Machine, next: u64, filter: &Filter) -> Walk {
+        let mut walk = Walk { drafts: Vec::new(), last: machine.revision(), bytes: 0 };
         let mut main = 0;
-        for (scanned, changed) in machine.changes_since(self.next).enumerate() {
-            let full = walk.drafts.len() >= EVENTS_MAX || bytes >= BYTES_MAX;
+        for (scanned, changed) in machine.changes_since(next).enumerate() {
+            let full = walk.drafts.len() >= EVENTS_MAX || walk.bytes >= BYTES_MAX;
             if changed.modified.main != main && (full || scanned >= SCAN_MAX) {
                 walk.last = changed.modified.main - 1;
                 break;
             }
             main = changed.modified.main;
-            if !self.wants(changed) {
+            if !filter.wants(changed) {
                 continue;
             }
-            let (item, mut previous) = match changed.is_delete && !self.prev_kv {
+            let (item, mut previous) = match changed.is_delete && !filter.prev_kv {
                 true => (None, None),
                 false => machine.made_at(&changed.key, changed.modified),
             };
@@ -136,13 +133,19 @@ impl Watch {
             while let Some(within) = previous.as_ref().filter(|item| item.modified.main == main) {
                 previous = machine.made_at(&changed.key, within.modified).1;
             }
-            let previous = previous.filter(|_| self.prev_kv);
+            let previous = previous.filter(|_| filter.prev_kv);
             let draft =
                 Draft { key: Bytes::copy_from_slice(&changed.key), modified: main, item, previous };
-            bytes += draft.contents().map(Content::len).sum::<u64>() + changed.key.len() as u64;
+            walk.bytes +=
+                draft.contents().map(Content::len).sum::<u64>() + changed.key.len() as u64;
             walk.drafts.push(draft);
         }
         walk
+    }
+
+    fn told(self, values: &Values) -> Told {
+        let events = self.drafts.into_iter().map(|draft| draft.event(values)).collect();
+        Told { events: Arc::new(Events::new(events)), last: self.last, bytes: self.bytes }
     }
 }
 
@@ -231,14 +234,18 @@ impl<L: Link, D: Device> Node<L, D> {
                 };
                 let next = if start == 0 { revision + 1 } else { start };
                 watches.made += 1;
-                let watch = Watch {
-                    serial: watches.made,
+                let filter = Filter {
                     span: span(&create.keys),
-                    next,
-                    start,
                     no_put: create.no_put,
                     no_delete: create.no_delete,
                     prev_kv: create.prev_kv,
+                };
+                let watch = Watch {
+                    serial: watches.made,
+                    filter: Rc::new(filter),
+                    next,
+                    start,
+                    round: 0,
                     progress_notify: create.progress_notify,
                     told: now,
                 };
@@ -303,75 +310,89 @@ impl<L: Link, D: Device> Node<L, D> {
     fn pump(&mut self, number: u64) {
         loop {
             let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
-            if stream.building || !stream.shared.has_room() {
+            if stream.building {
                 return;
             }
+            let Some(round) = stream.shared.room() else { return };
             if let Some(response) = stream.ready.pop_front() {
-                stream.shared.deliver(response);
+                stream.shared.deliver(response, 0);
                 continue;
             }
             if self.now < stream.retry_at {
                 return;
             }
             let revision = self.machine.revision();
-            match stream.next_behind(revision) {
-                Some(id) => {
+            match stream.next_behind(revision, round) {
+                Behind::One(id) => {
                     stream.turn = id;
-                    if !self.build_response(number, id) {
+                    if !self.move_on(number, id, round) {
                         return;
                     }
                 }
-                None => {
-                    let future = stream.watches.values().any(|watch| watch.start > revision);
-                    if stream.progress > 0 && !future && !stream.watches.is_empty() {
-                        stream.progress -= 1;
-                        let (revision, what) = (revision as i64, WatchNews::Progress);
-                        stream.shared.deliver(WatchResponse { revision, id: -1, what });
-                        continue;
+                Behind::ToldThisRound => {
+                    if stream.shared.wait_for_round(round) {
+                        return;
                     }
-                    return;
+                }
+                Behind::Nobody => {
+                    let future = stream.watches.values().any(|watch| watch.start > revision);
+                    if stream.progress == 0 || future || stream.watches.is_empty() {
+                        return;
+                    }
+                    stream.progress -= 1;
+                    let (revision, what) = (revision as i64, WatchNews::Progress);
+                    stream.shared.deliver(WatchResponse { revision, id: -1, what }, 0);
                 }
             }
         }
     }
 
     /// Moves a watch on; false if the stream must wait.
-    fn build_response(&mut self, number: u64, id: i64) -> bool {
+    fn move_on(&mut self, number: u64, id: i64, round: u64) -> bool {
         let compact_revision = self.compact_revision();
-        let now = self.now;
-        let stream = self.api.watches.streams.get_mut(&number).expect("the caller found it");
+        let watches = &mut self.api.watches;
+        let stream = watches.streams.get_mut(&number).expect("the caller found it");
         let watch = stream.watches.get_mut(&id).expect("the caller found it");
         if (watch.next as i64) < compact_revision {
             stream.compacted(id, compact_revision);
-            self.api.watches.watches -= 1;
+            watches.watches -= 1;
             return true;
         }
-        let walk = watch.walk(&self.machine);
+        let asked: Asked = (watch.next, watch.filter.clone());
+        let who: Name = (number, id, watch.serial);
+        match watches.shared.look(&asked, who) {
+            Look::Tell(told) => {
+                stream.tell(id, told, round, self.now);
+                return true;
+            }
+            Look::Wait => {
+                stream.building = true;
+                return false;
+            }
+            Look::Build => {}
+        }
+        let walk = Walk::new(&self.machine, asked.0, &asked.1);
         if walk.drafts.is_empty() {
             watch.next = watch.next.max(walk.last + 1);
             return true;
         }
-        watch.told = now;
         stream.building = true;
-        let serial = watch.serial;
+        watches.shared.begin(asked.clone(), who);
         let wanted: Vec<Content> = walk.drafts.iter().flat_map(Draft::contents).cloned().collect();
         self.gather(
             wanted.iter(),
             Box::new(move |node, gathered| {
-                node.finish_response(number, (id, serial), walk, gathered);
-                node.api.watches.list(number);
+                let told = gathered.map(|values| walk.told(&values));
+                for who in node.api.watches.shared.end(&asked, told.as_ref().ok()) {
+                    node.finish_response(who, told.clone());
+                    node.api.watches.list(who.0);
+                }
             }),
         );
         false
     }
 
-    fn finish_response(
-        &mut self,
-        number: u64,
-        (id, serial): (i64, u64),
-        walk: Walk,
-        gathered: Result<Values, Lost>,
-    ) {
+    fn finish_response(&mut self, (number, id, serial): Name, told: Result<Told, Lost>) {
         let (now, compact_revision) = (self.now, self.compact_revision());
         let watches = &mut self.api.watches;
         let Some(stream) = watches.streams.get_mut(&number) else { return };
@@ -379,17 +400,16 @@ impl<L: Link, D: Device> Node<L, D> {
         // It may have been cancelled meanwhile.
         let same = stream.watches.get_mut(&id).filter(|watch| watch.serial == serial);
         let Some(watch) = same else { return };
-        match gathered {
-            Ok(values) => {
-                watch.next = walk.last + 1;
-                let events = walk.drafts.into_iter().map(|draft| draft.event(&values)).collect();
-                let what = WatchNews::Events(events);
+        match told {
+            Ok(told) => {
+                let round = stream.shared.round();
                 // Before what became ready meanwhile: a cancellation of it removed the watch.
-                stream.shared.deliver(WatchResponse { revision: walk.last as i64, id, what });
+                stream.tell(id, told, round, now);
             }
             Err(Lost::Failed(error @ Error::DataLoss(_))) => {
+                let revision = watch.next as i64 - 1;
                 stream.watches.remove(&id);
-                let (revision, what) = (walk.last as i64, WatchNews::Failed(error));
+                let what = WatchNews::Failed(error);
                 stream.ready.push_back(WatchResponse { revision, id, what });
                 watches.watches -= 1;
             }
@@ -404,6 +424,14 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
     }
+}
+
+/// Who has not looked at all changes.
+enum Behind {
+    One(i64),
+    /// Only watches that have told something in this round.
+    ToldThisRound,
+    Nobody,
 }
 
 impl Stream {
@@ -429,10 +457,27 @@ impl Stream {
     }
 
     /// A watch that has not looked at all changes up to the revision; they take turns.
-    fn next_behind(&self, revision: u64) -> Option<i64> {
-        let behind = |(id, watch): (&i64, &Watch)| (watch.next <= revision).then_some(*id);
-        let after = self.watches.range(self.turn.saturating_add(1)..).find_map(behind);
-        after.or_else(|| self.watches.iter().find_map(behind))
+    fn next_behind(&self, revision: u64, round: u64) -> Behind {
+        let after = self.watches.range(self.turn.saturating_add(1)..);
+        let mut found = Behind::Nobody;
+        for (&id, watch) in after.chain(self.watches.range(..=self.turn)) {
+            if watch.next > revision {
+                continue;
+            }
+            if watch.round != round {
+                return Behind::One(id);
+            }
+            found = Behind::ToldThisRound;
+        }
+        found
+    }
+
+    fn tell(&mut self, id: i64, told: Told, round: u64, now: Nanos) {
+        let watch = self.watches.get_mut(&id).expect("the caller found it");
+        let Told { events, last, bytes } = told;
+        (watch.next, watch.round, watch.told) = (last + 1, round, now);
+        let (revision, what) = (last as i64, WatchNews::Events(events));
+        self.shared.deliver(WatchResponse { revision, id, what }, bytes);
     }
 
     fn compacted(&mut self, id: i64, compact_revision: i64) {
