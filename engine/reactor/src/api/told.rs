@@ -47,6 +47,8 @@ pub(super) struct Told {
     /// The last revision looked at whole.
     pub(super) last: u64,
     pub(super) bytes: u64,
+    /// There was more to tell, but no room in one response.
+    pub(super) is_full: bool,
 }
 
 #[derive(Debug)]
@@ -74,9 +76,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn look(&mut self, asked: &Asked, who: Name) -> Look {
+    /// What a watch does that looks when the state is at this revision. What was built earlier and
+    /// could tell more by now is forgotten: a watch that lags is told all that waits at once.
+    pub(super) fn look(&mut self, asked: &Asked, who: Name, revision: u64) -> Look {
         match self.table.get_mut(asked) {
-            Some(State::Kept(told)) => Look::Tell(told.clone()),
+            Some(State::Kept(told)) if told.is_full || told.last >= revision => {
+                Look::Tell(told.clone())
+            }
+            Some(State::Kept(told)) => {
+                self.bytes -= told.bytes;
+                self.table.remove(asked);
+                self.order.retain(|kept| kept != asked);
+                Look::Build
+            }
             Some(State::Building(waiting)) => {
                 waiting.push(who);
                 Look::Wait
@@ -123,21 +135,33 @@ mod tests {
     }
 
     fn told(last: u64, bytes: u64) -> Told {
-        Told { events: Arc::default(), last, bytes }
+        Told { events: Arc::default(), last, bytes, is_full: false }
     }
 
     #[test]
     fn who_comes_while_it_is_built_waits_and_who_comes_later_is_given_it() {
         let mut shared = Shared::default();
-        assert!(matches!(shared.look(&asked(5, false), (1, 0, 1)), Look::Build));
+        assert!(matches!(shared.look(&asked(5, false), (1, 0, 1), 9), Look::Build));
         shared.begin(asked(5, false), (1, 0, 1));
-        assert!(matches!(shared.look(&asked(5, false), (2, 7, 2)), Look::Wait));
+        assert!(matches!(shared.look(&asked(5, false), (2, 7, 2), 9), Look::Wait));
         for other in [asked(5, true), asked(6, false)] {
-            assert!(matches!(shared.look(&other, (3, 0, 3)), Look::Build));
+            assert!(matches!(shared.look(&other, (3, 0, 3), 9), Look::Build));
         }
         assert_eq!(shared.end(&asked(5, false), Some(&told(9, 1))), [(1, 0, 1), (2, 7, 2)]);
-        let Look::Tell(told) = shared.look(&asked(5, false), (3, 0, 3)) else { panic!("kept") };
+        let Look::Tell(told) = shared.look(&asked(5, false), (3, 0, 3), 9) else { panic!("kept") };
         assert_eq!(told.last, 9);
+    }
+
+    #[test]
+    fn what_could_tell_more_by_now_is_built_again_unless_there_is_no_room() {
+        let mut shared = Shared::default();
+        for (is_full, built_again) in [(false, true), (true, false)] {
+            shared.begin(asked(5, is_full), (1, 0, 1));
+            shared.end(&asked(5, is_full), Some(&Told { is_full, ..told(9, 1) }));
+            let look = shared.look(&asked(5, is_full), (1, 0, 1), 10);
+            assert_eq!(matches!(look, Look::Build), built_again);
+        }
+        assert_eq!((shared.order.len(), shared.bytes), (1, 1));
     }
 
     #[test]
@@ -145,7 +169,7 @@ mod tests {
         let mut shared = Shared::default();
         shared.begin(asked(5, false), (1, 0, 1));
         assert_eq!(shared.end(&asked(5, false), None), [(1, 0, 1)]);
-        assert!(matches!(shared.look(&asked(5, false), (1, 0, 1)), Look::Build));
+        assert!(matches!(shared.look(&asked(5, false), (1, 0, 1), 9), Look::Build));
     }
 
     #[test]

@@ -107,17 +107,21 @@ struct Walk {
     /// The last revision looked at whole.
     last: u64,
     bytes: u64,
+    /// There is more, but no room in one response.
+    is_full: bool,
 }
 
 impl Walk {
     /// Takes whole revisions from `next` on.
     fn new(machine: &Machine, next: u64, filter: &Filter) -> Walk {
-        let mut walk = Walk { drafts: Vec::new(), last: machine.revision(), bytes: 0 };
+        let last = machine.revision();
+        let mut walk = Walk { drafts: Vec::new(), last, bytes: 0, is_full: false };
         let mut main = 0;
         for (scanned, changed) in machine.changes_since(next).enumerate() {
             let full = walk.drafts.len() >= EVENTS_MAX || walk.bytes >= BYTES_MAX;
             if changed.modified.main != main && (full || scanned >= SCAN_MAX) {
                 walk.last = changed.modified.main - 1;
+                walk.is_full = true;
                 break;
             }
             main = changed.modified.main;
@@ -145,7 +149,8 @@ impl Walk {
 
     fn told(self, values: &Values) -> Told {
         let events = self.drafts.into_iter().map(|draft| draft.event(values)).collect();
-        Told { events: Arc::new(Events::new(events)), last: self.last, bytes: self.bytes }
+        let Walk { last, bytes, is_full, .. } = self;
+        Told { events: Arc::new(Events::new(events)), last, bytes, is_full }
     }
 }
 
@@ -360,7 +365,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let asked: Asked = (watch.next, watch.filter.clone());
         let who: Name = (number, id, watch.serial);
-        match watches.shared.look(&asked, who) {
+        match watches.shared.look(&asked, who, self.machine.revision()) {
             Look::Tell(told) => {
                 stream.tell(id, told, round, self.now);
                 return true;
