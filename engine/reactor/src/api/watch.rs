@@ -479,7 +479,7 @@ impl Stream {
 
     fn tell(&mut self, id: i64, told: Told, round: u64, now: Nanos) {
         let watch = self.watches.get_mut(&id).expect("the caller found it");
-        let Told { events, last, bytes } = told;
+        let Told { events, last, bytes, .. } = told;
         (watch.next, watch.round, watch.told) = (last + 1, round, now);
         let (revision, what) = (last as i64, WatchNews::Events(events));
         self.shared.deliver(WatchResponse { revision, id, what }, bytes);
