@@ -34,7 +34,10 @@ const BUFFERS_KEPT: usize = 2;
 pub enum Class {
     /// Refused first.
     Ordinary,
-    /// May use the reserve, so that consensus goes on while the disk is full.
+    /// What makes room: may use half of the reserve, and segments made of the space that is left free
+    /// on the disk, so that a full disk does not keep itself full.
+    Upkeep,
+    /// May use all of the reserve, and that space, so that consensus goes on while the disk is full.
     Urgent,
 }
 
@@ -159,6 +162,8 @@ pub struct Log<D: Device> {
     /// Files given back, to be used again or removed.
     spare: VecDeque<(FileId, u32)>,
     recycling: bool,
+    /// The segment being made takes of the space that is to be left free.
+    lending: bool,
     removing: bool,
     filling: Group,
     sealed: VecDeque<(Group, Position)>,
@@ -208,6 +213,7 @@ impl<D: Device> Log<D> {
             infos: from.infos,
             spare: VecDeque::new(),
             recycling: false,
+            lending: false,
             removing: false,
             filling: Group::default(),
             sealed: VecDeque::new(),
@@ -301,16 +307,19 @@ impl<D: Device> Log<D> {
         if self.stopped {
             return Err(Full::Stopped);
         }
+        let (reserve, backlog_max) = (self.config.reserve_bytes, self.config.queue_bytes_max);
         let (reserve, backlog_max) = match class {
-            Class::Ordinary => (self.config.reserve_bytes, self.config.queue_bytes_max),
-            Class::Urgent => (0, self.config.queue_bytes_max * 2),
+            // What was lent is not theirs.
+            Class::Ordinary => (reserve + self.space.lent_bytes, backlog_max),
+            Class::Upkeep => (reserve / 2, backlog_max),
+            Class::Urgent => (0, backlog_max * 2),
         };
         if self.queued_bytes > 0 && self.queued_bytes + need.bytes() > backlog_max {
             return Err(Full::Backlog);
         }
         let (seal, spot) = self.plan(need)?;
         let Some(spot) = spot.filter(|spot| spot.left >= reserve) else {
-            return Err(self.no_space());
+            return Err(self.no_space(class));
         };
         let needs_buffer = seal || !self.filling.has_buffer();
         if needs_buffer && self.spare_bufs.is_empty() {
@@ -343,8 +352,8 @@ impl<D: Device> Log<D> {
         Ok((true, self.space.spot(behind, alone)))
     }
 
-    fn no_space(&mut self) -> Full {
-        self.retry_space();
+    fn no_space(&mut self, class: Class) -> Full {
+        self.prepare_if(true, class != Class::Ordinary);
         if self.space.disk_full { Full::Disk } else { Full::Preparing }
     }
 
@@ -508,12 +517,23 @@ impl<D: Device> Log<D> {
     fn prepared(&mut self, file: FileId, result: std::io::Result<()>, events: &mut Vec<Event>) {
         self.space.preparing = false;
         let recycled = std::mem::take(&mut self.recycling);
+        self.lending &= result.is_ok();
         match result {
             Ok(()) => {
                 self.counters.segments_prepared += u64::from(!recycled);
                 self.counters.segments_recycled += u64::from(recycled);
                 self.space.add(file, self.config.segment_len);
-                if std::mem::take(&mut self.space.disk_full) {
+                let usable = u64::from(self.config.segment_len) - BLOCK as u64;
+                if std::mem::take(&mut self.lending) {
+                    self.space.lent_bytes += usable;
+                    return;
+                }
+                // One that was given back makes good for one that was lent; one that was made without
+                // touching what is to be left free, for all of them.
+                let good = if recycled { usable } else { u64::MAX };
+                self.space.lent_bytes = self.space.lent_bytes.saturating_sub(good);
+                let is_back = self.space.lent_bytes == 0;
+                if is_back && std::mem::take(&mut self.space.disk_full) {
                     events.push(Event::SpaceBack);
                 }
                 self.prepare_more();
@@ -533,14 +553,16 @@ impl<D: Device> Log<D> {
 
     /// Asks again for disk space after [`Event::SpaceLow`]. A refused append does so by itself.
     pub fn retry_space(&mut self) {
-        self.prepare_if(true);
+        self.prepare_if(true, false);
     }
 
     fn prepare_more(&mut self) {
-        self.prepare_if(false);
+        self.prepare_if(false, false);
     }
 
-    fn prepare_if(&mut self, also_when_full: bool) {
+    /// Makes another segment ready if too few are. `may_lend`: of the space that is to be left free, if
+    /// need be.
+    fn prepare_if(&mut self, also_when_full: bool, may_lend: bool) {
         let enough = self.space.ahead() >= self.config.prepare_ahead;
         let waits = self.space.disk_full && !also_when_full;
         if self.stopped || self.space.preparing || enough || waits {
@@ -557,10 +579,15 @@ impl<D: Device> Log<D> {
         let len = self.config.segment_len as u64;
         let needed = len + self.config.free_bytes_min;
         // A file system that cannot say how much is free is found full by trying.
-        if self.device.free_bytes().is_ok_and(|free| free < needed) {
+        let free = self.device.free_bytes();
+        let is_short = free.as_ref().is_ok_and(|free| *free < needed);
+        if is_short {
             self.note_full();
-            return;
+            if !may_lend || free.is_ok_and(|free| free < len) {
+                return;
+            }
         }
+        self.lending = is_short;
         self.space.preparing = true;
         self.device.prepare(self.space.next_file(), len);
     }
@@ -685,6 +712,21 @@ impl<D: Device> Log<D> {
         }
     }
 
+    /// What a restart reads now: from the newest mark to the end of what is flushed.
+    pub fn replayed(&self) -> (Position, Position) {
+        (self.superblock.marks[0].start, self.flushed)
+    }
+
+    /// Bytes of a segment's file, if there is one.
+    pub fn segment_len(&self, segment: FileId) -> Option<u32> {
+        self.space.len_of(segment)
+    }
+
+    /// The sequence of the first group of a segment that replay may read; none if it holds none.
+    pub fn first_sequence(&self, segment: FileId) -> Option<u64> {
+        self.infos.get(&segment)?.first.map(|(sequence, _)| sequence)
+    }
+
     /// Segments before both marks, which hold nothing that replay reads, in order.
     pub fn segments_behind(&self) -> impl Iterator<Item = (FileId, u32)> + '_ {
         let older = self.superblock.marks[1].start.segment;
@@ -711,7 +753,7 @@ impl<D: Device> Log<D> {
         if let Some(len) = self.space.remove(segment) {
             self.counters.segments_back += 1;
             self.spare.push_back((segment, len));
-            self.prepare_if(true);
+            self.prepare_if(true, false);
             self.remove_spare();
         }
         true
@@ -766,6 +808,11 @@ impl<D: Device> Log<D> {
     /// Whether a record waits for its flush or a flush is in flight.
     pub fn is_busy(&self) -> bool {
         self.flight.is_some() || !self.sealed.is_empty() || !self.filling.is_empty()
+    }
+
+    /// Whether the device has not completed a write that it was given.
+    pub fn is_writing(&self) -> bool {
+        self.flight.is_some() || self.marking.is_some()
     }
 
     /// Bytes of records that wait for their flush.

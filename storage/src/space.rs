@@ -20,6 +20,8 @@ pub(crate) struct Space {
     pub cursor: Position,
     pub preparing: bool,
     pub disk_full: bool,
+    /// Bytes of segments that were made of space that is to be left free, and not made good for.
+    pub lent_bytes: u64,
 }
 
 /// Where a group of some length goes.
@@ -39,7 +41,7 @@ impl Space {
             ahead.push_back(next);
             next += 1;
         }
-        Space { lengths, ahead, cursor, preparing: false, disk_full: false }
+        Space { lengths, ahead, cursor, preparing: false, disk_full: false, lent_bytes: 0 }
     }
 
     pub fn len_of(&self, segment: FileId) -> Option<u32> {

@@ -3,7 +3,8 @@
 mod common;
 
 use common::*;
-use racos_storage::device::memory::Timing;
+use racos_storage::device::Device;
+use racos_storage::device::memory::{MemoryDevice, Timing};
 use racos_storage::{Class, Event, Full, LogConfig, Place, ReadRefused, RecordId};
 
 fn flushed(events: &[Event]) -> Option<RecordId> {
@@ -149,6 +150,51 @@ fn on_a_full_disk_urgent_records_and_reads_go_on_and_space_brings_the_rest_back(
 }
 
 /// tests PROTOCOL 9.4-e
+/// What makes room may use the space that is to be left free on the disk; ordinary records get none of
+/// it, and come back when it is whole again.
+#[test]
+fn the_space_left_free_is_lent_to_what_makes_room_and_to_nobody_else() {
+    let config = LogConfig { free_bytes_min: 512 << 10, ..small() };
+    let disk = fresh(&config, Timing::Immediate);
+    let used = 2 * u64::from(config.segment_len) + 8192;
+    disk.borrow_mut().set_capacity(used + config.free_bytes_min + 3 * (64 << 10));
+    let mut opened = open(&disk, &config).unwrap();
+    let mut events = Vec::new();
+    let mut fill = |opened: &mut Opened<_>, class| {
+        let mut records = 0;
+        for _ in 0..400 {
+            let body = [slice_of(&opened.pool, records, 8000)];
+            match opened.log.append(1, b"", &body, class) {
+                Ok(_) => records += 1,
+                Err(Full::Preparing) => {}
+                Err(full) => {
+                    assert_eq!(full, Full::Disk);
+                    opened.log.poll(&mut events);
+                }
+            }
+            events.extend(drain(&mut opened.log));
+            opened.log.poll(&mut events);
+        }
+        assert!(!events.drain(..).any(|event| matches!(event, Event::Failed(_))));
+        records
+    };
+    assert!(fill(&mut opened, Class::Ordinary) >= 20);
+    let free = |opened: &mut Opened<MemoryDevice>| opened.log.device_mut().free_bytes().unwrap();
+    assert!((512 << 10..576 << 10).contains(&free(&mut opened)), "{}", free(&mut opened));
+    assert_eq!(fill(&mut opened, Class::Ordinary), 0);
+    let lent = fill(&mut opened, Class::Upkeep);
+    assert!(lent >= 40, "{lent} records in half a MiB");
+    assert!(free(&mut opened) < 64 << 10);
+    assert_eq!(fill(&mut opened, Class::Ordinary), 0);
+    assert!(opened.log.is_disk_full());
+    // Not whole again: none for them.
+    disk.borrow_mut().set_capacity(used + config.free_bytes_min + 4 * (64 << 10));
+    assert_eq!(fill(&mut opened, Class::Ordinary), 0);
+    disk.borrow_mut().set_capacity(1 << 30);
+    assert!(fill(&mut opened, Class::Ordinary) > 300);
+    assert!(!opened.log.is_disk_full());
+}
+
 #[test]
 fn records_beyond_what_may_wait_are_refused_and_taken_later() {
     let config = small();

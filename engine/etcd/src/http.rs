@@ -85,7 +85,10 @@ impl Pages {
         let serializable = has(query, "serializable=true");
         let mut reason = String::new();
         if !serializable && !self.face.node.identity().hears_quorum {
-            reason = "RAFT NO LEADER".into();
+            let status = self.face.node.status();
+            let told = tokio::time::timeout(HEALTH_PATIENCE, status).await;
+            let problem = told.ok().and_then(Result::ok).and_then(|it| it.native.problem);
+            reason = problem.unwrap_or_else(|| "RAFT NO LEADER".into());
         } else if let Err(error) = self.reads(serializable).await {
             reason = format!("QGET ERROR:{error}");
         }

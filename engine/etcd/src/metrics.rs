@@ -92,6 +92,7 @@ impl Metrics {
         page.line(name, "counter", "Calls answered with an error.", of(&self.failures));
         let name = "racos_lease_keep_alives_total";
         page.line(name, "counter", "Renewals of leases asked for.", of(&self.keep_alives));
+        page.disk(&status.native);
         page.head("grpc_server_started_total", "counter", "Calls by method.");
         for ((service, method), count) in METHODS.iter().zip(&self.methods) {
             let labels = format!("{{grpc_service=\"{service}\",grpc_method=\"{method}\"}}");
@@ -116,6 +117,32 @@ impl Page {
     fn line(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
         self.head(name, kind, help);
         self.value(name, value);
+    }
+
+    /// What the disk is like, and what is done about damage.
+    fn disk(&mut self, native: &racos_engine::status::Status) {
+        let (disk, scrub, repair) = (&native.disk, &native.scrub, &native.repair);
+        let name = "racos_disk_hangs_seconds";
+        let hangs = disk.hangs_ms as f64 / 1e3;
+        self.line(name, "gauge", "How long the disk has not answered.", hangs);
+        let name = "racos_disk_full";
+        self.line(name, "gauge", "1: puts are refused for want of space.", u8::from(disk.full));
+        let name = "racos_scrub_rounds_total";
+        self.line(name, "counter", "Rounds over all that is on disk.", scrub.rounds);
+        let name = "racos_scrub_bytes_total";
+        self.line(name, "counter", "Bytes read by them.", scrub.bytes);
+        let name = "racos_scrub_fragments_damaged_total";
+        self.line(name, "counter", "Fragments found damaged.", scrub.fragments_damaged);
+        let name = "racos_scrub_records_damaged_total";
+        self.line(name, "counter", "Damage in what a restart reads.", scrub.records_damaged);
+        let name = "racos_fragments_missing";
+        self.line(name, "gauge", "Fragments to be made again.", repair.missing);
+        let name = "racos_fragments_repaired_total";
+        self.line(name, "counter", "Fragments made again.", repair.repaired);
+        let name = "racos_fragment_cache_hits_total";
+        self.line(name, "counter", "Fragments found in memory.", disk.cache_hits);
+        let name = "racos_fragment_cache_misses_total";
+        self.line(name, "counter", "Fragments read from disk.", disk.cache_misses);
     }
 
     fn process(&mut self) {

@@ -621,6 +621,18 @@ impl Machine {
         self.values.iter()
     }
 
+    /// The values with bytes in the places from `from` on of this node's memory, looking at `most`
+    /// places: for going over all of them a little at a time. Nearly in the order in which they were
+    /// stored; one that is stored meanwhile may be met or not.
+    pub fn values_from(&self, from: u32, most: usize) -> impl Iterator<Item = ValueUse> + '_ {
+        self.values.some(from, most)
+    }
+
+    /// How many places [`Machine::values_from`] goes over.
+    pub fn value_places(&self) -> u32 {
+        self.values.places_len() as u32
+    }
+
     /// Moves the names of values that became garbage to `into`. False if more than
     /// [`crate::RELEASED_MAX`] did since the last call: then the rest is to be found by asking
     /// [`Machine::value`] for each fragment held.

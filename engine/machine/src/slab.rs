@@ -50,6 +50,18 @@ impl<T: Default> Slab<T> {
         &mut self.chunks[handle as usize / CHUNK_ENTRIES][handle as usize % CHUNK_ENTRIES]
     }
 
+    /// The entries of the places from `from` on, at most `most`; those of free places are empty.
+    pub(crate) fn places(&self, from: Handle, most: usize) -> impl Iterator<Item = &T> {
+        let from = from as usize;
+        let chunks = self.chunks.iter().skip(from / CHUNK_ENTRIES);
+        chunks.flatten().skip(from % CHUNK_ENTRIES).take(most)
+    }
+
+    /// How many places there are, free ones included.
+    pub(crate) fn places_len(&self) -> usize {
+        self.allotted
+    }
+
     /// Takes the entry out. The caller must hold no other copy of the handle.
     pub(crate) fn remove(&mut self, handle: Handle) -> T {
         self.free.push(handle);

@@ -171,6 +171,17 @@ impl ValueTable {
         self.shards.iter().flatten().map(|handle| self.describe(*handle))
     }
 
+    /// Of the places from `from` on, at most `most`, the values that stand there.
+    pub(crate) fn some(&self, from: Handle, most: usize) -> impl Iterator<Item = ValueUse> + '_ {
+        // A free place holds the default, which has no bytes.
+        let taken = self.stored.places(from, most).filter(|stored| stored.len > 0);
+        taken.map(|stored| ValueUse { value: stored.value(), uses: stored.uses, slot: stored.slot })
+    }
+
+    pub(crate) fn places_len(&self) -> usize {
+        self.stored.places_len()
+    }
+
     /// Adds a value that is not in the table. The caller retains it or lets it wait at once.
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");

@@ -147,6 +147,8 @@ pub(crate) struct Checkpoints {
     begun_at: u64,
     /// One was made durable since the start: what it does not name may go.
     pub(crate) settled: bool,
+    /// One is wanted whatever was written since the last: see `scrub`.
+    demanded: bool,
     /// History floors found at the last two beginnings.
     floors: [Slot; 2],
     pub(crate) written: u64,
@@ -155,6 +157,11 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     pub(crate) fn new(newest: Snapshot) -> Checkpoints {
         Checkpoints { newest, ..Checkpoints::default() }
+    }
+
+    /// Another is to be begun as soon as there is anything new to say.
+    pub(crate) fn demand(&mut self) {
+        self.demanded = true;
     }
 
     pub(crate) fn newest(&self) -> &Snapshot {
@@ -216,7 +223,10 @@ impl<L: Link, D: Device> Node<L, D> {
         // Not more often than it costs: twice its own size must have been written in between.
         let least = self.config.bounds.checkpoint_bytes.max(2 * self.checkpoints.newest.bytes);
         let news = self.core.exec() > self.checkpoints.newest.exec;
-        written >= least && news && !self.machine.is_exporting() && self.nothing_unappended()
+        (written >= least || self.checkpoints.demanded)
+            && news
+            && !self.machine.is_exporting()
+            && self.nothing_unappended()
     }
 
     fn begin_checkpoint(&mut self) {
@@ -224,6 +234,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let generation = self.log.marks()[0].tag + 1;
         let Some(mark) = self.log.find_mark(generation, exec) else { return };
         self.checkpoints.begun_at = self.log.counters().bytes_flushed;
+        self.checkpoints.demanded = false;
         // What was told at the checkpoint before the last one: see `history_floor`.
         let [floor, last] = self.checkpoints.floors;
         self.checkpoints.floors = [last, self.history_floor()];
@@ -325,7 +336,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let slices = std::slice::from_ref(&slice);
             let body: &[_] = if body.is_empty() { &[] } else { slices };
             // It must not take the room that consensus needs on a full disk.
-            let Ok(id) = self.log.append_until(kind::CHECKPOINT, &head, body, Class::Ordinary, 0)
+            let Ok(id) = self.log.append_until(kind::CHECKPOINT, &head, body, Class::Upkeep, 0)
             else {
                 return false;
             };

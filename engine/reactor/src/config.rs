@@ -17,6 +17,8 @@ pub struct Profile {
     pub flush: racos_storage::device::FlushMethod,
 }
 
+pub const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
+
 /// Bounds of one node's memory and disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -42,6 +44,8 @@ pub struct Bounds {
     pub history_margin: Option<u64>,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
+    /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
+    pub scrub_ns: u64,
 }
 
 impl Default for Bounds {
@@ -56,6 +60,7 @@ impl Default for Bounds {
             space_reserve_bytes: 1 << 30,
             history_margin: None,
             disk_reserve_bytes: 1 << 30,
+            scrub_ns: 14 * DAY_NS,
         }
     }
 }

@@ -5,36 +5,15 @@
 //! the bytes of all entries that are placed, and of those forgotten since the pin of the newest
 //! durable checkpoint: it names them yet (PROTOCOL 9.2).
 
+use crate::cache::{Cache, CacheCounts};
+use crate::table::{Entry, Table};
 use racos_buffer::Slice;
 use racos_machine::OpId;
+use racos_protocol::Slot;
 use racos_storage::Place;
 use racos_storage::device::FileId;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
-
-/// The slot of an entry that a checkpoint told of: executed, and before that of any later record.
-const EXECUTED: u64 = 0;
-
-/// One fragment.
-#[derive(Debug)]
-struct Entry {
-    /// None until the log says where the record lies.
-    place: Option<Place>,
-    /// The slot whose record holds it.
-    slot: u64,
-    crc: u32,
-    cached: Option<Cached>,
-}
-
-/// Bytes in memory.
-#[derive(Debug)]
-struct Cached {
-    bytes: Slice,
-    /// Memory that this entry is charged for: its share of the block that it pins.
-    cost: u32,
-    /// Tells a later caching of the same fragment from this one in the eviction order.
-    ticket: u64,
-}
 
 /// Where to get a fragment.
 #[derive(Debug, Clone)]
@@ -43,14 +22,13 @@ pub enum Fetch {
     Disk { place: Place, crc: u32 },
 }
 
-/// Fragments by operation, with a bounded cache of bytes, oldest first out.
+/// Fragments by operation, with a bounded cache of bytes.
 pub struct Fragments {
-    entries: FxHashMap<OpId, Entry>,
-    order: VecDeque<(OpId, u64)>,
-    cached_len: usize,
-    cached_bytes: usize,
-    cache_bytes_max: usize,
-    next_ticket: u64,
+    table: Table,
+    cache: Cache,
+    /// The slot whose record holds it, of entries that are not executed, or not placed.
+    slots: FxHashMap<OpId, Slot>,
+    slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
     /// While a checkpoint is being written: what is to be forgotten when it is.
     deferred: Option<Vec<OpId>>,
@@ -85,12 +63,10 @@ impl Live {
 impl Fragments {
     pub fn new(cache_bytes_max: usize) -> Fragments {
         Fragments {
-            entries: FxHashMap::default(),
-            order: VecDeque::new(),
-            cached_len: 0,
-            cached_bytes: 0,
-            cache_bytes_max,
-            next_ticket: 0,
+            table: Table::default(),
+            cache: Cache::new(cache_bytes_max),
+            slots: FxHashMap::default(),
+            slot_order: VecDeque::new(),
             live: Live::default(),
             deferred: None,
         }
@@ -129,162 +105,157 @@ impl Fragments {
         self.live.total
     }
 
+    /// Bytes of fragments that only the newest checkpoint names yet.
+    pub fn dying_bytes(&self) -> u64 {
+        self.live.dying.values().sum()
+    }
+
+    /// How those who asked for fragments fared.
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.cache.counts
+    }
+
     /// Where the log holds a fragment, with its checksum.
     pub fn place(&self, op: OpId) -> Option<(Place, u32)> {
-        let entry = self.entries.get(&op)?;
-        entry.place.map(|place| (place, entry.crc))
+        let entry = self.table.get(op)?;
+        entry.placed().map(|place| (place, entry.crc))
     }
 
     /// A fragment that a checkpoint names. What a later record said already stands.
     pub fn fill(&mut self, op: OpId, place: Place, crc: u32) {
-        if !self.entries.contains_key(&op) {
-            self.replay(op, EXECUTED, place, crc);
+        if !self.contains(op) {
+            self.table.insert(Entry { op, place, crc });
+            self.live.add(place);
         }
     }
 
     /// The same fragment lies at another place now, if it still lay at `from`.
     pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
-        if let Some(entry) = self.entries.get_mut(&op).filter(|entry| entry.place == Some(from)) {
-            entry.place = Some(to);
+        if let Some(entry) = self.table.get_mut(op).filter(|entry| entry.place == from) {
+            entry.place = to;
             self.live.sub(from.segment, u64::from(from.len));
             self.live.add(to);
         }
     }
 
-    /// Forgets all but what is wanted: for when too many values left at once to be named.
-    pub fn retain(&mut self, wanted: impl Fn(OpId, u64) -> bool) {
-        let unwanted = |(op, entry): (&OpId, &Entry)| (!wanted(*op, entry.slot)).then_some(*op);
-        let gone: Vec<OpId> = self.entries.iter().filter_map(unwanted).collect();
+    /// Forgets all but what is wanted: for when too many values left at once to be named. The slot of
+    /// what was executed long ago is 0.
+    pub fn retain(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
+        let slot_of = |op| self.slots.get(&op).copied().unwrap_or(0);
+        let unwanted = |entry: &&Entry| !wanted(entry.op, slot_of(entry.op));
+        let gone: Vec<OpId> = self.table.iter().filter(unwanted).map(|entry| entry.op).collect();
         gone.into_iter().for_each(|op| self.forget(op, None));
     }
 
     /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
     /// An operation that was opened again is in the later slot: what comes late of the earlier one,
     /// which is null, takes nothing from it.
-    pub fn insert(&mut self, op: OpId, slot: u64, bytes: Slice, cost: usize, crc: u32) {
+    pub fn insert(&mut self, op: OpId, slot: Slot, bytes: Slice, cost: usize, crc: u32) {
         if self.is_of_later_slot(op, slot) {
             return;
         }
-        let old = self.entries.insert(op, Entry { place: None, slot, crc, cached: None });
-        self.drop_place(&old);
-        self.uncount(old);
-        self.keep(op, bytes, cost);
-        self.evict();
+        let old = self.table.insert(Entry { op, place: Place::default(), crc });
+        self.drop_place(old);
+        self.note_slot(op, slot);
+        self.cache.hold(op, bytes, cost);
     }
 
     /// A fragment found in the log at start-up.
-    pub fn replay(&mut self, op: OpId, slot: u64, place: Place, crc: u32) {
+    pub fn replay(&mut self, op: OpId, slot: Slot, place: Place, crc: u32) {
         if self.is_of_later_slot(op, slot) {
             return;
         }
-        let entry = Entry { place: Some(place), slot, crc, cached: None };
-        let old = self.entries.insert(op, entry);
-        self.drop_place(&old);
+        let old = self.table.insert(Entry { op, place, crc });
+        self.drop_place(old);
+        self.note_slot(op, slot);
         self.live.add(place);
     }
 
-    fn drop_place(&mut self, entry: &Option<Entry>) {
-        if let Some(place) = entry.as_ref().and_then(|entry| entry.place) {
+    fn note_slot(&mut self, op: OpId, slot: Slot) {
+        if self.slots.insert(op, slot) != Some(slot) {
+            self.slot_order.push_back((slot, op));
+        }
+    }
+
+    /// All slots below are executed: of which one an entry is, matters no more once it is placed.
+    pub fn executed(&mut self, exec: Slot) {
+        // Bounded by what was executed since the last call, nearly: records come in order of slots.
+        for _ in 0..self.slot_order.len() {
+            let Some((slot, op)) = self.slot_order.pop_front_if(|(slot, _)| *slot < exec) else {
+                return;
+            };
+            if self.slots.get(&op) != Some(&slot) {
+                continue;
+            }
+            match self.table.get(op) {
+                Some(entry) if entry.placed().is_none() => {
+                    // Behind what is not executed: it is met again.
+                    self.slot_order.push_back((slot, op));
+                }
+                _ => drop(self.slots.remove(&op)),
+            }
+        }
+    }
+
+    fn drop_place(&mut self, entry: Option<Entry>) {
+        if let Some(place) = entry.and_then(|entry| entry.placed()) {
             self.live.sub(place.segment, u64::from(place.len));
         }
     }
 
-    fn is_of_later_slot(&self, op: OpId, slot: u64) -> bool {
-        self.entries.get(&op).is_some_and(|entry| entry.slot > slot)
+    fn is_of_later_slot(&self, op: OpId, slot: Slot) -> bool {
+        self.slots.get(&op).is_some_and(|of| *of > slot)
     }
 
     /// The log says where the record lies. False: the fragment was forgotten meanwhile.
-    pub fn placed(&mut self, op: OpId, slot: u64, place: Place) -> bool {
-        let entry = self.entries.get_mut(&op).filter(|entry| entry.slot == slot);
-        let Some(entry) = entry else { return false };
-        if let Some(old) = entry.place.replace(place) {
+    pub fn placed(&mut self, op: OpId, slot: Slot, place: Place) -> bool {
+        if self.slots.get(&op) != Some(&slot) {
+            return false;
+        }
+        let Some(entry) = self.table.get_mut(op) else { return false };
+        let old = std::mem::replace(&mut entry.place, place);
+        if old.segment != 0 {
             self.live.sub(old.segment, u64::from(old.len));
         }
         self.live.add(place);
-        self.evict();
+        self.cache.release(op);
         true
     }
 
     /// Bytes read from the log, kept for the next reader.
     pub fn cache(&mut self, op: OpId, bytes: Slice, cost: usize) {
-        if self.entries.get(&op).is_some_and(|entry| entry.cached.is_none()) {
-            self.keep(op, bytes, cost);
-            self.evict();
-        }
-    }
-
-    fn keep(&mut self, op: OpId, bytes: Slice, cost: usize) {
-        let Some(entry) = self.entries.get_mut(&op) else { return };
-        self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        entry.cached = Some(Cached { bytes, cost: cost as u32, ticket });
-        self.order.push_back((op, ticket));
-        self.cached_len += 1;
-        self.cached_bytes += cost;
-    }
-
-    fn uncount(&mut self, removed: Option<Entry>) {
-        if let Some(cached) = removed.and_then(|entry| entry.cached) {
-            self.cached_len -= 1;
-            self.cached_bytes -= cached.cost as usize;
-        }
-    }
-
-    fn evict(&mut self) {
-        let mut turns = self.order.len();
-        while self.cached_bytes > self.cache_bytes_max && turns > 0 {
-            turns -= 1;
-            let Some((op, ticket)) = self.order.pop_front() else { return };
-            let Some(entry) = self.entries.get_mut(&op) else { continue };
-            let Some(cached) = entry.cached.take_if(|cached| cached.ticket == ticket) else {
-                continue;
-            };
-            if entry.place.is_none() {
-                entry.cached = Some(cached);
-                self.order.push_back((op, ticket));
-                continue;
-            }
-            self.cached_len -= 1;
-            self.cached_bytes -= cached.cost as usize;
-        }
-        // Places in the order outlive what was forgotten: swept when they are the larger half.
-        if self.order.len() > 2 * self.cached_len + 64 {
-            let entries = &self.entries;
-            self.order.retain(|(op, ticket)| {
-                let cached = entries.get(op).and_then(|entry| entry.cached.as_ref());
-                cached.is_some_and(|cached| cached.ticket == *ticket)
-            });
+        if self.contains(op) && !self.cache.contains(op) {
+            self.cache.keep(op, bytes, cost);
         }
     }
 
     /// Where the fragment of this operation is, if this node has it.
     /// PROTOCOL 3.1-e
-    pub fn find(&self, op: OpId) -> Option<Fetch> {
-        let entry = self.entries.get(&op)?;
-        match (&entry.cached, entry.place) {
-            (Some(cached), _) => Some(Fetch::Memory(cached.bytes.clone())),
+    pub fn find(&mut self, op: OpId) -> Option<Fetch> {
+        let entry = self.table.get(op)?;
+        match (self.cache.get(op), entry.placed()) {
+            (Some(bytes), _) => Some(Fetch::Memory(bytes)),
             (None, Some(place)) => Some(Fetch::Disk { place, crc: entry.crc }),
             (None, None) => None,
         }
     }
 
     pub fn contains(&self, op: OpId) -> bool {
-        self.entries.contains_key(&op)
+        self.table.get(op).is_some()
     }
 
     /// Records of slots below `exec` told of it, and the checkpoint that replay began at does not
     /// name it. One of a later slot may have told of it again.
-    pub fn discard(&mut self, op: OpId, exec: u64) {
-        if self.entries.get(&op).is_none_or(|entry| entry.slot >= exec) {
+    pub fn discard(&mut self, op: OpId, exec: Slot) {
+        if self.slots.get(&op).is_some_and(|slot| *slot >= exec) {
             return;
         }
-        let removed = self.entries.remove(&op);
-        self.drop_place(&removed);
+        self.lose(op);
     }
 
     /// The slot was decided null, or the value is not live any more: nobody will ask.
-    pub fn forget(&mut self, op: OpId, slot: Option<u64>) {
-        if slot.is_some_and(|slot| self.entries.get(&op).is_none_or(|entry| entry.slot != slot)) {
+    pub fn forget(&mut self, op: OpId, slot: Option<Slot>) {
+        if slot.is_some_and(|slot| self.slots.get(&op) != Some(&slot)) {
             return;
         }
         if slot.is_none()
@@ -292,30 +263,33 @@ impl Fragments {
         {
             return deferred.push(op);
         }
-        let removed = self.entries.remove(&op);
+        let removed = self.take(op);
         match slot {
-            Some(_) => self.drop_place(&removed),
+            Some(_) => self.drop_place(removed),
             // PROTOCOL 9.2-c: the newest checkpoint may name it.
             None => {
-                if let Some(place) = removed.as_ref().and_then(|entry| entry.place) {
+                if let Some(place) = removed.and_then(|entry| entry.placed()) {
                     *self.live.dying.entry(place.segment).or_default() += u64::from(place.len);
                 }
             }
         }
-        self.uncount(removed);
     }
 
     /// It cannot be read: it is not here, whatever a checkpoint says.
     pub fn lose(&mut self, op: OpId) {
-        let removed = self.entries.remove(&op);
-        self.drop_place(&removed);
-        self.uncount(removed);
+        let removed = self.take(op);
+        self.drop_place(removed);
     }
 
-    /// Bytes of memory charged to the cache.
+    fn take(&mut self, op: OpId) -> Option<Entry> {
+        self.slots.remove(&op);
+        self.cache.remove(op);
+        self.table.remove(op)
+    }
+
     #[cfg(test)]
     fn cached_bytes(&self) -> usize {
-        self.cached_bytes
+        self.cache.bytes()
     }
 }
 
@@ -366,15 +340,23 @@ mod tests {
     }
 
     #[test]
-    fn order_does_not_grow_without_bound() {
+    fn slots_are_remembered_only_until_they_are_executed_and_placed() {
         let pool = Pool::new(1 << 20);
         let mut fragments = Fragments::new(200);
-        let op = OpId::new(0, 1, 1, 1);
         for slot in 0..1000 {
+            let op = OpId::new(0, 1, 1, slot);
             fragments.insert(op, slot, pool.copy(&[0; 100]).unwrap(), 100, 0);
-            fragments.placed(op, slot, Place { segment: 1, offset: 0, len: 100 });
+            if slot != 500 {
+                fragments.placed(op, slot, Place { segment: 1, offset: 0, len: 100 });
+            }
+            fragments.executed(slot);
         }
-        assert_eq!(fragments.cached_bytes(), 100);
-        assert!(fragments.order.len() <= 66, "{}", fragments.order.len());
+        assert_eq!((fragments.slots.len(), fragments.slot_order.len()), (2, 2));
+        let late = OpId::new(0, 1, 1, 500);
+        assert!(fragments.placed(late, 500, Place { segment: 1, offset: 0, len: 100 }));
+        fragments.executed(1000);
+        assert_eq!((fragments.slots.len(), fragments.slot_order.len()), (0, 0));
+        assert_eq!(fragments.live_bytes(), 100_000);
+        assert!(fragments.cached_bytes() <= 200);
     }
 }

@@ -37,6 +37,7 @@ macro_rules! mutant {
 pub mod api;
 mod assemble;
 mod batch;
+mod cache;
 mod checkpoint;
 pub mod config;
 mod facts;
@@ -57,13 +58,15 @@ mod repair;
 mod replay;
 mod requests;
 pub mod runtime;
+mod scrub;
 mod secrets;
 mod spread;
 pub mod status;
+mod table;
 pub mod wire;
 
 pub use checkpoint::Snapshot;
-pub use config::{Bounds, NodeConfig, PollMode, Profile};
+pub use config::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;
 

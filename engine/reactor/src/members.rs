@@ -126,6 +126,10 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Why this node takes no clients' work now, if it does not.
     pub(crate) fn idle_reason(&self) -> Option<String> {
+        if let Some(ns) = self.disk_hangs_ns() {
+            let (me, ms) = (self.me, ns / 1_000_000);
+            return Some(format!("node {me}: its disk has not answered for {ms} ms; ask another"));
+        }
         if self.core.is_active() {
             return None;
         }

@@ -15,6 +15,7 @@ use crate::reads::Reads;
 use crate::reclaim::Reclaim;
 use crate::record::{self, DecidedRun};
 use crate::repair::Repair;
+use crate::scrub::Scrub;
 use crate::secrets::Secrets;
 use crate::status::RequestCounts;
 use crate::wire::client::{self, ErrorCode, RequestError};
@@ -119,6 +120,8 @@ pub(crate) enum DiskRead {
         job: u64,
         index: usize,
     },
+    /// What is read only to see whether it is good.
+    Scrub,
     /// A stretch of a segment that is to be used again; one large fragment of it.
     Reclaim,
     ReclaimOne {
@@ -179,6 +182,7 @@ pub struct Node<L: Link, D: Device> {
     unappended: VecDeque<Waiting>,
     pub(crate) reads: Reads,
     pub(crate) repair: Repair,
+    pub(crate) scrub: Scrub,
     pub(crate) api: Api<L, D>,
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
     pub(crate) last_batch: Option<Slot>,
@@ -197,6 +201,8 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
     released: Vec<OpId>,
+    /// When the disk last completed something, or had nothing to do.
+    disk_at: Nanos,
     last_work: Nanos,
     beacon_at: Nanos,
     pub(crate) stalled_check_at: Nanos,
@@ -229,6 +235,8 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub checkpoints: Checkpoints,
     pub window: FxHashMap<Slot, Known>,
     pub boot: u32,
+    /// Values of which no fragment was found, and some that turned out to be of no use.
+    pub absent: Vec<OpId>,
     pub observer: Option<Box<dyn Observer>>,
 }
 
@@ -239,6 +247,9 @@ const OUT_BYTES_MAX: usize = 16 << 10;
 const BEACON_NS: Nanos = 500_000_000;
 /// A log without work for this long confirms its last group.
 const IDLE_CONFIRM_NS: Nanos = 200_000_000;
+/// A disk that has completed nothing of what it was asked for so long hangs: clients are sent to other
+/// nodes until it goes on.
+const HANGS_NS: Nanos = 1_000_000_000;
 /// Turns of receiving before the disk gets its turn.
 const RECEIVE_ROUNDS: usize = 4;
 const RECEIVE_FULL: usize = 64;
@@ -295,6 +306,7 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
+            scrub: Scrub::new(parts.boot),
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
             facts: FactsJobs::default(),
@@ -309,6 +321,7 @@ impl<L: Link, D: Device> Node<L, D> {
             started: now,
             scratch: Vec::new(),
             released: Vec::new(),
+            disk_at: now,
             last_work: now,
             beacon_at: now + BEACON_NS,
             stalled_check_at: now + BEACON_NS,
@@ -319,7 +332,7 @@ impl<L: Link, D: Device> Node<L, D> {
             runtime_words: String::new(),
             config,
         };
-        node.list_missing();
+        node.list_missing_of_these(parts.absent);
         node.restart_leases();
         node.core.start(now, &mut node.effects);
         node.carry_out();
@@ -357,10 +370,33 @@ impl<L: Link, D: Device> Node<L, D> {
             reads: self.reads.len(),
             batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
             records: self.unappended.len() + self.releases.len() + self.placing.len(),
-            disk_reads: self.disk_reads.len() - self.disk_reads_free.len(),
+            disk_reads: self.disk_reads_under_way() - usize::from(self.scrub.is_reading()),
             missing: self.repair.missing.len(),
         }
     }
+    fn disk_reads_under_way(&self) -> usize {
+        self.disk_reads.len() - self.disk_reads_free.len()
+    }
+
+    /// How long the disk has completed nothing of what it was asked, if that is too long.
+    pub fn disk_hangs_ns(&self) -> Option<Nanos> {
+        let hangs = self.now.saturating_sub(self.disk_at);
+        (hangs >= HANGS_NS).then_some(hangs)
+    }
+
+    /// What is wrong with this node, in words for the person who runs it.
+    pub fn problem(&self) -> Option<String> {
+        let hangs = self.disk_hangs_ns().map(|ns| {
+            format!(
+                "the disk has completed nothing for {} ms: this node promises nothing and serves no \
+                 client until it goes on; look at the disk, or replace the node with `racos member \
+                 replace`",
+                ns / 1_000_000
+            )
+        });
+        hangs.or_else(|| self.scrub.danger())
+    }
+
     /// Whether this node has its fragment of what an operation stored, in memory or in the log.
     pub fn has_fragment(&self, op: OpId) -> bool {
         self.fragments.contains(op)
@@ -368,7 +404,12 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Where this node's fragment lies in the log: for tests that damage it.
     pub fn fragment_place(&self, op: OpId) -> Option<Place> {
-        self.fragments.place(op).map(|(place, _)| place)
+        self.fragment_stored(op).map(|(place, _)| place)
+    }
+
+    /// The same with the checksum that it must have.
+    pub fn fragment_stored(&self, op: OpId) -> Option<(Place, u32)> {
+        self.fragments.place(op)
     }
 
     /// One turn, and its work for the disk handed to the kernel. Returns whether anything was done.
@@ -388,6 +429,10 @@ impl<L: Link, D: Device> Node<L, D> {
         self.now = now;
         let (received, drained) = self.receive();
         let completed = self.reap();
+        let is_asked = self.log.is_writing() || self.disk_reads_under_way() > 0;
+        if completed || !is_asked {
+            self.disk_at = now;
+        }
         // Timers judge what did not come: first everything that has come must be taken in.
         if drained && self.core.deadline().is_some_and(|at| at <= now) {
             self.step(Input::Tick);
@@ -405,6 +450,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.checkpoint_turn();
         self.reclaim_turn();
+        self.scrub_turn();
         self.send_all();
         let busy = received || completed || served;
         if busy || self.log.is_busy() {
@@ -437,6 +483,7 @@ impl<L: Link, D: Device> Node<L, D> {
             retry,
             self.checkpoints.deadline(self.now),
             self.reclaim.deadline(self.now),
+            self.scrub.deadline(self.now, self.config.bounds.scrub_ns),
         ]
         .into_iter()
         .flatten()
@@ -749,6 +796,7 @@ impl<L: Link, D: Device> Node<L, D> {
             DiskRead::Serve { to, read, op } => self.serve_fragment_read(to, read, op, bytes),
             DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
             DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
+            DiskRead::Scrub => self.scrub_read_done(bytes),
             DiskRead::Reclaim => self.reclaim_read(bytes),
             DiskRead::ReclaimOne { op } => self.reclaim_one(OpId(op), bytes),
         }

@@ -91,7 +91,15 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Gives back what is free, and goes on with copying if too little is.
     pub(crate) fn reclaim_turn(&mut self) {
         if !self.checkpoints.settled {
+            if self.log.is_disk_full() {
+                self.checkpoints.demand();
+            }
             return;
+        }
+        // What went counts as live until a checkpoint says that it is gone.
+        let dying = self.fragments.dying_bytes();
+        if self.log.is_disk_full() && dying * 4 >= u64::from(self.config.bounds.segment_bytes) {
+            self.checkpoints.demand();
         }
         if self.reclaim.look && self.reclaim.not_before <= self.now {
             self.reclaim.look = false;
@@ -322,8 +330,7 @@ impl<L: Link, D: Device> Node<L, D> {
         record::put_copies(&mut head, copies.iter().map(|(copy, _)| *copy));
         let Some(body) = self.pool.copy(&self.reclaim.bytes[..len]) else { return false };
         let body = std::slice::from_ref(&body);
-        // It may use the reserve, since it makes room.
-        let Ok(id) = self.log.append_until(kind::COPIES, &head, body, Class::Urgent, 0) else {
+        let Ok(id) = self.log.append_until(kind::COPIES, &head, body, Class::Upkeep, 0) else {
             return false;
         };
         let mut offset = 0;

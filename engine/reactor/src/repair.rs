@@ -95,13 +95,13 @@ impl Repair {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    /// PROTOCOL 10-u: after a restart, on a new disk, or after a jump: everything in use of which no fragment was found.
-    pub(crate) fn list_missing(&mut self) {
-        let now = self.now;
-        let values = self.machine.values().filter(|used| used.value.len > 0);
-        for used in values {
-            if !self.fragments.contains(used.value.op) {
-                self.repair.missing.add(used.value.op, used.slot, now);
+    /// PROTOCOL 10-u: after a restart, or on a new disk: what no fragment was found of, as far as it is
+    /// in use. Of all other values replay met one: nobody has to go over all of them.
+    pub(crate) fn list_missing_of_these(&mut self, absent: Vec<OpId>) {
+        for op in absent {
+            let used = self.machine.value(op).filter(|used| used.value.len > 0);
+            if let Some(used) = used.filter(|_| !self.fragments.contains(op)) {
+                self.repair.missing.add(op, used.slot, self.now);
             }
         }
     }
@@ -121,6 +121,9 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn fragment_damaged(&mut self, op: OpId) {
         let Some(used) = self.machine.value(op) else { return };
         self.fragments.lose(op);
+        if mutant!("damage not put on the missing list") {
+            return;
+        }
         self.repair.missing.add(op, used.slot, self.now);
         self.repair.missing.grew(u64::from(used.value.len));
     }

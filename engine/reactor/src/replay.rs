@@ -91,6 +91,7 @@ impl<L: Link, D: Device> Node<L, D> {
             history: History::default(),
             snapshot: Snapshot::default(),
             pending: FxHashMap::default(),
+            absent: Vec::new(),
             problem: None,
             observer,
         };
@@ -122,6 +123,7 @@ impl<L: Link, D: Device> Node<L, D> {
             checkpoints: Checkpoints::new(replay.snapshot),
             window: replay.pending,
             boot: recovered.boot,
+            absent: replay.absent,
             observer: replay.observer,
         };
         Ok(Node::assemble(config, pool, parts, now))
@@ -201,6 +203,8 @@ struct Replay {
     snapshot: Snapshot,
     /// Batches of slots that are not applied yet.
     pending: FxHashMap<Slot, Known>,
+    /// Values of which no fragment was met.
+    absent: Vec<OpId>,
     problem: Option<String>,
     observer: Option<Box<dyn Observer>>,
 }
@@ -208,6 +212,9 @@ struct Replay {
 /// A checkpoint on its way in.
 struct Loading {
     generation: u64,
+    limits: Limits,
+    /// Its first piece has come: those before it are of one that was given up.
+    is_begun: bool,
     import: Import,
     /// What has come of a part that lies in several pieces.
     part: Vec<u8>,
@@ -226,6 +233,8 @@ impl Loading {
     fn new(generation: u64, exec: Slot, limits: Limits) -> Loading {
         Loading {
             generation,
+            limits,
+            is_begun: false,
             import: Import::new(limits),
             part: Vec::new(),
             named: VecDeque::new(),
@@ -238,6 +247,16 @@ impl Loading {
     }
 }
 
+impl Loading {
+    /// A first piece: what came of another attempt is of no use. What records told, not pieces, stays.
+    fn begin_again(&mut self, is_this_one: bool) {
+        let Snapshot { generation, exec, .. } = self.snapshot;
+        let fresh = Loading::new(generation, exec, self.limits);
+        let (early, heads) = (std::mem::take(&mut self.early), std::mem::take(&mut self.heads));
+        *self = Loading { is_begun: is_this_one, early, heads, ..fresh };
+    }
+}
+
 impl racos_storage::Replay for Replay {
     fn begin(&mut self, mark: &Mark) {
         let recovery = Recovery::new(self.protocol.clone());
@@ -247,6 +266,7 @@ impl racos_storage::Replay for Replay {
         self.history = History::default();
         self.snapshot = Snapshot::default();
         self.pending.clear();
+        self.absent.clear();
         self.problem = None;
         self.loading = (mark.tag > 0).then(|| {
             self.recovery.begin_at(mark.horizon);
@@ -283,6 +303,14 @@ impl Replay {
         let Some(mut loading) = self.loading.take_if(|it| it.generation == generation) else {
             return Ok(());
         };
+        if let Piece::Begin { exec, .. } = piece {
+            // One that a crash cut short has the generation of the one that was begun after it.
+            loading.begin_again(exec == self.recovery.exec());
+        }
+        if !loading.is_begun {
+            self.loading = Some(loading);
+            return Ok(());
+        }
         loading.snapshot.bytes += (record.head.len() + record.body_place.len as usize) as u64;
         if loading.problem.is_none() {
             match self.take_piece(piece, record, &mut loading) {
@@ -309,7 +337,7 @@ impl Replay {
             return Err("a piece of it is damaged".into());
         };
         match piece {
-            Piece::Begin { exec, reserved } if exec == self.recovery.exec() => {
+            Piece::Begin { reserved, .. } => {
                 self.recovery.record(Record::Reserve { to: reserved }, None)?;
             }
             Piece::Part { number, last } => {
@@ -334,7 +362,6 @@ impl Replay {
                     && loading.history.as_ref().is_none_or(|history| history.end() == exec);
                 return if whole { Ok(true) } else { Err("pieces of it are missing".into()) };
             }
-            Piece::Begin { exec, .. } => return Err(format!("it says it is of slot {exec}")),
         }
         Ok(false)
     }
@@ -349,8 +376,9 @@ impl Replay {
             let place = get_place(&mut from).map_err(|error| error.to_string())?;
             let crc = from.u32("checksum").map_err(|error| error.to_string())?;
             let op = loading.named.pop_front().ok_or("more places than values are named")?;
-            if place != NULL {
-                self.fragments.fill(op, place, crc);
+            match place {
+                NULL => self.absent.push(op),
+                place => self.fragments.fill(op, place, crc),
             }
         }
         Ok(())
@@ -529,6 +557,11 @@ impl Replay {
                             unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
                     }
+                    for spot in layout::fragments(&known.batch.ops) {
+                        if !self.fragments.contains(spot.value.op) {
+                            self.absent.push(spot.value.op);
+                        }
+                    }
                     if let Some(change) = members::change_since(&self.machine, epoch) {
                         self.recovery.change(change);
                     }
@@ -548,6 +581,7 @@ impl Replay {
                 observer.executed(slot, value, &self.machine);
             }
         }
+        self.fragments.executed(self.recovery.exec());
     }
 
     fn forget_released(&mut self) {

@@ -69,7 +69,9 @@ impl<L: Link, D: Device> Node<L, D> {
             return self.step(Input::Spread { from, slot, batch, room: false });
         }
         let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
-        let room = match self.log.accepts(frame.head.len(), frame.body.len(), Class::Ordinary) {
+        // Metas alone, as of deletes, may use the reserve: they are how space comes back.
+        let class = if frame.body.is_empty() { Class::Urgent } else { Class::Ordinary };
+        let room = match self.log.accepts(frame.head.len(), frame.body.len(), class) {
             Ok(()) => true,
             Err(Full::Disk) => false,
             // Too busy at this moment: as if the datagram had been lost, it is asked for again.
@@ -280,6 +282,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Value::Batch(digest) => is_change = self.apply_batch(slot, digest),
         }
+        self.fragments.executed(slot + 1);
         if let Some(observer) = &mut self.observer {
             observer.executed(slot, value, &self.machine);
         }

@@ -24,6 +24,9 @@ pub struct Status {
     pub disk: DiskStatus,
     pub net: NetStatus,
     pub repair: RepairStatus,
+    pub scrub: ScrubStatus,
+    /// What is wrong with this node, for the person who runs it; none: nothing is known to be.
+    pub problem: Option<String>,
     /// The configuration as this node has executed it, and how many changes led to it.
     pub members: Vec<MemberStatus>,
     pub epoch: u32,
@@ -86,6 +89,18 @@ pub struct RepairStatus {
     pub odd: u64,
 }
 
+/// What was read again to find damage before anybody needs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Rounds ended, how far this one is, and bytes read in all of them.
+    pub rounds: u64,
+    pub percent: u8,
+    pub bytes: u64,
+    /// Fragments found damaged (they are repaired), and records that a restart reads.
+    pub fragments_damaged: u64,
+    pub records_damaged: u64,
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// Bytes of the log in use, and bytes of its files.
@@ -95,6 +110,11 @@ pub struct DiskStatus {
     pub flushes: u64,
     pub flushed_bytes: u64,
     pub full: bool,
+    /// How long the disk has not completed what it was asked, in milliseconds; 0: it answers.
+    pub hangs_ms: u64,
+    /// Fragments asked for that were in memory, and that were not.
+    pub cache_hits: u64,
+    pub cache_misses: u64,
     /// Bytes of fragments that values in use need.
     pub live_bytes: u64,
     /// Checkpoints written; the slot up to which the newest durable one reaches, and its bytes.

@@ -355,6 +355,17 @@ impl Disk {
         image.write(start, &sector);
     }
 
+    /// As if a write of `len` bytes at `from` had gone to `to` as well: good bytes at a wrong place.
+    /// Offsets and length are whole sectors.
+    pub fn misdirect(&mut self, from: (FileId, u64), to: (FileId, u64), len: usize) {
+        let mut bytes = vec![0; len];
+        self.files.get(&from.0).expect("the file written to exists").read(from.1, &mut bytes);
+        let image = self.files.get_mut(&to.0).expect("the file hit exists");
+        for (at, sector) in (to.1..).step_by(SECTOR).zip(bytes.chunks(SECTOR)) {
+            image.write(at, sector);
+        }
+    }
+
     /// Makes the sector at `offset` fail to read until it is written again.
     pub fn make_unreadable(&mut self, file: FileId, offset: u64) {
         self.unreadable.insert((file, offset / SECTOR as u64 * SECTOR as u64), ());
@@ -402,6 +413,15 @@ impl Disk {
     pub fn remove(&mut self, file: FileId) {
         self.forget(file);
         self.files.remove(&file);
+    }
+
+    /// CRC32 of some bytes as reads see them; none if one of their sectors cannot be read.
+    pub fn checksum(&self, file: FileId, offset: u64, len: u32) -> Option<u32> {
+        let (first, end) = (offset / SECTOR as u64 * SECTOR as u64, offset + u64::from(len));
+        let is_readable = self.unreadable.range((file, first)..(file, end)).next().is_none();
+        let mut bytes = vec![0; len as usize];
+        self.files.get(&file).filter(|_| is_readable)?.read(offset, &mut bytes);
+        Some(crc32fast::hash(&bytes))
     }
 
     /// The whole file as reads see it.

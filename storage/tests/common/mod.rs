@@ -1,6 +1,8 @@
 //! What the log's tests share.
 #![allow(dead_code)]
 
+pub mod store;
+
 use racos_buffer::{Pool, Slice};
 use racos_storage::device::Device;
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};

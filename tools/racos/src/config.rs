@@ -8,7 +8,7 @@
 
 use racos_engine::api::AutoCompaction;
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
-use racos_engine::{Bounds, NodeConfig, PollMode, Profile};
+use racos_engine::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
 use racos_protocol::Thresholds;
 use racos_storage::device::FlushMethod;
@@ -84,6 +84,7 @@ struct Limits {
     initial_segments: Option<Spanned<u64>>,
     disk_reserve_mib: Option<Spanned<u64>>,
     history_slots: Option<Spanned<u64>>,
+    scrub_days: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -329,6 +330,9 @@ impl Source<'_> {
         }
         if let Some(value) = &limits.history_slots {
             bounds.history_margin = Some(self.number("history_slots", value, 1024, 1 << 40)?);
+        }
+        if let Some(value) = &limits.scrub_days {
+            bounds.scrub_ns = self.number("scrub_days", value, 0, 365)? * DAY_NS;
         }
         Ok(bounds)
     }

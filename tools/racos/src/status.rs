@@ -5,7 +5,7 @@ use crate::exit::{Failure, Outcome, UNAVAILABLE};
 use crate::output;
 use clap::Args;
 use racos_client::ClientError;
-use racos_engine::status::{RepairStatus, Status};
+use racos_engine::status::{RepairStatus, ScrubStatus, Status};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -63,8 +63,8 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let answered = || reports.iter().flatten();
     let newest = answered().map(|status| status.exec).max().unwrap_or(0);
     let heading = [
-        "node", "endpoint", "executed", "lag", "repair", "keys", "peers", "live", "disk", "fast",
-        "slow", "told", "null", "memory", "up",
+        "node", "endpoint", "executed", "lag", "repair", "scrub", "keys", "peers", "live", "disk",
+        "fast", "slow", "told", "null", "memory", "up",
     ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
@@ -79,7 +79,13 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     });
     let revision = answered().map(|status| status.revision).max();
     let revision = revision.map_or(String::new(), |revision| format!(", revision {revision}"));
-    format!("cluster {cluster:016x}{code}{revision}\n{}", output::table(&rows))
+    let mut text = format!("cluster {cluster:016x}{code}{revision}\n{}", output::table(&rows));
+    for status in answered() {
+        if let Some(problem) = &status.problem {
+            text += &format!("node {}: {problem}\n", status.node);
+        }
+    }
+    text
 }
 
 fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
@@ -99,6 +105,7 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         status.exec.to_string(),
         newest.saturating_sub(status.exec).to_string(),
         repair(&status.repair),
+        scrub(&status.scrub),
         status.keys.to_string(),
         peers,
         output::bytes(status.disk.live_bytes),
@@ -118,6 +125,15 @@ fn repair(repair: &RepairStatus) -> String {
         0 => repair.missing.to_string(),
         lost => format!("{}, {lost} LOST", repair.missing),
     }
+}
+
+/// Rounds over all that is on disk, how far this one is, and what was found damaged so far.
+fn scrub(scrub: &ScrubStatus) -> String {
+    let found = match scrub.fragments_damaged + scrub.records_damaged {
+        0 => String::new(),
+        found => format!(", {found} BAD"),
+    };
+    format!("{} + {}%{found}", scrub.rounds, scrub.percent)
 }
 
 #[cfg(test)]

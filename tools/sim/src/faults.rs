@@ -9,6 +9,7 @@ use crate::world::{Event, World, place};
 
 /// Additional loss while a burst lasts, in a million.
 const BURST_LOSS_PPM: u32 = 700_000;
+const SECTOR: u64 = 512;
 /// Fragments from this length on lie in sectors of their own, apart from any promise.
 const SPOILED_BYTES_MIN: u32 = 16 << 10;
 
@@ -106,8 +107,8 @@ impl World {
         host.state == State::Lost || host.replacement.is_some()
     }
 
-    /// One fragment rots on the disk of a node; only one that was written long enough ago not to be
-    /// taken for a torn write, and in sectors of its own, as only large ones are.
+    /// Something rots on the disk of a node, long enough ago not to be taken for a torn write: a
+    /// fragment in sectors of its own, as only large ones are, or a sector anywhere in the log.
     pub fn spoil(&mut self) {
         if !self.is_faulty || self.plan.f == 0 {
             return;
@@ -129,7 +130,7 @@ impl World {
         let versions = keys.flat_map(|key| node.machine().history(key));
         let values = versions.flat_map(|version| version.values().collect::<Vec<_>>());
         let places: Vec<_> = values.filter_map(|value| node.fragment_place(value.op)).collect();
-        let newest = places.iter().map(|place| place.segment).max().unwrap_or(0);
+        let newest = node.log().replayed().1.segment;
         let fit: Vec<_> = places
             .iter()
             .filter(|place| place.segment < newest && place.len >= SPOILED_BYTES_MIN)
@@ -137,10 +138,29 @@ impl World {
         if fit.is_empty() {
             return;
         }
-        let place = fit[self.spoil_rng.below(fit.len() as u64) as usize];
+        let place = *fit[self.spoil_rng.below(fit.len() as u64) as usize];
         let offset = u64::from(place.offset) + self.spoil_rng.below(u64::from(place.len));
-        self.hosts[index].disk.borrow_mut().corrupt(place.segment, offset);
+        let others: Vec<_> = fit.into_iter().copied().collect();
         drop(contents);
+        let manner = self.spoil_rng.below(8);
+        let mut disk = self.hosts[index].disk.borrow_mut();
+        match manner {
+            0..=3 => disk.corrupt(place.segment, offset),
+            4 | 5 => disk.make_unreadable(place.segment, offset),
+            6 => {
+                // A write of another fragment that landed here: its first whole sector.
+                let first = |offset: u32| u64::from(offset).next_multiple_of(SECTOR);
+                let from = others[self.spoil_rng.below(others.len() as u64) as usize];
+                let from = (from.segment, first(from.offset));
+                disk.misdirect(from, (place.segment, first(place.offset)), SECTOR as usize);
+            }
+            // Perhaps a promise: then the node outlives it, or is lost at its next start.
+            _ => {
+                let at = self.spoil_rng.below(u64::from(self.plan.node.segment_bytes));
+                disk.corrupt(place.segment, at);
+            }
+        }
+        drop(disk);
         self.spoiled.insert(index);
         self.faults[crate::world::place(Kind::Spoil)] += 1;
         self.trace.note(self.now_ns, &[8, index as u64, offset]);

@@ -260,6 +260,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         // A disk that replaces another asks for everything.
         history_margin: (plan.faults.replace_ns_mean == 0).then_some(512),
         disk_reserve_bytes: 0,
+        scrub_ns: plan.node.scrub_ns,
     };
     config
 }

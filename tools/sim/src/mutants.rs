@@ -107,6 +107,8 @@ pub const MUTANTS: &[Mutant] = &[
     seed("GONE answered as MISSING", 40000011),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
+    seed("scrub passes over damage", 40000000),
+    seed("damage not put on the missing list", 40000000),
 ];
 
 /// What became of a mutant.

@@ -64,6 +64,8 @@ pub struct NodePlan {
     /// Small, so that every run writes checkpoints and gives segments back.
     pub checkpoint_bytes: u64,
     pub cache_bytes_max: usize,
+    /// How long a round over the disk takes: short, so that every run has some.
+    pub scrub_ns: u64,
     /// What one turn of the loop costs.
     pub turn_ns: u64,
     /// Clocks run fast or slow by up to so many parts in a million.
@@ -288,6 +290,8 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         // Of what was drawn, so that seeds kept from before mean what they meant.
         checkpoint_bytes: [64 << 10, 256 << 10, 1 << 20][(alpha % 3) as usize],
         cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
+        // Of what was drawn, as above.
+        scrub_ns: [500, 2_000, 8_000][(alpha / 3 % 3) as usize] * MS,
         turn_ns: rng.between(1, 20) * US,
         drift_ppm_max: *rng.pick(&[0, 50, 2_000]),
     }

@@ -26,6 +26,7 @@ const DONE_MIN: u64 = 10;
 /// five seconds of the transport and of a read.
 const ENDS_NS: u64 = 12_000 * MS;
 const CONVERGES_NS: u64 = 10_000 * MS;
+const SCRUB_NS: u64 = 60_000 * MS;
 const WHOLE_NS: u64 = 20_000 * MS;
 /// Leases of three seconds, counted anew after restarts, and what their ends take.
 const GUEST_NS: u64 = 20_000 * MS;
@@ -181,6 +182,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     let settled_ns = world.now_ns - calm_ns;
     dismiss_guest(world)?;
     count_holders(world)?;
+    scrub(world)?;
     close(world)?;
     converge(world)?;
     audit(world)?;
@@ -350,6 +352,44 @@ fn count_holders(world: &World) -> Result<(), String> {
                         world.plan.n - nodes.len()
                     ));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// PROTOCOL 9.5-h: within two rounds whatever has rotten was found and made again: what the disks hold is
+/// what the checksums say.
+fn scrub(world: &mut World) -> Result<(), String> {
+    if world.spoiled.is_empty() {
+        return Ok(());
+    }
+    let rounds = |host: &Host| host.node.as_ref().map(|node| node.status().scrub.rounds);
+    let goals: Vec<Option<u64>> = world.hosts.iter().map(rounds).collect();
+    let until_ns = world.now_ns + SCRUB_NS;
+    let over = world.run(until_ns, |world| {
+        world.hosts.iter().zip(&goals).all(|(host, goal)| match (&host.node, goal) {
+            (Some(node), Some(goal)) => {
+                let status = node.status();
+                status.scrub.rounds >= goal + 2 && status.repair.missing == 0
+            }
+            _ => true,
+        })
+    });
+    problem(world)?;
+    if !over {
+        let told = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let told: Vec<_> = told.map(|node| (node.status().scrub, node.status().repair)).collect();
+        return Err(format!("liveness: scrubs that do not end: {told:?}"));
+    }
+    for host in &world.hosts {
+        let Some(node) = &host.node else { continue };
+        for used in node.machine().values() {
+            let Some((place, crc)) = node.fragment_stored(used.value.op) else { continue };
+            let disk = host.disk.borrow();
+            if disk.checksum(place.segment, place.offset.into(), place.len) != Some(crc) {
+                let (index, op) = (host.index, used.value.op);
+                return Err(format!("node {index}: the rotten fragment of {op} was not found"));
             }
         }
     }

@@ -268,6 +268,13 @@ impl World {
                 self.trace.note(self.now_ns, &[2, index as u64, exec]);
                 self.wake_node(index, self.now_ns);
             }
+            // A promise on it has rotten, and no checkpoint has made it needless yet: such a node
+            // must refuse. It is one of those that may be lost.
+            Err(what) if self.spoiled.contains(&index) && what.contains("lost promises") => {
+                self.trace.say(self.now_ns, || format!("{what}: it is lost"));
+                self.hosts[index].stop(&self.net, State::Lost);
+                self.lost += 1;
+            }
             Err(what) => self.fail(what),
         }
     }

@@ -158,7 +158,8 @@ impl<L: Link, D: Device> Node<L, D> {
     fn hears_quorum(&self) -> bool {
         let heard = self.heard_at.iter().flatten();
         let lately = heard.filter(|at| self.now < **at + SILENT_NS).count();
-        lately + 1 >= self.core.thresholds().quorum
+        // A node whose disk hangs can take part in none.
+        lately + 1 >= self.core.thresholds().quorum && self.disk_hangs_ns().is_none()
     }
 
     /// The role's share of a turn; whether anything was done.

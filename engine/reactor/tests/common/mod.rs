@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use racos_buffer::{Pool, Slice};
-use racos_engine::wire::client::{self, Reply, Request};
+use racos_engine::wire::client::{self, Reply, Request, RequestError};
 use racos_engine::{Bounds, Node, NodeConfig, OpenError};
 use racos_machine::{OpId, SessionId, Stamp};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
@@ -35,6 +35,8 @@ pub struct Cluster {
     pub pool: Pool,
     pub now: u64,
     pub hosts: Vec<Host>,
+    /// How many more steps stepped disks make, all together; `None`: as many as there are.
+    pub steps_left: Option<u64>,
     client: Transport<MemoryLink>,
     session: SessionId,
     sequence: u64,
@@ -43,6 +45,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(n: usize, f: usize, k: usize) -> Cluster {
+        Cluster::bounded(n, f, k, |_| {})
+    }
+
+    /// A cluster whose nodes have other bounds.
+    pub fn bounded(n: usize, f: usize, k: usize, change: impl Fn(&mut Bounds)) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
         let pool = Pool::new(512 << 20);
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
@@ -54,8 +61,10 @@ impl Cluster {
                 // Fragments are read from the disk.
                 cache_bytes_max: 0,
                 disk_reserve_bytes: 0,
+                scrub_ns: 0,
                 ..Bounds::default()
             };
+            change(&mut config.bounds);
             let disk = Disk::new(256 << 20, Timing::Immediate);
             format(&config, &disk, &pool, 9 + index as u128);
             Host { node: None, disk, config }
@@ -65,8 +74,9 @@ impl Cluster {
         let link = hub.link(address(100));
         let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
         let session = SessionId::default();
+        let (sequence, request, steps_left) = (0, 0, None);
         let mut cluster =
-            Cluster { hub, pool, now: 0, hosts, client, session, sequence: 0, request: 0 };
+            Cluster { hub, pool, now: 0, hosts, steps_left, client, session, sequence, request };
         (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
         cluster.session = match cluster.ask(0, &Request::OpenSession { window: 8 }, &[]) {
             Some((Reply::SessionOpened { session }, _)) => session,
@@ -130,6 +140,14 @@ impl Cluster {
             self.hub.advance(self.now);
             for host in &mut self.hosts {
                 if let Some(node) = &mut host.node {
+                    match &mut self.steps_left {
+                        Some(0) => return false,
+                        Some(left) => {
+                            let step = host.disk.borrow_mut().complete_one();
+                            *left -= u64::from(step);
+                        }
+                        None => host.disk.borrow_mut().advance(self.now),
+                    }
                     node.poll(self.now);
                 }
             }
@@ -165,14 +183,46 @@ impl Cluster {
     }
 
     pub fn put(&mut self, node: usize, key: &[u8], value: &[u8]) {
-        self.sequence += 1;
-        let (session, sequence) = (self.session, self.sequence);
-        let stamp = Stamp { session, sequence, low: sequence };
+        let stamp = self.stamp();
         let mut buf = self.pool.get(value.len()).unwrap();
         buf.copy_from_slice(value);
         let put = Request::Put { stamp, key: key.to_vec() };
         let done = self.ask(node, &put, &[buf.freeze()]);
         assert!(matches!(done, Some((Reply::Done { changes: 1, .. }, _))), "{done:?}");
+    }
+
+    /// [`Cluster::put`] that may be refused.
+    pub fn try_put(&mut self, node: usize, key: &[u8], value: &[u8]) -> Result<(), RequestError> {
+        let body = self.pool.copy(value).unwrap();
+        let stamp = self.stamp();
+        match self.ask(node, &Request::Put { stamp, key: key.to_vec() }, &[body]) {
+            Some((Reply::Done { .. }, _)) => Ok(()),
+            Some((Reply::Error(error), _)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A write, unless the disks have made their last step before it is answered.
+    pub fn ask_stamped(
+        &mut self,
+        node: usize,
+        asked: impl FnOnce(Stamp) -> Request,
+        body: &[u8],
+    ) -> Option<Reply> {
+        let stamp = self.stamp();
+        let body = self.pool.copy(body).unwrap();
+        self.ask(node, &asked(stamp), &[body]).map(|(reply, _)| reply)
+    }
+
+    pub fn delete(&mut self, node: usize, key: &[u8]) {
+        let stamp = self.stamp();
+        let done = self.ask(node, &Request::Delete { stamp, key: key.to_vec() }, &[]);
+        assert!(matches!(done, Some((Reply::Done { .. }, _))), "{done:?}");
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        self.sequence += 1;
+        Stamp { session: self.session, sequence: self.sequence, low: self.sequence }
     }
 
     pub fn get(&mut self, node: usize, key: &[u8]) -> Option<Vec<u8>> {

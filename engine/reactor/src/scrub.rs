@@ -1,0 +1,462 @@
+//! Scrub: everything on disk that is of use is read again and again, so that what has rotten is found
+//! while others can still replace it (PROTOCOL 9.5).
+//!
+//! A round goes first over the records that a restart would read, from the newest mark on, and then
+//! over the fragments of all values in use. One read is in flight, and after each the disk is left
+//! alone for [`REST`] times as long as the read took, and for so long that a round takes as many days as
+//! the configuration says.
+//!
+//! | what is damaged | what is done |
+//! |---|---|
+//! | a fragment, wherever it lies | it counts as lost, and is made again from those of others |
+//! | a record that a restart would read, or a piece of the newest checkpoint | the node goes on: it knows what it promised, and a restart that met the damage would refuse (cases M, S and T of the recovery table). A checkpoint is begun at once: its mark lies behind what it makes needless, and the damage is harmless once it lies before the mark |
+//! | anything before the mark that is no fragment in use | nothing: nobody reads it, or whoever asks for a batch asks another node |
+//!
+//! Invariant: nothing is taken for good whose checksum was not looked at, and nothing for damaged that
+//! does not lie there any more. What would break it: judging bytes by a place that has moved since.
+
+use crate::checkpoint::Piece;
+use crate::node::{DiskRead, Node};
+use crate::record::kind;
+use crate::status::ScrubStatus;
+use racos_buffer::Slice;
+use racos_machine::OpId;
+use racos_net::Link;
+use racos_protocol::Nanos;
+use racos_storage::device::{Device, FileId};
+use racos_storage::{Look, Place, SEGMENT_FRONT};
+use std::collections::{BTreeMap, VecDeque};
+
+const MS: Nanos = 1_000_000;
+/// A read is followed by this many times the time that it took: at most a twentieth of the disk's time.
+const REST: u64 = 19;
+/// Bytes of one read, unless a single record or fragment is larger.
+const STRETCH: u32 = 128 << 10;
+/// Bytes between two fragments that are read along rather than left out.
+const GAP: u32 = 16 << 10;
+/// Values looked at in a turn, and fragments sorted by place at a time.
+const VISITS: usize = 256;
+const PAGE: usize = 4096;
+/// After a round, and while the disk is busy or buffers are short.
+const PAUSE: Nanos = 20 * MS;
+/// How often a checkpoint is asked for because of damage.
+const DEMAND: Nanos = 10_000 * MS;
+
+/// A fragment to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Check {
+    segment: FileId,
+    offset: u32,
+    len: u32,
+    crc: u32,
+    op: OpId,
+}
+
+impl Check {
+    fn place(&self) -> Place {
+        Place { segment: self.segment, offset: self.offset, len: self.len }
+    }
+}
+
+/// Where in the records a round is.
+#[derive(Debug)]
+struct Records {
+    segment: FileId,
+    at: u32,
+    /// The sequence of the group that should stand there.
+    sequence: u64,
+    want: u32,
+    /// Something could not be read: block by block.
+    is_careful: bool,
+    /// Bodies of checkpoint pieces that lie by themselves.
+    bodies: VecDeque<(Place, u32)>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Between rounds.
+    Resting,
+    Records(Records),
+    /// Places of the value table: the next one, and how many are still to come.
+    Fragments {
+        next: u32,
+        left: u32,
+        /// Of so many.
+        places: u32,
+        /// Gathered, then sorted by place.
+        page: Vec<Check>,
+        queue: VecDeque<Check>,
+        /// How many of the queue's first are to be read one by one: together they cannot be.
+        single: usize,
+    },
+}
+
+/// What is being read.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    Groups,
+    Body,
+    /// So many of the queue's first.
+    Checks(usize),
+}
+
+pub(crate) struct Scrub {
+    stage: Stage,
+    reading: Option<(Reading, Place, Nanos)>,
+    not_before: Nanos,
+    /// Where a round begins in the value table, in parts of 2^32: differs from boot to boot, so that a
+    /// node that restarts often comes everywhere.
+    begins_at: u32,
+    /// Damage in records that a restart would read, by segment: the first byte.
+    damaged: BTreeMap<FileId, u32>,
+    demanded_at: Option<Nanos>,
+    rounds: u64,
+    bytes: u64,
+    fragments_damaged: u64,
+    records_damaged: u64,
+}
+
+impl Scrub {
+    pub fn new(boot: u32) -> Scrub {
+        Scrub {
+            stage: Stage::Resting,
+            reading: None,
+            not_before: 0,
+            begins_at: boot.wrapping_mul(0x9e37_79b9),
+            damaged: BTreeMap::new(),
+            demanded_at: None,
+            rounds: 0,
+            bytes: 0,
+            fragments_damaged: 0,
+            records_damaged: 0,
+        }
+    }
+
+    pub fn deadline(&self, now: Nanos, round: Nanos) -> Option<Nanos> {
+        (round > 0 && self.reading.is_none()).then_some(self.not_before.max(now))
+    }
+
+    pub fn status(&self) -> ScrubStatus {
+        ScrubStatus {
+            rounds: self.rounds,
+            bytes: self.bytes,
+            percent: self.percent(),
+            fragments_damaged: self.fragments_damaged,
+            records_damaged: self.records_damaged,
+        }
+    }
+
+    /// How far the round is, records aside, which are little.
+    fn percent(&self) -> u8 {
+        match &self.stage {
+            Stage::Fragments { left, queue, places, .. } => {
+                let left = u64::from(*left) + queue.len() as u64;
+                let done = u64::from(*places).saturating_sub(left);
+                (100 * done / u64::from(*places).max(1)) as u8
+            }
+            Stage::Resting | Stage::Records(_) => 0,
+        }
+    }
+
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Why this node must not be restarted now, if so.
+    pub fn danger(&self) -> Option<String> {
+        let (segment, offset) = self.damaged.first_key_value()?;
+        Some(format!(
+            "segment-{segment:08}.log is damaged at byte {offset}, in records that a restart reads: \
+             do not restart this node; a checkpoint that makes them needless is being written, and if \
+             this stays, replace the node with `racos member replace`"
+        ))
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// Goes on with the round.
+    pub(crate) fn scrub_turn(&mut self) {
+        let round = self.config.bounds.scrub_ns;
+        if round == 0 || self.scrub.reading.is_some() || self.now < self.scrub.not_before {
+            return;
+        }
+        if !self.scrub.damaged.is_empty() {
+            self.heal_records();
+        }
+        match self.scrub.stage {
+            Stage::Resting => {
+                let (begin, _) = self.log.replayed();
+                self.scrub.stage =
+                    Stage::Records(Records { segment: begin.segment, ..fresh_records() });
+            }
+            Stage::Records(_) => self.scrub_records(),
+            Stage::Fragments { .. } => self.scrub_fragments(),
+        }
+    }
+
+    /// PROTOCOL 4.4-o: the mark has passed what was damaged, or another checkpoint is asked for.
+    fn heal_records(&mut self) {
+        let (begin, _) = self.log.replayed();
+        self.scrub.damaged.retain(|segment, _| *segment >= begin.segment);
+        let due = self.scrub.demanded_at.is_none_or(|at| self.now >= at + DEMAND);
+        if due && !self.scrub.damaged.is_empty() {
+            self.scrub.demanded_at = Some(self.now);
+            self.checkpoints.demand();
+        }
+    }
+
+    fn damaged_record(&mut self, segment: FileId, offset: u32) {
+        self.scrub.records_damaged += 1;
+        self.scrub.damaged.entry(segment).or_insert(offset);
+    }
+
+    /// Starts a read, unless the log cannot take one now.
+    fn scrub_read(&mut self, what: Reading, place: Place) {
+        match self.read_disk(DiskRead::Scrub, place, None) {
+            true => self.scrub.reading = Some((what, place, self.now)),
+            false => self.scrub.not_before = self.now + PAUSE,
+        }
+    }
+
+    fn scrub_records(&mut self) {
+        let (begin, end) = self.log.replayed();
+        let Stage::Records(records) = &mut self.scrub.stage else { return };
+        // What lies before the mark is of no use any more.
+        if records.segment < begin.segment {
+            *records = Records { segment: begin.segment, ..fresh_records() };
+        }
+        if let Some((place, _)) = records.bodies.front() {
+            let place = *place;
+            return self.scrub_read(Reading::Body, place);
+        }
+        let is_last = records.segment == end.segment;
+        if records.at == SEGMENT_FRONT {
+            records.sequence = self.log.first_sequence(records.segment).unwrap_or(0);
+        }
+        let next = self.log.first_sequence(records.segment + 1);
+        let limit = match is_last {
+            true => end.offset,
+            false => self.log.segment_len(records.segment).unwrap_or(0),
+        };
+        let is_over = match is_last {
+            true => records.at >= limit,
+            // All groups before the next segment's first.
+            false => next.is_none_or(|next| records.sequence >= next) || records.at >= limit,
+        };
+        if !is_over {
+            let len = records.want.min(limit - records.at);
+            let place = Place { segment: records.segment, offset: records.at, len };
+            return self.scrub_read(Reading::Groups, place);
+        }
+        let lacking = !is_last && next.is_some_and(|next| records.sequence < next);
+        let (segment, at) = (records.segment, records.at);
+        if is_last {
+            let places = self.machine.value_places();
+            let next = (u64::from(places) * u64::from(self.scrub.begins_at) >> 32) as u32;
+            let (page, queue) = (Vec::new(), VecDeque::new());
+            let left = places;
+            self.scrub.stage = Stage::Fragments { next, left, places, page, queue, single: 0 };
+        } else {
+            *records = Records { segment: segment + 1, ..fresh_records() };
+        }
+        if lacking {
+            self.damaged_record(segment, at);
+        }
+    }
+
+    fn scrub_fragments(&mut self) {
+        let Stage::Fragments { next, left, page, queue, .. } = &mut self.scrub.stage else {
+            return;
+        };
+        if queue.is_empty() && *left > 0 && page.len() < PAGE {
+            let places = self.machine.value_places();
+            let visits = (VISITS as u32).min(*left).min(places.saturating_sub(*next));
+            for used in self.machine.values_from(*next, visits as usize) {
+                let op = used.value.op;
+                if let Some((place, crc)) = self.fragments.place(op) {
+                    let Place { segment, offset, len } = place;
+                    page.push(Check { segment, offset, len, crc, op });
+                }
+            }
+            *left -= visits;
+            *next += visits;
+            // Round from the end to the beginning, once.
+            if *next >= places {
+                *next = 0;
+            }
+            if visits == 0 && places == 0 {
+                *left = 0;
+            }
+            return;
+        }
+        if queue.is_empty() && !page.is_empty() {
+            page.sort_unstable();
+            queue.extend(page.drain(..));
+        }
+        self.scrub_checks();
+    }
+
+    /// Reads the next fragments, as many as lie together.
+    fn scrub_checks(&mut self) {
+        let fragments = &self.fragments;
+        let Stage::Fragments { queue, left, single, .. } = &mut self.scrub.stage else { return };
+        let is_there =
+            |check: &Check| fragments.place(check.op) == Some((check.place(), check.crc));
+        while queue.front().is_some_and(|check| !is_there(check)) {
+            queue.pop_front();
+            *single = single.saturating_sub(1);
+        }
+        let Some(first) = queue.front().copied() else {
+            if *left == 0 {
+                self.end_round();
+            }
+            return;
+        };
+        let (mut end, mut count) = (first.offset + first.len, 1);
+        let together = if *single > 0 { 0 } else { queue.len() };
+        for check in queue.iter().take(together).skip(1) {
+            let fits = check.segment == first.segment
+                && check.offset >= end
+                && check.offset - end <= GAP
+                && check.offset + check.len - first.offset <= STRETCH;
+            if !fits {
+                break;
+            }
+            (end, count) = (check.offset + check.len, count + 1);
+        }
+        let place = Place { len: end - first.offset, ..first.place() };
+        self.scrub_read(Reading::Checks(count), place);
+    }
+
+    fn end_round(&mut self) {
+        self.scrub.rounds += 1;
+        self.scrub.stage = Stage::Resting;
+        let least = self.config.bounds.scrub_ns / 16;
+        self.scrub.not_before = self.scrub.not_before.max(self.now + least.max(PAUSE));
+    }
+
+    /// What was read has come, or cannot be read.
+    pub(crate) fn scrub_read_done(&mut self, bytes: Option<Slice>) {
+        let Some((what, place, started)) = self.scrub.reading.take() else { return };
+        let len = u64::from(place.len);
+        self.scrub.bytes += len;
+        let took = self.now.saturating_sub(started);
+        self.scrub.not_before = self.now + (took * REST).max(self.scrub_pace(len));
+        match what {
+            Reading::Groups => self.scrub_groups(place, bytes),
+            Reading::Body => self.scrub_body(bytes),
+            Reading::Checks(count) => self.scrub_checked(count, place, bytes),
+        }
+    }
+
+    /// So long a read of `len` bytes may take, if a round is to take as long as is configured.
+    fn scrub_pace(&self, len: u64) -> Nanos {
+        let (begin, end) = self.log.replayed();
+        let segments = u64::from(end.segment - begin.segment + 1);
+        let records = segments * u64::from(self.config.bounds.segment_bytes);
+        let total = (self.fragments.live_bytes() + records).max(len);
+        let round = u128::from(self.config.bounds.scrub_ns);
+        (round * u128::from(len) / u128::from(total)) as Nanos
+    }
+
+    fn scrub_groups(&mut self, place: Place, bytes: Option<Slice>) {
+        let stage = std::mem::replace(&mut self.scrub.stage, Stage::Resting);
+        let Stage::Records(mut records) = stage else {
+            return self.scrub.stage = stage;
+        };
+        match bytes {
+            Some(bytes) => self.look_at_groups(&bytes, place, &mut records),
+            None if records.is_careful => {
+                self.damaged_record(place.segment, records.at);
+                records.at += SEGMENT_FRONT;
+                records.want = SEGMENT_FRONT;
+            }
+            // Perhaps only a sector that nobody asks for is unreadable.
+            None => (records.is_careful, records.want) = (true, SEGMENT_FRONT),
+        }
+        self.scrub.stage = Stage::Records(records);
+    }
+
+    fn look_at_groups(&mut self, bytes: &[u8], place: Place, records: &mut Records) {
+        let usual = if records.is_careful { SEGMENT_FRONT } else { STRETCH };
+        let segment = place.segment;
+        let limit = match self.log.replayed().1 {
+            end if end.segment == segment => end.offset,
+            _ => self.log.segment_len(segment).unwrap_or(0),
+        };
+        let next = self.log.first_sequence(segment + 1);
+        let mut at = 0;
+        while at < bytes.len() && next.is_none_or(|next| records.sequence < next) {
+            match self.log.look(&bytes[at..], segment, records.at) {
+                Look::Group(group) if group.sequence() >= records.sequence => {
+                    if group.sequence() > records.sequence {
+                        self.damaged_record(segment, records.at);
+                    }
+                    for record in group.records().filter(|it| it.kind == kind::CHECKPOINT) {
+                        if record.body.is_none() && self.is_of_newest(record.head) {
+                            records.bodies.push_back((record.body_place, record.body_crc));
+                        }
+                    }
+                    records.sequence = group.sequence() + 1;
+                    records.at += group.len();
+                    at += group.len() as usize;
+                    (records.is_careful, records.want) = (false, STRETCH);
+                }
+                // From the start of this group, far enough.
+                Look::Short { need } if need as u32 <= limit - records.at => {
+                    return records.want = (need as u32).max(usual);
+                }
+                _ => {
+                    self.damaged_record(segment, records.at);
+                    records.at += SEGMENT_FRONT;
+                    at += SEGMENT_FRONT as usize;
+                }
+            }
+        }
+    }
+
+    /// Whether a piece is one of the checkpoint that a restart begins at.
+    fn is_of_newest(&self, head: &[u8]) -> bool {
+        Piece::get(head).is_ok_and(|(generation, _)| generation == self.log.marks()[0].tag)
+    }
+
+    fn scrub_body(&mut self, bytes: Option<Slice>) {
+        let Stage::Records(records) = &mut self.scrub.stage else { return };
+        let Some((place, crc)) = records.bodies.pop_front() else { return };
+        if bytes.is_none_or(|bytes| crc32fast::hash(&bytes) != crc) {
+            self.damaged_record(place.segment, place.offset);
+        }
+    }
+
+    /// PROTOCOL 9.5-h: each fragment by its own checksum, if it still lies there.
+    fn scrub_checked(&mut self, count: usize, place: Place, bytes: Option<Slice>) {
+        let Stage::Fragments { queue, single, .. } = &mut self.scrub.stage else { return };
+        if bytes.is_none() && count > 1 {
+            return *single = count;
+        }
+        *single = single.saturating_sub(1);
+        let checks: Vec<Check> = queue.drain(..count.min(queue.len())).collect();
+        for check in checks {
+            let from = (check.offset - place.offset) as usize;
+            let part = bytes.as_ref().map(|bytes| &bytes[from..from + check.len as usize]);
+            let is_good = part.is_some_and(|part| crc32fast::hash(part) == check.crc)
+                || mutant!("scrub passes over damage");
+            let is_there = self.fragments.place(check.op) == Some((check.place(), check.crc));
+            if !is_good && is_there {
+                self.scrub.fragments_damaged += 1;
+                self.fragment_damaged(check.op);
+            }
+        }
+    }
+}
+
+fn fresh_records() -> Records {
+    Records {
+        segment: 0,
+        at: SEGMENT_FRONT,
+        sequence: 0,
+        want: STRETCH,
+        is_careful: false,
+        bodies: VecDeque::new(),
+    }
+}
