@@ -354,7 +354,8 @@ impl<D: Device> Log<D> {
 
     fn no_space(&mut self, class: Class) -> Full {
         self.prepare_if(true, class != Class::Ordinary);
-        if self.space.disk_full { Full::Disk } else { Full::Preparing }
+        let is_lent_to = self.lending && class != Class::Ordinary;
+        if self.space.disk_full && !is_lent_to { Full::Disk } else { Full::Preparing }
     }
 
     fn supply_filling(&mut self) {

@@ -190,7 +190,7 @@ fn a_process_killed_while_it_marks_and_recycles_loses_nothing_that_it_reported()
     let path = scratch("kill-upkeep");
     format_on(&mut device(&path), &config()).unwrap();
     for round in 0..8 {
-        let promised = killed(UPKEEP_TEST, &path, "put ", 60 + round * 23).unwrap();
+        let promised = killed(UPKEEP_TEST, &path, "put ", 120 + round * 40).unwrap();
         let (log, store) = open_store(&path);
         assert!(store.next > promised, "round {round}: put {promised} is gone of {}", store.next);
         let keys = (store.next.saturating_sub(10)..store.next).map(|number| (number % 10, number));

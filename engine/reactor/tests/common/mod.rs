@@ -50,6 +50,11 @@ impl Cluster {
 
     /// A cluster whose nodes have other bounds.
     pub fn bounded(n: usize, f: usize, k: usize, change: impl Fn(&mut Bounds)) -> Cluster {
+        Cluster::configured(n, f, k, |config| change(&mut config.bounds))
+    }
+
+    /// A cluster whose nodes are configured otherwise.
+    pub fn configured(n: usize, f: usize, k: usize, change: impl Fn(&mut NodeConfig)) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
         let pool = Pool::new(512 << 20);
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
@@ -64,7 +69,7 @@ impl Cluster {
                 scrub_ns: 0,
                 ..Bounds::default()
             };
-            change(&mut config.bounds);
+            change(&mut config);
             let disk = Disk::new(256 << 20, Timing::Immediate);
             format(&config, &disk, &pool, 9 + index as u128);
             Host { node: None, disk, config }
