@@ -252,7 +252,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let (segment, at) = (records.segment, records.at);
         if is_last {
             let places = self.machine.value_places();
-            let next = (u64::from(places) * u64::from(self.scrub.begins_at) >> 32) as u32;
+            let share = u64::from(places) * u64::from(self.scrub.begins_at);
+            let next = (share >> 32) as u32;
             let (page, queue) = (Vec::new(), VecDeque::new());
             let left = places;
             self.scrub.stage = Stage::Fragments { next, left, places, page, queue, single: 0 };

@@ -27,7 +27,7 @@ fn key(number: u64) -> Vec<u8> {
 /// Small ones lie with their record, large ones in sectors of their own.
 fn value(number: u64) -> Vec<u8> {
     let len = if number.is_multiple_of(3) { 30_000 } else { 500 + number as usize % 9_000 };
-    (0..len).map(|index| (index as u64 / 5 ^ number) as u8).collect()
+    (0..len).map(|index| ((index as u64 / 5) ^ number) as u8).collect()
 }
 
 fn is_delete(number: u64) -> bool {
