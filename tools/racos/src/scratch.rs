@@ -25,12 +25,22 @@ impl Scratch {
                     Ok(target) if target.is_dir() => target,
                     _ => std::env::temp_dir(),
                 };
-                parent.join(format!("racos-{purpose}-{:08x}", random_u64() as u32))
+                return Scratch::below(&parent, purpose);
             }
         };
+        Scratch::made(path, true)
+    }
+
+    /// A fresh directory in another one.
+    pub fn below(parent: &Path, purpose: &str) -> Result<Scratch, Failure> {
+        let name = format!("racos-{purpose}-{:08x}", random_u64() as u32);
+        Scratch::made(parent.join(name), false)
+    }
+
+    fn made(path: PathBuf, keep: bool) -> Result<Scratch, Failure> {
         std::fs::create_dir_all(&path)
             .map_err(|error| failed(format!("cannot make {}: {error}", path.display())))?;
-        Ok(Scratch { path, keep: keep.is_some() })
+        Ok(Scratch { path, keep })
     }
 
     pub fn path(&self) -> &Path {

@@ -11,6 +11,7 @@ mod codec;
 mod etcd;
 mod fault;
 mod report;
+mod storage;
 mod worker;
 
 use crate::cluster::{Cluster, Plan};
@@ -39,7 +40,7 @@ use worker::{Phase, Shared, Workload};
     racos bench --op get --value-size 133kb --clients 16 --seconds 10 --json\n  \
     racos bench --op mix --endpoint 10.0.0.1:7400 --cluster 1f2e3d4c5b6a7988\n  \
     racos bench --op put --clients 16 --fault kill:2\n  \
-    racos bench codec\n\n\
+    racos bench codec\n  racos bench storage\n\n\
     Writes are acknowledged once they are flushed at a quorum. CPU is that of all nodes and of \
     this process. Exit status 1 if an operation failed or a value was wrong.")]
 pub struct BenchArgs {
@@ -178,6 +179,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[derive(Subcommand, Debug)]
 enum Part {
     Codec(codec::CodecArgs),
+    Storage(storage::StorageArgs),
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,8 +195,10 @@ const PREPARE_MAX: u64 = 4 << 30;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 pub fn run(args: &BenchArgs) -> Outcome {
-    if let Some(Part::Codec(codec)) = &args.part {
-        return codec::run(codec);
+    match &args.part {
+        Some(Part::Codec(codec)) => return codec::run(codec),
+        Some(Part::Storage(storage)) => return storage::run(storage),
+        None => {}
     }
     for (name, value) in [("--seconds", args.seconds), ("--warm", args.warm)] {
         if !(0.0..=1e6).contains(&value) || (name == "--seconds" && value < 0.01) {

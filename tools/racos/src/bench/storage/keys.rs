@@ -1,0 +1,278 @@
+//! What a node's log costs it with many keys: restarts, memory, checkpoints, reclaiming.
+
+use super::lone::{KEY_BYTES, Lone, Operation, Setup, Turns};
+use crate::exit::{Failure, failed};
+use racos_engine::runtime::usage;
+use racos_storage::device::FlushMethod;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// Operations under way while keys are written.
+const UNDER_WAY: usize = 1024;
+/// And where turns are timed: those of a node that has some work, and not as much as it can take.
+const UNDER_WAY_TIMED: usize = 16;
+
+/// Random numbers that are the same in every run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end.max(1)
+    }
+}
+
+pub fn setup(flush: FlushMethod) -> Setup {
+    Setup {
+        flush,
+        cache_bytes: 64 << 20,
+        checkpoint_bytes: 256 << 20,
+        space_reserve_bytes: 1 << 30,
+        initial_segments: 4,
+        history_slots: 1024,
+    }
+}
+
+/// Writes keys in order.
+pub fn fill(
+    lone: &mut Lone,
+    keys: u64,
+    len: usize,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), Failure> {
+    let (mut next, mut done) = (0, 0);
+    lone.drive(
+        UNDER_WAY,
+        &mut |_| {
+            let key = next;
+            next += 1;
+            (key < keys).then_some(Operation::Put { key, len })
+        },
+        &mut |_| {
+            done += 1;
+            if done % 4096 == 0 {
+                told(done);
+            }
+        },
+    )
+}
+
+#[derive(Debug, Clone)]
+pub struct Restart {
+    pub keys: u64,
+    pub len: usize,
+    pub open_s: f64,
+    pub file_bytes: u64,
+    /// Resident memory for each key, beyond the bytes of the key itself.
+    pub memory_per_key: f64,
+    pub fill_per_second: f64,
+}
+
+/// Writes keys, ends the node, and opens its directory again in a process of its own.
+pub fn restart(
+    dir: &Path,
+    keys: u64,
+    len: usize,
+    flush: FlushMethod,
+    told: &mut dyn FnMut(u64),
+) -> Result<Restart, Failure> {
+    let mut lone = Lone::open(dir, &setup(flush))?;
+    let clock = std::time::Instant::now();
+    fill(&mut lone, keys, len, told)?;
+    let fill_per_second = keys as f64 / clock.elapsed().as_secs_f64();
+    let file_bytes = lone.node().log().file_bytes();
+    drop(lone);
+    let opened = reopen_elsewhere(dir)?;
+    let number = |name: &str| opened[name].as_u64().unwrap_or(0);
+    if number("keys") != keys {
+        return Err(failed(format!("{} keys of {keys} were found again", number("keys"))));
+    }
+    let memory = number("memory_after") as f64 - number("memory_before") as f64;
+    let memory_per_key = memory / keys as f64 - KEY_BYTES as f64;
+    let open_s = number("open_ns") as f64 / 1e9;
+    Ok(Restart { keys, len, open_s, file_bytes, memory_per_key, fill_per_second })
+}
+
+fn reopen_elsewhere(dir: &Path) -> Result<Value, Failure> {
+    let own = std::env::current_exe().map_err(|error| failed(format!("no own path: {error}")))?;
+    let output = Command::new(own)
+        .args(["bench", "storage", "--reopen"])
+        .arg(dir)
+        .output()
+        .map_err(|error| failed(format!("cannot start a process: {error}")))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| failed(String::from_utf8_lossy(&output.stderr).trim().to_string()))
+}
+
+/// In the process of its own.
+pub fn reopen(dir: &Path) -> Result<Value, Failure> {
+    let memory_before = usage().memory_bytes;
+    let mut setup = setup(FlushMethod::Linked);
+    setup.cache_bytes = 0;
+    let mut lone = Lone::open(dir, &setup)?;
+    let memory_after = usage().memory_bytes;
+    // What was acknowledged and not noted as decided is decided again.
+    lone.rest(0.5, &|_| false)?;
+    Ok(json!({
+        "open_ns": lone.open_ns,
+        "keys": lone.node().machine().keys_len(),
+        "memory_before": memory_before,
+        "memory_after": memory_after,
+    }))
+}
+
+#[derive(Debug, Clone)]
+pub struct Stall {
+    pub keys: u64,
+    pub checkpoints: u64,
+    /// Longest turn, and that which all but one of 1000 stay below, in microseconds: while
+    /// checkpoints are written and while not, by the clock and of CPU.
+    pub with: TurnFigures,
+    pub without: TurnFigures,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct TurnFigures {
+    pub max_us: f64,
+    pub p999_us: f64,
+    pub cpu_max_us: f64,
+}
+
+impl TurnFigures {
+    fn of(turns: &Turns) -> TurnFigures {
+        TurnFigures {
+            max_us: turns.clock.max() as f64 / 1e3,
+            p999_us: turns.clock.value_at_quantile(0.999) as f64 / 1e3,
+            cpu_max_us: turns.cpu.max() as f64 / 1e3,
+        }
+    }
+}
+
+/// Turns of a node with these keys under a light load, while it writes checkpoints and while it
+/// writes none.
+pub fn stall(
+    dir: &Path,
+    keys: u64,
+    len: usize,
+    flush: FlushMethod,
+    told: &mut dyn FnMut(u64),
+) -> Result<Stall, Failure> {
+    let seldom = Setup { checkpoint_bytes: u64::MAX, ..setup(flush) };
+    let mut lone = Lone::open(dir, &seldom)?;
+    fill(&mut lone, keys, len, told)?;
+    // The memory of the last checkpoint's end is given back before it counts.
+    lone.rest(1.0, &|_| false)?;
+    let count = (keys / 4).clamp(20_000, 200_000);
+    lone.turns = Some(Turns::new());
+    overwrite(&mut lone, keys, len, count)?;
+    let without = TurnFigures::of(&lone.turns.take().expect("set above"));
+    drop(lone);
+    let mut lone = Lone::open(dir, &Setup { checkpoint_bytes: 1 << 20, ..setup(flush) })?;
+    lone.turns = Some(Turns::new());
+    let before = lone.node().snapshot().generation;
+    while lone.node().snapshot().generation < before + 2 {
+        overwrite(&mut lone, keys, len, count)?;
+    }
+    let with = TurnFigures::of(&lone.turns.take().expect("set above"));
+    let checkpoints = lone.node().snapshot().generation - before;
+    Ok(Stall { keys, checkpoints, with, without })
+}
+
+fn overwrite(lone: &mut Lone, keys: u64, len: usize, count: u64) -> Result<(), Failure> {
+    let (mut random, mut left) = (Random(88_172_645_463_325_252), count);
+    let mut next = |_: &Lone| {
+        left = left.checked_sub(1)?;
+        Some(Operation::Put { key: random.below(keys), len })
+    };
+    lone.drive(UNDER_WAY_TIMED, &mut next, &mut |_| {})
+}
+
+#[derive(Debug, Clone)]
+pub struct Amplification {
+    pub name: &'static str,
+    pub len: usize,
+    /// Bytes written to the disk for each byte of keys and values that was put.
+    pub written: f64,
+    /// Of them, copied to make room.
+    pub copied: f64,
+    /// Live bytes of the log's files, in percent, at the end.
+    pub full_percent: f64,
+    pub file_bytes: u64,
+    pub live_bytes: u64,
+}
+
+/// How a store that is in use is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Churn {
+    /// Half of the puts overwrite any key, half are of new keys, for each of which the oldest goes.
+    Half,
+    /// All puts overwrite any key.
+    Uniform,
+}
+
+impl Churn {
+    fn name(self) -> &'static str {
+        match self {
+            Churn::Half => "50% overwrite, 50% new and the oldest deleted",
+            Churn::Uniform => "100% overwrite",
+        }
+    }
+}
+
+/// Writes keys of `live` bytes in all, then three times as much of puts as `churn` says, of which the
+/// last third is measured: the log is steady by then.
+pub fn amplification(
+    dir: &Path,
+    live: u64,
+    len: usize,
+    churn: Churn,
+    flush: FlushMethod,
+    told: &mut dyn FnMut(u64),
+) -> Result<Amplification, Failure> {
+    let keys = live / len as u64;
+    let tight = Setup {
+        space_reserve_bytes: 0,
+        history_slots: 16,
+        checkpoint_bytes: (live / 16).max(16 << 20),
+        ..setup(flush)
+    };
+    let mut lone = Lone::open(dir, &tight)?;
+    fill(&mut lone, keys, len, told)?;
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut first, mut end) = (0, keys);
+    let mut pass = |lone: &mut Lone, puts: u64| -> Result<u64, Failure> {
+        let (mut left, mut bytes, mut gone) = (puts, 0, None);
+        let mut next = |_: &Lone| {
+            if let Some(key) = gone.take() {
+                return Some(Operation::Delete { key });
+            }
+            left = left.checked_sub(1)?;
+            bytes += (len + KEY_BYTES) as u64;
+            if churn == Churn::Half && left % 2 == 0 {
+                (first, end, gone) = (first + 1, end + 1, Some(first));
+                return Some(Operation::Put { key: end - 1, len });
+            }
+            Some(Operation::Put { key: first + random.below(end - first), len })
+        };
+        lone.drive(64, &mut next, &mut |_| {})?;
+        Ok(bytes)
+    };
+    pass(&mut lone, 2 * keys)?;
+    let before = lone.node().status();
+    let put = pass(&mut lone, keys)?;
+    let after = lone.node().status();
+    let share = |after: u64, before: u64| (after - before) as f64 / put as f64;
+    let (file_bytes, live_bytes) = (after.disk.file_bytes, after.disk.live_bytes);
+    Ok(Amplification {
+        name: churn.name(),
+        len,
+        written: share(after.disk.flushed_bytes, before.disk.flushed_bytes),
+        copied: share(after.disk.copied_bytes, before.disk.copied_bytes),
+        full_percent: live_bytes as f64 * 100.0 / file_bytes as f64,
+        file_bytes,
+        live_bytes,
+    })
+}
