@@ -5,18 +5,20 @@
 //! version names is retained in the value table once per mention. What would break it: dropping a
 //! version from the middle, or without releasing its values.
 //!
-//! A key costs one tree entry of 20 bytes, one version of 48, and 64 in the value table; only a
-//! key with several versions, or a value of several stripes, costs an allocation more.
+//! A key costs about 12 bytes of its block, one version of 24, and 64 in the value table; only a
+//! key with several versions, a lease, or a value of several stripes costs an allocation more.
 
 pub(crate) mod export;
+mod keys;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Bound, RangeBounds};
+use std::collections::VecDeque;
+use std::ops::Bound;
 
 use crate::hash::{self, Kind, Sum};
 use crate::op::{Content, Key, Value};
 use crate::slab::{Handle, Slab};
 use crate::values::ValueTable;
+use keys::Keys;
 
 /// A point in the history of the store: `main` counts operations that changed something, `sub`
 /// the changes of one operation.
@@ -44,7 +46,7 @@ pub(crate) enum Named {
     Stripes(Handle),
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Record {
     named: Named,
     create: u64,
@@ -62,52 +64,87 @@ impl Record {
 
 #[derive(Debug)]
 enum History {
-    One(Record),
+    /// A single version of a whole value, without a lease, whose numbers are small: nearly all are.
+    Short {
+        /// As halves, so that all of it takes 24 bytes.
+        main: [u32; 2],
+        /// From the revision at which the key came to be to this one.
+        since_create: u32,
+        number: u32,
+        handle: Handle,
+        sub: u16,
+    },
+    One(Box<Record>),
     /// In order of revision, at least two.
-    Many(VecDeque<Record>),
+    Many(Box<VecDeque<Record>>),
 }
 
 impl Default for History {
     fn default() -> Self {
-        History::One(Record::default())
+        History::Short { main: [0; 2], since_create: 0, number: 0, handle: 0, sub: 0 }
     }
 }
 
 impl History {
-    fn newest(&self) -> &Record {
-        match self {
-            History::One(record) => record,
-            History::Many(records) => records.back().expect("a history holds a version"),
-        }
+    fn of(record: Record) -> History {
+        let short = || {
+            let Named::Whole(handle) = record.named else { return None };
+            let since_create = record.main.checked_sub(record.create)?;
+            (record.lease == 0).then_some(History::Short {
+                main: [record.main as u32, (record.main >> 32) as u32],
+                since_create: since_create.try_into().ok()?,
+                number: record.number.try_into().ok()?,
+                handle,
+                sub: record.sub.try_into().ok()?,
+            })
+        };
+        short().unwrap_or_else(|| History::One(Box::new(record)))
+    }
+
+    fn newest(&self) -> Record {
+        self.get(self.len() - 1)
     }
 
     fn len(&self) -> usize {
         match self {
-            History::One(_) => 1,
+            History::Short { .. } | History::One(_) => 1,
             History::Many(records) => records.len(),
         }
     }
 
-    fn get(&self, at: usize) -> &Record {
-        match self {
-            History::One(record) => {
+    fn get(&self, at: usize) -> Record {
+        match *self {
+            History::Short { main: [low, high], since_create, number, handle, sub } => {
                 assert_eq!(at, 0, "a single version stands first");
-                record
+                let main = u64::from(high) << 32 | u64::from(low);
+                Record {
+                    named: Named::Whole(handle),
+                    create: main - u64::from(since_create),
+                    main,
+                    number: u64::from(number),
+                    lease: 0,
+                    sub: u32::from(sub),
+                }
             }
-            History::Many(records) => &records[at],
+            History::One(ref record) => {
+                assert_eq!(at, 0, "a single version stands first");
+                **record
+            }
+            History::Many(ref records) => records[at],
         }
     }
 
-    fn records(&self) -> impl Iterator<Item = &Record> {
+    fn records(&self) -> impl Iterator<Item = Record> + '_ {
         (0..self.len()).map(|at| self.get(at))
     }
 
     fn push(&mut self, record: Record) {
         match self {
-            History::One(first) => {
-                *self = History::Many(VecDeque::from([*first, record]));
-            }
             History::Many(records) => records.push_back(record),
+            first => {
+                let both = VecDeque::from([first.newest(), record]);
+                *first = History::Many(Box::new(both));
+            }
         }
     }
 
@@ -116,7 +153,7 @@ impl History {
         let History::Many(records) = self else { panic!("the last version goes with its key") };
         let oldest = records.pop_front().expect("a history holds a version");
         if records.len() == 1 {
-            *self = History::One(records[0]);
+            *self = History::of(records[0]);
         }
         oldest
     }
@@ -124,8 +161,8 @@ impl History {
     /// How many versions are at or below a revision.
     fn count_up_to(&self, revision: u64) -> usize {
         match self {
-            History::One(record) => usize::from(record.main <= revision),
             History::Many(records) => records.partition_point(|record| record.main <= revision),
+            single => usize::from(single.newest().main <= revision),
         }
     }
 }
@@ -133,7 +170,7 @@ impl History {
 /// One version of a key.
 #[derive(Clone, Copy)]
 pub struct Version<'a> {
-    record: &'a Record,
+    record: Record,
     index: &'a Index,
     values: &'a ValueTable,
 }
@@ -178,7 +215,7 @@ impl<'a> Version<'a> {
     /// none for a tombstone.
     pub fn values(&self) -> impl ExactSizeIterator<Item = Value> + 'a {
         let values = self.values;
-        self.index.handles(&self.record.named).iter().map(move |&handle| values.value(handle))
+        self.index.named(self.record.named).map(move |handle| values.value(handle))
     }
 
     /// Length of the content in bytes.
@@ -195,21 +232,13 @@ impl<'a> Version<'a> {
 impl std::fmt::Debug for Version<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let values: Vec<Value> = self.values().collect();
-        f.debug_struct("Version").field("record", self.record).field("values", &values).finish()
+        f.debug_struct("Version").field("record", &self.record).field("values", &values).finish()
     }
-}
-
-/// Bounds of the keys from `from` up to but not including `to`; `None` if there can be none.
-fn bounds<'a>(from: &'a [u8], to: Option<&'a [u8]>) -> Option<impl RangeBounds<[u8]> + 'a> {
-    if to.is_some_and(|to| from >= to) {
-        return None;
-    }
-    Some((Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded)))
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    keys: BTreeMap<Key, Handle>,
+    keys: Keys,
     histories: Slab<History>,
     lists: Slab<Box<[Handle]>>,
     versions: usize,
@@ -230,7 +259,7 @@ impl Index {
     }
 
     pub(crate) fn newest<'a>(&'a self, key: &[u8], values: &'a ValueTable) -> Option<Version<'a>> {
-        let history = self.histories.get(*self.keys.get(key)?);
+        let history = self.histories.get(self.keys.get(key)?);
         self.live(history.newest(), values)
     }
 
@@ -240,7 +269,7 @@ impl Index {
         revision: u64,
         values: &'a ValueTable,
     ) -> Option<Version<'a>> {
-        self.live_at(*self.keys.get(key)?, revision, values)
+        self.live_at(self.keys.get(key)?, revision, values)
     }
 
     /// The version of a key that was made at a revision, and the one before it if that is held and
@@ -251,7 +280,7 @@ impl Index {
         modified: Revision,
         values: &'a ValueTable,
     ) -> Option<(Version<'a>, Option<Version<'a>>)> {
-        let history = self.histories.get(*self.keys.get(key)?);
+        let history = self.histories.get(self.keys.get(key)?);
         let mut at = history.count_up_to(modified.main).checked_sub(1)?;
         while history.get(at).main == modified.main && history.get(at).sub != modified.sub {
             at = at.checked_sub(1)?;
@@ -269,9 +298,9 @@ impl Index {
         &'a self,
         values: &'a ValueTable,
     ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
-        self.keys.iter().flat_map(move |(key, &handle)| {
+        self.keys.iter().flat_map(move |(key, handle)| {
             let records = self.histories.get(handle).records();
-            records.map(move |record| (&**key, Version { record, index: self, values }))
+            records.map(move |record| (key, Version { record, index: self, values }))
         })
     }
 
@@ -286,7 +315,7 @@ impl Index {
 
     /// What the newest version of a key names, for another version to name; the caller adds it.
     pub(crate) fn share_newest(&mut self, key: &[u8]) -> Option<Named> {
-        let handle = *self.keys.get(key)?;
+        let handle = self.keys.get(key)?;
         Some(match self.histories.get(handle).newest().named {
             Named::Stripes(list) => {
                 let copy = self.lists.get(list).clone();
@@ -298,7 +327,7 @@ impl Index {
 
     /// The lease of the newest version of a key; 0 if it has none or is not there.
     pub(crate) fn lease_of(&self, key: &[u8]) -> i64 {
-        self.keys.get(key).map_or(0, |&handle| self.histories.get(handle).newest().lease)
+        self.keys.get(key).map_or(0, |handle| self.histories.get(handle).newest().lease)
     }
 
     /// All versions of a key, oldest first.
@@ -307,7 +336,7 @@ impl Index {
         key: &[u8],
         values: &'a ValueTable,
     ) -> impl Iterator<Item = Version<'a>> + use<'a> {
-        let history = self.keys.get(key).map(|&handle| self.histories.get(handle));
+        let history = self.keys.get(key).map(|handle| self.histories.get(handle));
         history.into_iter().flat_map(History::records).map(move |record| Version {
             record,
             index: self,
@@ -323,13 +352,12 @@ impl Index {
         revision: Option<u64>,
         values: &'a ValueTable,
     ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
-        let keys = bounds(from, to).map(|bounds| self.keys.range::<[u8], _>(bounds));
-        keys.into_iter().flatten().filter_map(move |(key, &handle)| {
+        self.keys.range(Bound::Included(from), to).filter_map(move |(key, handle)| {
             let version = match revision {
                 Some(revision) => self.live_at(handle, revision, values),
                 None => self.live(self.histories.get(handle).newest(), values),
             };
-            Some((&**key, version?))
+            Some((key, version?))
         })
     }
 
@@ -344,7 +372,7 @@ impl Index {
         self.live(history.get(at), values)
     }
 
-    fn live<'a>(&'a self, record: &'a Record, values: &'a ValueTable) -> Option<Version<'a>> {
+    fn live<'a>(&'a self, record: Record, values: &'a ValueTable) -> Option<Version<'a>> {
         (!record.is_tombstone()).then_some(Version { record, index: self, values })
     }
 
@@ -368,7 +396,7 @@ impl Index {
             values.retain(handle);
         }
         let main = change.modified.main;
-        let known = self.keys.get(key).copied();
+        let known = self.keys.get(key);
         let (create, number) = match known.map(|handle| self.histories.get(handle).newest()) {
             Some(newest) if !newest.is_tombstone() => (newest.create, newest.number + 1),
             _ => (main, 1),
@@ -377,8 +405,8 @@ impl Index {
         self.sum.add(self.hash_of(hash::bytes(key), &record, values));
         self.versions += 1;
         let Some(handle) = known else {
-            let handle = self.histories.insert(History::One(record));
-            self.keys.insert(key.clone(), handle);
+            let handle = self.histories.insert(History::of(record));
+            self.keys.insert(key, handle);
             return None;
         };
         self.histories.get_mut(handle).push(record);
@@ -394,7 +422,7 @@ impl Index {
         history_max: u32,
         values: &mut ValueTable,
     ) -> Result<Option<u64>, ()> {
-        let handle = *self.keys.get(key).ok_or(())?;
+        let handle = self.keys.get(key).ok_or(())?;
         if self.histories.get(handle).newest().is_tombstone() {
             return Err(());
         }
@@ -407,11 +435,9 @@ impl Index {
 
     /// Live keys of a range, for deleting them.
     pub(crate) fn live_keys(&self, from: &[u8], to: Option<&[u8]>) -> Vec<Key> {
-        let keys = bounds(from, to).map(|bounds| self.keys.range::<[u8], _>(bounds));
-        keys.into_iter()
-            .flatten()
-            .filter(|&(_, &handle)| !self.histories.get(handle).newest().is_tombstone())
-            .map(|(key, _)| key.clone())
+        let keys = self.keys.range(Bound::Included(from), to);
+        keys.filter(|&(_, handle)| !self.histories.get(handle).newest().is_tombstone())
+            .map(|(key, _)| key.into())
             .collect()
     }
 
@@ -424,17 +450,17 @@ impl Index {
         revision: u64,
         values: &mut ValueTable,
     ) -> Option<Key> {
-        let mut keys = self.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let mut keys = self.keys.range(Bound::Included(from), None);
         let slice: Vec<(Handle, Option<Key>)> = keys
             .by_ref()
             .take(keys_max)
-            .map(|(key, &handle)| {
+            .map(|(key, handle)| {
                 let history = self.histories.get(handle);
                 let idle = history.len() == 1 && !history.newest().is_tombstone();
-                (handle, (!idle).then(|| key.clone()))
+                (handle, (!idle).then(|| key.into()))
             })
             .collect();
-        let next = keys.next().map(|(key, _)| key.clone());
+        let next = keys.next().map(|(key, _)| key.into());
         for (handle, key) in slice {
             let Some(key) = key else { continue };
             self.compact_key(&key, handle, revision, values);
@@ -482,7 +508,7 @@ impl Index {
         let record = if history.len() > 1 {
             history.pop_oldest()
         } else {
-            let last = *history.newest();
+            let last = history.newest();
             self.histories.remove(handle);
             self.keys.remove(key);
             last
@@ -496,6 +522,17 @@ impl Index {
         if let Named::Stripes(list) = record.named {
             self.lists.remove(list);
         }
+    }
+
+    /// The same, of a version that is not held by reference.
+    fn named(&self, named: Named) -> impl ExactSizeIterator<Item = Handle> + '_ {
+        let (list, whole) = match named {
+            Named::Nothing => (&[][..], None),
+            Named::Whole(handle) => (&[][..], Some(handle)),
+            Named::Stripes(list) => (&self.lists.get(list)[..], None),
+        };
+        (0..list.len() + usize::from(whole.is_some()))
+            .map(move |at| whole.unwrap_or_else(|| list[at]))
     }
 
     fn handles<'a>(&'a self, named: &'a Named) -> &'a [Handle] {
@@ -545,10 +582,10 @@ impl Index {
     pub(crate) fn full_hash(&self, values: &ValueTable) -> u128 {
         let mut sum = Sum::default();
         let (mut versions, mut lists) = (0, 0);
-        for (key, &handle) in &self.keys {
+        for (key, handle) in self.keys.iter() {
             let key = hash::bytes(key);
             for record in self.histories.get(handle).records() {
-                sum.add(self.hash_of(key, record, values));
+                sum.add(self.hash_of(key, &record, values));
                 versions += 1;
                 lists += usize::from(matches!(record.named, Named::Stripes(_)));
             }
@@ -571,7 +608,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_version_takes_48_bytes() {
-        assert_eq!(size_of::<History>(), 48);
+    fn a_history_takes_24_bytes() {
+        assert_eq!(size_of::<History>(), 24);
+    }
+
+    #[test]
+    fn a_version_is_the_same_however_it_is_kept() {
+        let usual = Record {
+            named: Named::Whole(9),
+            create: 7,
+            main: 1 << 40,
+            number: 3,
+            lease: 0,
+            sub: 2,
+        };
+        let usual = Record { create: usual.main - 5, ..usual };
+        let others = [
+            Record { lease: 4, ..usual },
+            Record { named: Named::Stripes(2), ..usual },
+            Record { named: Named::Nothing, create: 0, number: 0, ..usual },
+            Record { create: 7, ..usual },
+            Record { number: 1 << 32, ..usual },
+            Record { sub: 1 << 16, ..usual },
+        ];
+        for record in [usual, Record::default()].into_iter().chain(others) {
+            let kept = History::of(record);
+            let short = matches!(kept, History::Short { .. });
+            assert_eq!(short, record == usual, "{record:?}");
+            assert_eq!((kept.newest(), kept.len()), (record, 1));
+            let mut kept = kept;
+            kept.push(Record { main: record.main + 1, ..record });
+            assert_eq!((kept.get(0), kept.len()), (record, 2));
+            assert_eq!(kept.pop_oldest(), record);
+            assert_eq!(kept.newest().main, record.main + 1);
+        }
     }
 }

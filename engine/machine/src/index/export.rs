@@ -93,11 +93,11 @@ impl Index {
             Some((key, ALL)) => Bound::Excluded(&**key),
             Some((key, _)) => Bound::Included(&**key),
         };
-        let mut keys = self.keys.range::<[u8], _>((from, Bound::Unbounded)).peekable();
+        let mut keys = self.keys.range(from, None).peekable();
         // The last key written whole in this slice.
         let mut whole: Option<Key> = None;
         loop {
-            let saved = pinned.saved.first_key_value().map(|(key, _)| key);
+            let saved = pinned.saved.first_key_value().map(|(key, _)| &**key);
             let held = keys.peek().map(|&(key, _)| key);
             let Some(key) = saved.into_iter().chain(held).min() else { return true };
             let upto = pinned.begun(key);
@@ -108,8 +108,8 @@ impl Index {
                 }
                 return false;
             }
-            let key = key.clone();
-            let handle = keys.next_if(|(held, _)| **held == key).map(|(_, &handle)| handle);
+            let key: Key = key.into();
+            let handle = keys.next_if(|(held, _)| *held == &*key).map(|(_, handle)| handle);
             let saved = pinned.saved.remove(&key).unwrap_or_default();
             let history = handle.map(|handle| self.histories.get(handle));
             let stopped = self.export_key(&key, upto, (saved, history), pinned, values, out);
@@ -159,7 +159,7 @@ impl Index {
             }
             let handles = self.handles(&record.named).iter();
             let named = handles.map(|&handle| values.describe(handle));
-            put_version(record, named.map(|named| (named.value, named.slot)), out);
+            put_version(&record, named.map(|named| (named.value, named.slot)), out);
             last_written = Some(record.modified());
         }
         None
@@ -170,10 +170,10 @@ impl History {
     /// How many versions are at or below a point in history.
     fn count_upto(&self, revision: Revision) -> usize {
         match self {
-            History::One(record) => usize::from(record.modified() <= revision),
             History::Many(records) => {
                 records.partition_point(|record| record.modified() <= revision)
             }
+            single => usize::from(single.newest().modified() <= revision),
         }
     }
 }
@@ -288,8 +288,8 @@ impl KeysIn {
         match *handle {
             Some(handle) => index.histories.get_mut(handle).push(record),
             None => {
-                let new = index.histories.insert(History::One(record));
-                index.keys.insert(key.clone(), new);
+                let new = index.histories.insert(History::of(record));
+                index.keys.insert(key, new);
                 *handle = Some(new);
             }
         }
