@@ -291,6 +291,138 @@ mod linux {
         }
     }
 
+    /// A block device, or an image of one.
+    struct Whole(PathBuf, FlushMethod);
+
+    impl Subject for Whole {
+        type Device = UringDevice;
+        fn open(&self) -> UringDevice {
+            let config = UringConfig { flush: self.1, ..UringConfig::default() };
+            let mut device = UringDevice::open_disk(&self.0, &config).unwrap();
+            if device.list().unwrap().iter().any(|(file, _)| *file == 3) {
+                device.remove(3);
+                finish(&mut device);
+            }
+            device
+        }
+    }
+
+    /// What an image shows, and what a log on it does.
+    fn whole_disk_conforms(path: &Path) {
+        conforms(&Whole(path.to_owned(), FlushMethod::Linked));
+        for file in 1..3 {
+            let mut device = Whole(path.to_owned(), FlushMethod::Linked).open();
+            device.remove(file);
+            finish(&mut device);
+        }
+        for flush in [FlushMethod::Linked, FlushMethod::Dsync, FlushMethod::Sync] {
+            let mut device = Whole(path.to_owned(), flush).open();
+            println!("{}", device.describe());
+            prepare(&mut device, 5, 1 << 20);
+            let parts = [slice_of(&pool(), 3, 4096), slice_of(&pool(), 4, 512)];
+            write(&mut device, 5, 8192, &parts);
+            let back = read(&mut device, 5, 8192, pool().get(4608).unwrap()).unwrap();
+            assert!(back[..4096] == parts[0][..] && back[4096..] == parts[1][..]);
+            let error = read(&mut device, 5, 1 << 20, pool().get(4096).unwrap());
+            assert_eq!(error.unwrap_err(), ErrorKind::UnexpectedEof, "not the next file's bytes");
+            device.remove(5);
+            finish(&mut device);
+        }
+    }
+
+    fn image(name: &str, bytes: u64) -> Option<PathBuf> {
+        let path = scratch(name);
+        std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+        match UringDevice::open_disk(&path, &UringConfig::default()) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                let _ = std::fs::remove_file(path);
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_of_a_disk_conforms() {
+        let Some(path) = image("image", 64 << 20) else { return };
+        whole_disk_conforms(&path);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_log_on_an_image_of_a_disk_is_found_again_and_makes_its_segments_there() {
+        let Some(path) = image("log-image", 64 << 20) else { return };
+        let config = small();
+        let mut device = UringDevice::open_disk(&path, &UringConfig::default()).unwrap();
+        format_on(&mut device, &config).unwrap();
+        let mut opened = open_on(device, &config).unwrap();
+        for seed in 0..100 {
+            put(&mut opened, seed, 300, if seed % 3 == 2 { 5000 } else { 20 });
+        }
+        drop(opened);
+        let device = UringDevice::open_disk(&path, &UringConfig::default()).unwrap();
+        let opened = open_on(device, &config).unwrap();
+        assert_eq!((opened.entries.len(), opened.found.boot), (100, 2));
+        drop(opened);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// A loop device on a file; gone when dropped.
+    struct Loop {
+        device: String,
+        file: PathBuf,
+    }
+
+    impl Loop {
+        fn new(name: &str) -> Option<Loop> {
+            let file = scratch(name);
+            std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+            let made = std::process::Command::new("losetup")
+                .args(["--find", "--show"])
+                .arg(&file)
+                .output();
+            let device = made.ok().filter(|made| made.status.success());
+            let device =
+                device.map(|made| String::from_utf8_lossy(&made.stdout).trim().to_string());
+            match device {
+                Some(device) => Some(Loop { device, file }),
+                None => {
+                    eprintln!("skipped: only root can make loop devices, with losetup");
+                    let _ = std::fs::remove_file(file);
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("losetup").args(["--detach", &self.device]).status();
+            let _ = std::fs::remove_file(&self.file);
+        }
+    }
+
+    #[test]
+    fn a_block_device_conforms_and_one_with_a_file_system_is_refused() {
+        let Some(looped) = Loop::new("loop") else { return };
+        let path = Path::new(&looped.device);
+        whole_disk_conforms(path);
+        let either = FileDevice::open(path, &UringConfig::default()).unwrap();
+        assert!(either.describe().contains(&looped.device), "{}", either.describe());
+        let second = FileDevice::open(path, &UringConfig::default()).err().unwrap();
+        assert_eq!(second.kind(), ErrorKind::ResourceBusy, "{second}");
+        drop(either);
+        let made = std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).status();
+        if made.is_ok_and(|made| made.success()) {
+            let refused =
+                FileDevice::open(path, &UringConfig::default()).err().unwrap().to_string();
+            assert!(refused.contains("ext4") && refused.contains("--take-device"), "{refused}");
+            let take = UringConfig { take_device: true, ..UringConfig::default() };
+            assert!(FileDevice::open(path, &take).is_ok());
+        }
+    }
+
     #[test]
     fn a_sleeper_wakes_for_its_socket_its_disk_and_its_time() {
         let path = scratch("sleep");

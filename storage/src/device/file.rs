@@ -34,8 +34,14 @@ macro_rules! either {
 }
 
 impl FileDevice {
-    /// Opens (and creates if needed) the directory, for this process and thread alone.
+    /// Opens (and creates if needed) the directory, or the block device, for this process and thread
+    /// alone.
     pub fn open(path: &Path, config: &UringConfig) -> io::Result<FileDevice> {
+        #[cfg(target_os = "linux")]
+        if is_block_device(path) {
+            let device = UringDevice::open_disk(path, config)?;
+            return Ok(FileDevice::Uring(Box::new(device)));
+        }
         #[cfg(target_os = "linux")]
         let why = match UringDevice::open(path, config) {
             Ok(device) => return Ok(FileDevice::Uring(Box::new(device))),
@@ -55,6 +61,12 @@ impl FileDevice {
             FileDevice::Sync(device, why) => format!("{} (because: {why})", device.describe()),
         }
     }
+}
+
+/// Whether a path names a block device.
+pub fn is_block_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 impl FileDevice {

@@ -6,6 +6,7 @@
 //! only after the directory is.
 //! What would break it: another order of the steps.
 
+use super::disk::{Change, Extent};
 use super::{FileId, RECYCLED_ZEROS};
 use io_uring::{opcode, squeue, types};
 use racos_buffer::{Pool, Slice};
@@ -39,6 +40,8 @@ pub(super) struct Making {
     zeros: Slice,
     new_name: CString,
     name: CString,
+    /// On a disk: where it begins, and what its table is to say when it is made.
+    on_disk: Option<(u64, Change)>,
 }
 
 impl Making {
@@ -55,6 +58,7 @@ impl Making {
             zeros: zeros.freeze(),
             new_name: CString::new(new.as_os_str().as_bytes())?,
             name: CString::new(name.as_os_str().as_bytes())?,
+            on_disk: None,
         })
     }
 
@@ -62,6 +66,18 @@ impl Making {
     pub fn recycled(id: FileId, file: File, old: &Path, name: &Path) -> io::Result<Making> {
         let making = Making::new(id, file, RECYCLED_ZEROS, old, name)?;
         Ok(Making { step: Step::Zeros, ..making })
+    }
+
+    /// Zeros on a disk, in this extent; what the table says afterwards is the caller's to write.
+    pub fn on_disk(id: FileId, file: File, extent: Extent, change: Change) -> io::Result<Making> {
+        let nowhere = Path::new("");
+        let making = Making::new(id, file, extent.len, nowhere, nowhere)?;
+        Ok(Making { step: Step::Zeros, on_disk: Some((extent.at, change)), ..making })
+    }
+
+    /// What a disk's table is to say now that it is made.
+    pub fn change(&self) -> Change {
+        self.on_disk.expect("only files on a disk are asked for their change").1
     }
 
     /// The step to begin with.
@@ -78,7 +94,8 @@ impl Making {
             Step::Zeros => {
                 let len = (self.len - self.written).min(PIECE as u64) as u32;
                 let write = opcode::Write::new(file, self.zeros.as_ptr(), len);
-                write.offset(self.written).ioprio(PRIORITY).build()
+                let base = self.on_disk.map_or(0, |(base, _)| base);
+                write.offset(base + self.written).ioprio(PRIORITY).build()
             }
             Step::Flush => opcode::Fsync::new(file).build(),
             Step::Name => {
@@ -107,6 +124,7 @@ impl Making {
             Step::Allocate => Step::Zeros,
             Step::Zeros if self.written < self.len => Step::Zeros,
             Step::Zeros => Step::Flush,
+            Step::Flush if self.on_disk.is_some() => return Ok(None),
             Step::Flush => Step::Name,
             Step::Name => Step::FlushDirectory,
             Step::FlushDirectory => return Ok(None),

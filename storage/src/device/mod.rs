@@ -7,6 +7,8 @@
 //! What would break it: completing a write before the flush, or answering from a page cache.
 
 mod directory;
+#[cfg(target_os = "linux")]
+mod disk;
 pub mod file;
 #[cfg(target_os = "linux")]
 mod make;
@@ -122,10 +124,17 @@ pub struct UringConfig {
     /// CPUs for the kernel's workers; empty: wherever this thread may run. Keep them off the CPU of
     /// a spinning thread.
     pub worker_cpus: Vec<usize>,
+    /// Whether a block device that holds something else may be taken.
+    pub take_device: bool,
 }
 
 impl Default for UringConfig {
     fn default() -> UringConfig {
-        UringConfig { flush: FlushMethod::default(), entries: 256, worker_cpus: Vec::new() }
+        UringConfig {
+            flush: FlushMethod::default(),
+            entries: 256,
+            worker_cpus: Vec::new(),
+            take_device: false,
+        }
     }
 }

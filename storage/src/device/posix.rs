@@ -61,6 +61,38 @@ pub(super) fn open_direct(path: &Path, create: bool) -> io::Result<File> {
     })
 }
 
+/// Opens a whole device for reading and writing past the page cache; one that a file system uses is
+/// refused by the kernel.
+#[cfg(target_os = "linux")]
+pub(super) fn open_exclusive(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_EXCL);
+    options.open(path).map_err(|error| {
+        let why = match error.raw_os_error() {
+            Some(libc::EBUSY) => "it is mounted, or used by another program",
+            _ => "is it a block device that this user may write to?",
+        };
+        io::Error::new(error.kind(), format!("cannot open {}: {error}; {why}", path.display()))
+    })
+}
+
+/// The unit of direct reads and writes on a device.
+#[cfg(target_os = "linux")]
+pub(super) fn disk_sector(disk: &File) -> io::Result<usize> {
+    let mut unit: libc::c_int = 0;
+    // SAFETY: the descriptor is open and `unit` a place for the answer, alive during the call.
+    let failed = unsafe { libc::ioctl(disk.as_raw_fd(), libc::BLKSSZGET as _, &mut unit) } != 0;
+    match unit as usize {
+        // An image of a disk in a file.
+        _ if failed => Ok(4096),
+        unit if unit.is_power_of_two() && unit <= 4096 => Ok(unit.max(512)),
+        unit => {
+            let what = format!("the device has sectors of {unit} bytes");
+            Err(io::Error::new(io::ErrorKind::Unsupported, what))
+        }
+    }
+}
+
 /// The unit of direct reads and writes on the file system of the file at `path`, which must exist;
 /// `ErrorKind::Unsupported` if it has none.
 #[cfg(target_os = "linux")]

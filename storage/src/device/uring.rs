@@ -1,4 +1,4 @@
-//! io_uring on files opened with `O_DIRECT`.
+//! io_uring on files opened with `O_DIRECT`, or on a whole block device.
 //!
 //! Purpose: the log's device on Linux: one gathered write linked to a flush, reads beside it,
 //! segments made in the background, and the place where the reactor sleeps. One thread creates and
@@ -9,8 +9,11 @@
 //! What would break it: reporting a write before its flush, or dropping a buffer in flight.
 
 use super::directory::Directory;
+use super::disk::{Change, Disk, Extent};
 use super::make::{Making, Step};
-use super::{Completion, Device, FileId, FlushMethod, PARTS_MAX, Sleep, UringConfig, posix};
+use super::{
+    Completion, Device, FileId, FlushMethod, PARTS_MAX, RECYCLED_ZEROS, Sleep, UringConfig, posix,
+};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use racos_buffer::{Buf, Slice};
 use std::collections::BTreeMap;
@@ -24,6 +27,8 @@ use std::path::Path;
 
 /// Most files kept open; a segment beyond is opened again when needed.
 const FILES_OPEN_MAX: usize = 256;
+/// Bytes of a file on a disk that comes to be by its first write.
+const NAMED_BY_WRITING: u64 = 8192;
 /// Seconds that `Drop` waits for the kernel to give memory back.
 const DROP_WAIT_S: u64 = 10;
 
@@ -35,6 +40,7 @@ const READ: u64 = 3;
 const MAKE: u64 = 4;
 const READABLE: u64 = 5;
 const REMOVE: u64 = 6;
+const TABLE: u64 = 7;
 
 struct Writing {
     token: u64,
@@ -49,10 +55,16 @@ struct Reading {
     buf: Buf,
 }
 
-/// Segment files in a directory, written through io_uring.
+/// Where the files are.
+enum Home {
+    Directory(Directory),
+    Disk(Box<Disk>),
+}
+
+/// Segment files in a directory or on a block device, written through io_uring.
 pub struct UringDevice {
     ring: IoUring,
-    directory: Directory,
+    home: Home,
     flush: FlushMethod,
     /// Others compute on this CPU.
     disturbed: bool,
@@ -68,6 +80,8 @@ pub struct UringDevice {
     making: Option<Making>,
     /// The file being removed, and its name for the kernel.
     removing: Option<(FileId, CString)>,
+    /// Bytes of the disk's table in flight.
+    table_len: usize,
     /// Descriptors ever waited for, and whether a poll of them is in flight.
     armed: Vec<(RawFd, bool)>,
     done: Vec<Completion>,
@@ -81,6 +95,18 @@ impl UringDevice {
     pub fn open(path: &Path, config: &UringConfig) -> io::Result<UringDevice> {
         let directory = Directory::open(path)?;
         let sector = posix::direct_sector(&path.join("lock"))?;
+        UringDevice::on(Home::Directory(directory), sector, config)
+    }
+
+    /// Takes a block device, for this process alone. One that holds something that is not racos's is
+    /// refused, unless `config` says that it may go.
+    pub fn open_disk(path: &Path, config: &UringConfig) -> io::Result<UringDevice> {
+        let disk = Disk::open(path, config.take_device)?;
+        let sector = posix::disk_sector(&disk.file)?;
+        UringDevice::on(Home::Disk(Box::new(disk)), sector, config)
+    }
+
+    fn on(home: Home, sector: usize, config: &UringConfig) -> io::Result<UringDevice> {
         let (ring, setup) = build(config.entries)?;
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             let what = "this kernel's io_uring is too old (5.11 or later is needed)";
@@ -92,7 +118,7 @@ impl UringDevice {
         }
         Ok(UringDevice {
             ring,
-            directory,
+            home,
             flush: config.flush,
             disturbed: false,
             setup,
@@ -105,6 +131,7 @@ impl UringDevice {
             reads_free: Vec::new(),
             making: None,
             removing: None,
+            table_len: 0,
             armed: Vec::new(),
             done: Vec::new(),
             reaped: Vec::new(),
@@ -118,7 +145,11 @@ impl UringDevice {
             FlushMethod::Dsync => "WRITEV with RWF_DSYNC",
             FlushMethod::Sync => "pwritev and fdatasync in the caller",
         };
-        format!("io_uring ({}), O_DIRECT, sector {}, flush: {flush}", self.setup, self.sector)
+        let home = match &self.home {
+            Home::Directory(_) => "O_DIRECT".to_string(),
+            Home::Disk(disk) => format!("block device {}", disk.path().display()),
+        };
+        format!("io_uring ({}), {home}, sector {}, flush: {flush}", self.setup, self.sector)
     }
 
     /// Says whether others compute on this CPU. They starve the kernel worker that ends a
@@ -135,12 +166,33 @@ impl UringDevice {
         }
     }
 
-    fn file(&mut self, file: FileId) -> io::Result<RawFd> {
+    /// The descriptor for a file, and where the file begins in it. An error if it is not `end` bytes
+    /// long, where that must be known.
+    fn file(&mut self, file: FileId, end: u64) -> io::Result<(RawFd, u64)> {
+        let directory = match &self.home {
+            Home::Directory(directory) => directory,
+            Home::Disk(disk) => {
+                let extent = disk.extent(file)?;
+                if end > extent.len {
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file ends before"));
+                }
+                return Ok((disk.file.as_raw_fd(), extent.at));
+            }
+        };
         if let Some(open) = self.files.get(&file) {
-            return Ok(open.as_raw_fd());
+            return Ok((open.as_raw_fd(), 0));
         }
-        let opened = posix::open_direct(&self.directory.file_path(file), false)?;
-        Ok(self.keep(file, opened))
+        let opened = posix::open_direct(&directory.file_path(file), false)?;
+        Ok((self.keep(file, opened), 0))
+    }
+
+    /// The same for calls that block.
+    fn file_now(&mut self, file: FileId, end: u64) -> io::Result<(&File, u64)> {
+        let (_, base) = self.file(file, end)?;
+        match &self.home {
+            Home::Directory(_) => Ok((&self.files[&file], base)),
+            Home::Disk(disk) => Ok((&disk.file, base)),
+        }
     }
 
     fn keep(&mut self, file: FileId, opened: File) -> RawFd {
@@ -221,37 +273,69 @@ impl UringDevice {
 
     fn make_ended(&mut self, result: i32) {
         let making = self.making.as_mut().expect("a step of a file in the making");
-        match making.ended(result) {
-            Ok(Some(step)) => self.queue_step(step),
-            Ok(None) => {
-                let making = self.making.take().expect("checked above");
-                self.files.remove(&making.id);
-                self.keep(making.id, making.file);
-                self.done.push(Completion::Prepared { file: making.id, result: Ok(()) });
-            }
-            Err(error) => {
-                let making = self.making.take().expect("checked above");
-                // Best effort: it is removed at the next opening otherwise.
-                let _ = fs::remove_file(self.directory.new_path(making.id));
-                self.done.push(Completion::Prepared { file: making.id, result: Err(error) });
-            }
+        let ended = making.ended(result);
+        if let Ok(Some(step)) = ended {
+            return self.queue_step(step);
+        }
+        let making = self.making.take().expect("checked above");
+        let failed = ended.err();
+        match &mut self.home {
+            Home::Directory(directory) => match failed {
+                None => {
+                    self.files.remove(&making.id);
+                    self.keep(making.id, making.file);
+                    self.done.push(Completion::Prepared { file: making.id, result: Ok(()) });
+                }
+                Some(error) => {
+                    // Best effort: it is removed at the next opening otherwise.
+                    let _ = fs::remove_file(directory.new_path(making.id));
+                    self.done.push(Completion::Prepared { file: making.id, result: Err(error) });
+                }
+            },
+            Home::Disk(disk) => match (failed, making.change()) {
+                (None, change) => {
+                    disk.change(change);
+                    self.queue_table();
+                }
+                (Some(error), change) => {
+                    if let Change::Put(_, extent) = change {
+                        disk.give_up(extent);
+                    }
+                    self.done.push(Completion::Prepared { file: making.id, result: Err(error) });
+                }
+            },
         }
     }
 
     fn begin_recycling(&mut self, from: FileId, id: FileId) -> io::Result<()> {
         self.close(from);
-        let (old, name) = (self.directory.file_path(from), self.directory.file_path(id));
-        let file = posix::open_direct(&old, false)?;
-        let making = Making::recycled(id, file, &old, &name)?;
-        let step = making.first_step();
-        self.making = Some(making);
-        self.queue_step(step);
+        let making = match &self.home {
+            Home::Directory(directory) => {
+                let (old, name) = (directory.file_path(from), directory.file_path(id));
+                Making::recycled(id, posix::open_direct(&old, false)?, &old, &name)?
+            }
+            Home::Disk(disk) => {
+                let extent = disk.extent(from)?;
+                let front = Extent { len: RECYCLED_ZEROS.min(extent.len), ..extent };
+                Making::on_disk(id, disk.file.try_clone()?, front, Change::Rename(from, id))?
+            }
+        };
+        self.begin(making);
         Ok(())
     }
 
     fn begin_removing(&mut self, file: FileId) -> io::Result<()> {
         self.close(file);
-        let name = CString::new(self.directory.file_path(file).as_os_str().as_bytes())?;
+        let directory = match &mut self.home {
+            Home::Directory(directory) => directory,
+            Home::Disk(disk) => {
+                disk.extent(file)?;
+                disk.change(Change::Remove(file));
+                self.queue_table();
+                return Ok(());
+            }
+        };
+        let name = CString::new(directory.file_path(file).as_os_str().as_bytes())?;
         let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).build();
         self.removing = Some((file, name));
         self.push(&entry.user_data(REMOVE << KIND_SHIFT));
@@ -264,6 +348,33 @@ impl UringDevice {
         self.done.push(Completion::Removed { file, result: failed.map_or(Ok(()), Err) });
     }
 
+    /// Starts the next change of a disk's table, if none is in flight.
+    fn queue_table(&mut self) {
+        let Home::Disk(disk) = &mut self.home else { return };
+        let Some((table, at)) = disk.next_table() else { return };
+        let fd = types::Fd(disk.file.as_raw_fd());
+        let write = opcode::Write::new(fd, table.as_ptr(), table.len() as u32).offset(at);
+        let entry = write.rw_flags(libc::RWF_DSYNC).build();
+        self.table_len = table.len();
+        self.push(&entry.user_data(TABLE << KIND_SHIFT));
+    }
+
+    fn table_ended(&mut self, result: i32) {
+        let result = match result {
+            ..0 => Err(io::Error::from_raw_os_error(-result)),
+            _ if result as usize != self.table_len => {
+                Err(io::Error::new(ErrorKind::WriteZero, "the table was written in part"))
+            }
+            _ => Ok(()),
+        };
+        let Home::Disk(disk) = &mut self.home else { unreachable!("a directory has no table") };
+        self.done.push(match disk.changed(result.is_ok()) {
+            Change::Put(file, _) | Change::Rename(_, file) => Completion::Prepared { file, result },
+            Change::Remove(file) => Completion::Removed { file, result },
+        });
+        self.queue_table();
+    }
+
     /// Closes a file that nothing reads or writes; what is queued names descriptors, and must
     /// reach the kernel first.
     fn close(&mut self, file: FileId) {
@@ -273,15 +384,34 @@ impl UringDevice {
 
     fn queue_step(&mut self, step: Step) {
         let making = self.making.as_ref().expect("a step of a file in the making");
-        let entry = making.entry(step, self.directory.handle.as_raw_fd());
+        let directory = match &self.home {
+            Home::Directory(directory) => directory.handle.as_raw_fd(),
+            // There is no such step on a disk.
+            Home::Disk(disk) => disk.file.as_raw_fd(),
+        };
+        let entry = making.entry(step, directory);
         self.push(&entry.user_data(MAKE << KIND_SHIFT));
     }
 
+    fn begin(&mut self, making: Making) {
+        let step = making.first_step();
+        self.making = Some(making);
+        self.queue_step(step);
+    }
+
     fn begin_making(&mut self, id: FileId, len: u64) -> io::Result<()> {
-        let new = self.directory.new_path(id);
-        let file = posix::open_direct(&new, true)?;
-        self.making = Some(Making::new(id, file, len, &new, &self.directory.file_path(id))?);
-        self.queue_step(Step::Allocate);
+        let making = match &mut self.home {
+            Home::Directory(directory) => {
+                let new = directory.new_path(id);
+                let file = posix::open_direct(&new, true)?;
+                Making::new(id, file, len, &new, &directory.file_path(id))?
+            }
+            Home::Disk(disk) => {
+                let extent = disk.reserve(len)?;
+                Making::on_disk(id, disk.file.try_clone()?, extent, Change::Put(id, extent))?
+            }
+        };
+        self.begin(making);
         Ok(())
     }
 
@@ -301,6 +431,7 @@ impl UringDevice {
                 READ => self.read_ended(number, result),
                 MAKE => self.make_ended(result),
                 REMOVE => self.remove_ended(result),
+                TABLE => self.table_ended(result),
                 READABLE => self.armed[number].1 = false,
                 kind => unreachable!("no entry of kind {kind} is ever queued"),
             }
@@ -328,9 +459,14 @@ impl UringDevice {
         assert!(passes, "io_uring_enter refused what this module queued: {error}");
     }
 
+    fn is_table_in_flight(&self) -> bool {
+        matches!(&self.home, Home::Disk(disk) if disk.is_changing())
+    }
+
     /// Whether the kernel may still use memory that this struct owns.
     fn is_busy(&self) -> bool {
-        let changing = self.making.is_some() || self.removing.is_some();
+        let changing =
+            self.making.is_some() || self.removing.is_some() || self.is_table_in_flight();
         self.writing.is_some() || changing || self.reads.iter().any(Option::is_some)
     }
 }
@@ -362,25 +498,43 @@ impl Device for UringDevice {
     }
 
     fn list(&mut self) -> io::Result<Vec<(FileId, u64)>> {
-        self.directory.list()
+        match &self.home {
+            Home::Directory(directory) => directory.list(),
+            Home::Disk(disk) => Ok(disk.list()),
+        }
     }
 
     fn read_now(&mut self, file: FileId, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.file(file)?;
-        self.files[&file].read_exact_at(into, offset)
+        let (handle, base) = self.file_now(file, offset + into.len() as u64)?;
+        handle.read_exact_at(into, base + offset)
     }
 
     fn write_now(&mut self, file: FileId, offset: u64, bytes: &Slice) -> io::Result<()> {
-        let path = self.directory.file_path(file);
-        let exists = path.exists();
-        if !exists {
-            let made = posix::open_direct(&path, true)?;
-            self.keep(file, made);
+        let end = offset + bytes.len() as u64;
+        let mut made = false;
+        match &mut self.home {
+            Home::Directory(directory) => {
+                let path = directory.file_path(file);
+                if !path.exists() {
+                    made = true;
+                    let opened = posix::open_direct(&path, true)?;
+                    self.keep(file, opened);
+                }
+            }
+            Home::Disk(disk) => {
+                if disk.extent(file).is_err() {
+                    // The only file that is made so is the superblock; it is never longer than this.
+                    disk.put_now(file, end.max(NAMED_BY_WRITING))?;
+                }
+            }
         }
-        self.file(file)?;
-        self.files[&file].write_all_at(bytes, offset)?;
-        self.files[&file].sync_all()?;
-        if exists { Ok(()) } else { self.directory.handle.sync_all() }
+        let (handle, base) = self.file_now(file, end)?;
+        handle.write_all_at(bytes, base + offset)?;
+        handle.sync_all()?;
+        match &self.home {
+            Home::Directory(directory) if made => directory.handle.sync_all(),
+            _ => Ok(()),
+        }
     }
 
     fn prepare(&mut self, file: FileId, len: u64) {
@@ -407,13 +561,15 @@ impl Device for UringDevice {
     fn write_flush(&mut self, token: u64, file: FileId, offset: u64, parts: &[Slice]) {
         assert!(self.writing.is_none(), "one write is in flight at a time");
         assert!(parts.len() <= PARTS_MAX, "a write has at most {PARTS_MAX} parts");
-        let fd = match self.file(file) {
-            Ok(fd) => fd,
+        let expected = parts.iter().map(|part| part.len()).sum::<usize>();
+        let (fd, base) = match self.file(file, offset + expected as u64) {
+            Ok(found) => found,
             Err(error) => {
                 self.done.push(Completion::Written { token, result: Err(error) });
                 return;
             }
         };
+        let offset = base + offset;
         self.parts.extend_from_slice(parts);
         self.iovecs.clear();
         let iovec = |part: &Slice| libc::iovec {
@@ -421,10 +577,13 @@ impl Device for UringDevice {
             iov_len: part.len(),
         };
         self.iovecs.extend(parts.iter().map(iovec));
-        let expected = parts.iter().map(|part| part.len()).sum();
         let method = self.method();
         if method == FlushMethod::Sync {
-            let result = posix::write_flush(&self.files[&file], &self.iovecs, offset, expected);
+            let handle = match &self.home {
+                Home::Directory(_) => &self.files[&file],
+                Home::Disk(disk) => &disk.file,
+            };
+            let result = posix::write_flush(handle, &self.iovecs, offset, expected);
             self.parts.clear();
             self.done.push(Completion::Written { token, result });
             return;
@@ -435,8 +594,8 @@ impl Device for UringDevice {
     }
 
     fn read(&mut self, token: u64, file: FileId, offset: u64, mut buf: Buf) {
-        let fd = match self.file(file) {
-            Ok(fd) => fd,
+        let (fd, base) = match self.file(file, offset + buf.len() as u64) {
+            Ok(found) => found,
             Err(error) => {
                 self.done.push(Completion::Read { token, buf, result: Err(error) });
                 return;
@@ -448,7 +607,7 @@ impl Device for UringDevice {
             self.reads.len() - 1
         });
         self.reads[number] = Some(Reading { token, buf });
-        let entry = opcode::Read::new(types::Fd(fd), memory, len).offset(offset).build();
+        let entry = opcode::Read::new(types::Fd(fd), memory, len).offset(base + offset).build();
         self.push(&entry.user_data(READ << KIND_SHIFT | number as u64));
     }
 
@@ -475,7 +634,10 @@ impl Device for UringDevice {
     }
 
     fn free_bytes(&mut self) -> io::Result<u64> {
-        posix::free_bytes(self.directory.path())
+        match &self.home {
+            Home::Directory(directory) => posix::free_bytes(directory.path()),
+            Home::Disk(disk) => Ok(disk.free_bytes()),
+        }
     }
 }
 
@@ -517,6 +679,11 @@ impl Drop for UringDevice {
                     READ => self.read_ended(number, result),
                     MAKE => self.making = None,
                     REMOVE => self.removing = None,
+                    TABLE => {
+                        if let Home::Disk(disk) = &mut self.home {
+                            disk.changed(result >= 0);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -528,6 +695,9 @@ impl Drop for UringDevice {
             std::mem::forget(std::mem::take(&mut self.reads));
             std::mem::forget(self.making.take());
             std::mem::forget(self.removing.take());
+            if let Home::Disk(disk) = &mut self.home {
+                disk.leak();
+            }
         }
     }
 }

@@ -101,6 +101,11 @@ pub struct Lone {
     pub open_ns: u64,
 }
 
+/// Counts one time.
+pub fn note(times: &mut Histogram<u64>, ns: u64) {
+    times.record(ns).expect("a histogram that grows takes any time");
+}
+
 fn address(place: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1 + u16::from(place)))
 }
@@ -184,8 +189,8 @@ impl Lone {
         self.node.log_mut().submit();
         if let (Some((clock, cpu)), Some(turns)) = (before, &mut self.turns) {
             let took = self.clock.elapsed().as_nanos() as u64 - clock;
-            turns.clock.record(took).expect("a histogram that grows takes any time");
-            turns.cpu.record(cpu_ns() - cpu).expect("a histogram that grows takes any time");
+            note(&mut turns.clock, took);
+            note(&mut turns.cpu, cpu_ns() - cpu);
         }
         if let Some(why) = self.node.failed() {
             return Err(failed(format!("the node stopped itself: {why}")));

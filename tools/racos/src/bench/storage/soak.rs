@@ -2,7 +2,7 @@
 //! segments reclaimed.
 
 use super::keys::{Random, fill, setup};
-use super::lone::{Lone, Operation, Setup};
+use super::lone::{Lone, Operation, Setup, note};
 use crate::exit::Failure;
 use crate::output;
 use hdrhistogram::Histogram;
