@@ -249,7 +249,9 @@ mod linux {
     use super::*;
     use racos_storage::device::FlushMethod;
     use racos_storage::device::Sleep;
+    use racos_storage::device::picture::PictureDevice;
     use racos_storage::device::uring::UringDevice;
+    use racos_storage::survey::{Depth, survey};
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -365,6 +367,12 @@ mod linux {
         let opened = open_on(device, &config).unwrap();
         assert_eq!((opened.entries.len(), opened.found.boot), (100, 2));
         drop(opened);
+        let mut picture = PictureDevice::open(&path).unwrap();
+        let found = survey(&mut picture, &pool(), Depth::Payloads, &mut |_, _| {}).unwrap();
+        assert_eq!((found.damage.len(), picture.in_use()), (0, false));
+        let records = found.segments.iter().flat_map(|look| look.kinds.values());
+        assert_eq!(records.map(|tally| tally.records).sum::<u64>(), 100);
+        drop(picture);
         std::fs::remove_file(path).unwrap();
     }
 

@@ -24,8 +24,10 @@ use std::time::Instant;
 /// What a process serves.
 pub struct Options {
     pub config: NodeConfig,
-    /// Directory of the log; made and formatted if it is empty.
+    /// Directory of the log, made and formatted if it is empty; or a block device.
     pub dir: PathBuf,
+    /// Whether a block device that holds something else may be taken.
+    pub take_device: bool,
     pub listen: SocketAddr,
     pub profile: Profile,
     /// Called once with the door for other threads, before the node serves.
@@ -142,14 +144,19 @@ pub fn serve(
     ready: &mut dyn FnMut(),
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let Options { mut config, dir, listen, profile, api } = options;
+    let Options { mut config, dir, take_device, listen, profile, api } = options;
     if let Some(cpu) = profile.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
     {
         return Err(ServeError::Pin { cpu });
     }
     let workers = profile.flush_cpu.into_iter().collect();
-    let uring = UringConfig { flush: profile.flush, worker_cpus: workers, ..Default::default() };
+    let uring = UringConfig {
+        flush: profile.flush,
+        worker_cpus: workers,
+        take_device,
+        ..Default::default()
+    };
     let in_dir = |error| ServeError::Directory { dir: dir.clone(), error };
     let mut device = FileDevice::open(&dir, &uring).map_err(in_dir)?;
     let pool = Pool::new(config.bounds.buffer_bytes_max);

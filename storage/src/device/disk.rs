@@ -111,8 +111,9 @@ impl Disk {
             changing: None,
             pool: Pool::new(16 << 20),
         };
-        if disk.has_label()? {
-            disk.load()?;
+        if has_label(&disk.file, &disk.pool, path)? {
+            let newest = newest_table(&disk.file, &disk.pool, len, path)?;
+            (disk.sequence, disk.copy, disk.files) = (newest.sequence, newest.copy, newest.files);
         } else {
             disk.refuse_others(take)?;
             disk.format()?;
@@ -125,36 +126,13 @@ impl Disk {
     }
 
     fn read(&self, at: u64, len: usize) -> io::Result<Slice> {
-        let mut buf = self.pool.get(len).expect("the pool is larger than what is read at once");
-        self.file.read_exact_at(&mut buf, at)?;
-        Ok(buf.freeze())
+        read(&self.file, &self.pool, at, len)
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let copy = self.pool.copy(bytes).expect("the pool is larger than what is written at once");
         self.file.write_all_at(&copy, at)?;
         self.file.sync_data()
-    }
-
-    fn has_label(&self) -> io::Result<bool> {
-        let block = self.read(0, ALIGN)?;
-        if &block[..8] != MAGIC {
-            return Ok(false);
-        }
-        let version = u32::from_le_bytes(block[8..12].try_into().expect("four bytes"));
-        if crc32fast::hash(&block[..20])
-            != u32::from_le_bytes(block[20..24].try_into().expect("four bytes"))
-        {
-            return Ok(false);
-        }
-        if version != VERSION {
-            let what = format!(
-                "{} has format version {version}, newer than this program",
-                self.path.display()
-            );
-            return Err(io::Error::new(ErrorKind::InvalidData, what));
-        }
-        Ok(true)
     }
 
     /// Errors if the device holds what somebody else may want, unless it may be taken.
@@ -205,28 +183,6 @@ impl Disk {
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());
         bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
         bytes
-    }
-
-    fn load(&mut self) -> io::Result<()> {
-        let mut newest = None;
-        for (copy, at) in TABLES.into_iter().enumerate() {
-            let bytes = self.read(at, TABLE_BYTES)?;
-            if let Some((sequence, files)) = decode(&bytes, self.len)
-                && newest.as_ref().is_none_or(|(best, _, _)| sequence > *best)
-            {
-                newest = Some((sequence, copy, files));
-            }
-        }
-        let Some((sequence, copy, files)) = newest else {
-            let what = format!(
-                "both tables of {} are damaged: its data is lost; replace the node with `racos member \
-                 replace`",
-                self.path.display()
-            );
-            return Err(io::Error::new(ErrorKind::InvalidData, what));
-        };
-        (self.sequence, self.copy, self.files) = (sequence, copy, files);
-        Ok(())
     }
 
     /// Where a file lies.
@@ -334,6 +290,64 @@ impl Disk {
         }
         Ok(extent)
     }
+}
+
+/// A table that was found good.
+struct Newest {
+    sequence: u64,
+    copy: usize,
+    files: BTreeMap<FileId, Extent>,
+}
+
+/// The files of a device that somebody else may use; errors if it is none of racos.
+pub(super) fn look(file: &mut File, path: &Path) -> io::Result<BTreeMap<FileId, Extent>> {
+    let (pool, len) = (Pool::new(16 << 20), file.seek(SeekFrom::End(0))?);
+    if len < FILES_AT || !has_label(file, &pool, path)? {
+        let what = format!("{} is no disk of racos", path.display());
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    }
+    newest_table(file, &pool, len, path).map(|newest| newest.files)
+}
+
+fn read(file: &File, pool: &Pool, at: u64, len: usize) -> io::Result<Slice> {
+    let mut buf = pool.get(len).expect("the pool is larger than what is read at once");
+    file.read_exact_at(&mut buf, at)?;
+    Ok(buf.freeze())
+}
+
+fn has_label(file: &File, pool: &Pool, path: &Path) -> io::Result<bool> {
+    let block = read(file, pool, 0, ALIGN)?;
+    let field = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().expect("four bytes"));
+    if &block[..8] != MAGIC || crc32fast::hash(&block[..20]) != field(20) {
+        return Ok(false);
+    }
+    if field(8) != VERSION {
+        let version = field(8);
+        let what =
+            format!("{} has format version {version}, newer than this program", path.display());
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    }
+    Ok(true)
+}
+
+fn newest_table(file: &File, pool: &Pool, len: u64, path: &Path) -> io::Result<Newest> {
+    let mut newest: Option<Newest> = None;
+    for (copy, at) in TABLES.into_iter().enumerate() {
+        let bytes = read(file, pool, at, TABLE_BYTES)?;
+        if let Some((sequence, files)) = decode(&bytes, len)
+            && newest.as_ref().is_none_or(|best| sequence > best.sequence)
+        {
+            newest = Some(Newest { sequence, copy, files });
+        }
+    }
+    newest.ok_or_else(|| {
+        let what = format!(
+            "both tables of {} are damaged: its data is lost; replace the node with `racos member \
+             replace`",
+            path.display()
+        );
+        io::Error::new(ErrorKind::InvalidData, what)
+    })
 }
 
 fn apply(files: &mut BTreeMap<FileId, Extent>, change: Change) {

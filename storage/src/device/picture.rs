@@ -1,4 +1,4 @@
-//! A directory's files mapped read-only; what is written is kept in memory.
+//! The files of a directory or a block device mapped read-only; what is written is kept in memory.
 //!
 //! Purpose: recovery rehearsed and segments looked at without changing a byte of the disk.
 //!
@@ -13,22 +13,23 @@ use memmap2::{Advice, Mmap};
 use racos_buffer::{Buf, Slice};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 
 const SECTOR: usize = 512;
 
+/// A file, or a device that many files lie on.
 struct Mapped {
     file: File,
-    /// None: the file is empty.
+    /// None: it is empty.
     map: Option<Mmap>,
 }
 
 impl Mapped {
-    fn open(path: &Path) -> io::Result<Mapped> {
-        let file = File::open(path)?;
-        if file.metadata()?.len() == 0 {
+    fn open(file: File) -> io::Result<Mapped> {
+        if (&file).seek(SeekFrom::End(0))? == 0 {
             return Ok(Mapped { file, map: None });
         }
         // SAFETY: the map is only read, and racos never shortens a file of a log (see above); what
@@ -60,9 +61,16 @@ impl Mapped {
     }
 }
 
+/// A file of the log, in what is mapped.
+struct Part {
+    mapped: Rc<Mapped>,
+    at: u64,
+    len: u64,
+}
+
 /// The files of a log, to be looked at. See the module.
 pub struct PictureDevice {
-    files: BTreeMap<FileId, Mapped>,
+    files: BTreeMap<FileId, Part>,
     /// Sectors that were written, by file and offset.
     written: BTreeMap<(FileId, u64), [u8; SECTOR]>,
     in_use: bool,
@@ -72,26 +80,18 @@ pub struct PictureDevice {
 }
 
 impl PictureDevice {
-    /// Takes a picture of a directory. It may be in use by a node: then what is seen may change
-    /// while it is looked at ([`PictureDevice::in_use`]); else no node can start on it meanwhile.
+    /// Takes a picture of a directory or a block device. It may be in use by a node: then what is seen
+    /// may change while it is looked at ([`PictureDevice::in_use`]); else no node can start on it
+    /// meanwhile.
     pub fn open(path: &Path) -> io::Result<PictureDevice> {
-        let lock = File::open(path.join(LOCK_NAME)).ok();
+        let is_directory = fs::metadata(path)?.is_dir();
+        let lock = match is_directory {
+            true => File::open(path.join(LOCK_NAME)).ok(),
+            false => Some(File::open(path)?),
+        };
         let taken = lock.as_ref().map(File::try_lock_shared);
         let in_use = matches!(taken, Some(Err(TryLockError::WouldBlock)));
-        let mut files = BTreeMap::new();
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if let Some(file) = entry.file_name().to_str().and_then(parse_name) {
-                match Mapped::open(&entry.path()) {
-                    Ok(mapped) => {
-                        files.insert(file, mapped);
-                    }
-                    // Renamed or removed meanwhile by the node that uses it.
-                    Err(error) if error.kind() == ErrorKind::NotFound && in_use => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
+        let files = if is_directory { directory(path, in_use)? } else { whole_disk(path)? };
         Ok(PictureDevice { files, written: BTreeMap::new(), in_use, _lock: lock, done: Vec::new() })
     }
 
@@ -102,12 +102,49 @@ impl PictureDevice {
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.values().map(Mapped::len).sum()
+        self.files.values().map(|part| part.len).sum()
     }
 
     fn refuse() -> io::Error {
         io::Error::new(ErrorKind::ReadOnlyFilesystem, "a picture is only looked at")
     }
+}
+
+fn directory(path: &Path, in_use: bool) -> io::Result<BTreeMap<FileId, Part>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let Some(file) = entry.file_name().to_str().and_then(parse_name) else { continue };
+        match File::open(entry.path()).and_then(Mapped::open) {
+            Ok(mapped) => {
+                let len = mapped.len();
+                files.insert(file, Part { mapped: Rc::new(mapped), at: 0, len });
+            }
+            // Renamed or removed meanwhile by the node that uses it.
+            Err(error) if error.kind() == ErrorKind::NotFound && in_use => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(target_os = "linux")]
+fn whole_disk(path: &Path) -> io::Result<BTreeMap<FileId, Part>> {
+    let mut file = File::open(path)?;
+    let extents = super::disk::look(&mut file, path)?;
+    let mapped = Rc::new(Mapped::open(file)?);
+    let part = |extent: super::disk::Extent| Part {
+        mapped: Rc::clone(&mapped),
+        at: extent.at,
+        len: extent.len,
+    };
+    Ok(extents.into_iter().map(|(file, extent)| (file, part(extent))).collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn whole_disk(path: &Path) -> io::Result<BTreeMap<FileId, Part>> {
+    let what = format!("{} is no directory", path.display());
+    Err(io::Error::new(ErrorKind::Unsupported, what))
 }
 
 impl Device for PictureDevice {
@@ -116,13 +153,16 @@ impl Device for PictureDevice {
     }
 
     fn list(&mut self) -> io::Result<Vec<(FileId, u64)>> {
-        Ok(self.files.iter().map(|(file, mapped)| (*file, mapped.len())).collect())
+        Ok(self.files.iter().map(|(file, part)| (*file, part.len)).collect())
     }
 
     fn read_now(&mut self, file: FileId, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let mapped = self.files.get(&file).ok_or(ErrorKind::NotFound)?;
-        mapped.read(offset, into)?;
+        let part = self.files.get(&file).ok_or(ErrorKind::NotFound)?;
         let end = offset + into.len() as u64;
+        if end > part.len {
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file ends before"));
+        }
+        part.mapped.read(part.at + offset, into)?;
         for ((_, at), sector) in self.written.range((file, offset)..(file, end)) {
             let at = (at - offset) as usize;
             let len = SECTOR.min(into.len() - at);

@@ -147,7 +147,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         // etcd keeps what was until it is compacted.
         config.versions_per_key_max = u32::MAX;
     }
-    let node = Options { config, dir: file.data_dir, listen, profile, api: None };
+    let node =
+        Options { config, dir: file.data_dir, take_device: false, listen, profile, api: None };
     Ok(Config { node, etcd })
 }
 

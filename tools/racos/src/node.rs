@@ -4,6 +4,7 @@ use crate::config;
 use crate::exit::{Outcome, failed, usage};
 use crate::output;
 use clap::Args;
+use racos_storage::device::file::is_block_device;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,10 @@ pub struct NodeArgs {
     /// Only check the configuration.
     #[arg(long)]
     check: bool,
+    /// If `data_dir` is a block device that holds something that is not racos's: take it, and destroy
+    /// what it holds.
+    #[arg(long)]
+    take_device: bool,
     /// End when the process with this number, our parent, does.
     #[arg(long, hide = true)]
     parent: Option<i32>,
@@ -56,6 +61,7 @@ pub fn run(args: &NodeArgs) -> Outcome {
         return Ok(());
     }
     options.config.seed = crate::connect::random_u64();
+    options.take_device = args.take_device;
     let stop = stop_flag()?;
     let node = options.config.node;
     let greeting = format!(
@@ -64,8 +70,10 @@ pub fn run(args: &NodeArgs) -> Outcome {
         options.listen,
         options.dir.display()
     );
-    std::fs::create_dir_all(&options.dir)
-        .map_err(|error| failed(format!("cannot make {}: {error}", options.dir.display())))?;
+    if !is_block_device(&options.dir) {
+        std::fs::create_dir_all(&options.dir)
+            .map_err(|error| failed(format!("cannot make {}: {error}", options.dir.display())))?;
+    }
     let mut progress = |done, total| {
         output::line(&format!("{PREPARING}{done}/{total}"));
     };
