@@ -8,7 +8,7 @@
 
 mod measure;
 
-pub use measure::measure;
+pub use measure::{measure, reads_here};
 pub use racos_storage::device::FlushMethod;
 pub use racos_storage::device::waiting::PollMode;
 

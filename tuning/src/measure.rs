@@ -6,8 +6,9 @@
 //!
 //! Invariant: nothing is left behind on the disk.
 
-use crate::{Measured, Way};
+use crate::{CLEARLY_QUICKER, Measured, Way};
 use racos_buffer::{Pool, Slice};
+use racos_storage::device::probe::{self, Reads};
 use racos_storage::device::uring::UringDevice;
 use racos_storage::device::waiting::{Next, PollMode, Waiting};
 use racos_storage::device::{Completion, Device, FileId, FlushMethod, Sleep, UringConfig};
@@ -40,6 +41,37 @@ pub fn measure(
     });
     std::fs::remove_dir_all(&dir)?;
     result
+}
+
+/// What is found about reads in a directory, in words: registered buffers, and polling. The log uses
+/// neither, since neither was clearly quicker anywhere yet; a host where one is, is worth knowing.
+pub fn reads_here(dir: &Path, each: Duration) -> Vec<String> {
+    let reads = match probe::reads(dir, each) {
+        Ok(reads) => reads,
+        Err(error) => return vec![format!("reads were not measured: {error}")],
+    };
+    let words = |rate: &io::Result<f64>| match rate {
+        Ok(rate) => format!("{rate:.0} a second"),
+        Err(error) => format!("not possible here ({error})"),
+    };
+    let Reads { plain, registered, polled } = &reads;
+    let base = plain.as_ref().copied().unwrap_or(0.0);
+    let is_quicker = |rate: &io::Result<f64>| {
+        rate.as_ref().is_ok_and(|rate| base > 0.0 && *rate > base * CLEARLY_QUICKER)
+    };
+    let verdict = |rate| match is_quicker(rate) {
+        true => "clearly quicker, and not used by this version",
+        false => "no gain, not used",
+    };
+    vec![
+        format!("reads of 4 KiB, {} at once: {}", probe::DEPTH, words(plain)),
+        format!(
+            "with registered buffers and files: {}; {}",
+            words(registered),
+            verdict(registered)
+        ),
+        format!("by polling (IOPOLL): {}; {}", words(polled), verdict(polled)),
+    ]
 }
 
 fn writer_dir(dir: &Path, writer: usize) -> PathBuf {
@@ -163,6 +195,8 @@ mod tests {
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}"),
         }
+        let found = reads_here(&dir, Duration::from_millis(10));
+        assert!(found.len() == 3 && found[2].contains("IOPOLL") || found.len() == 1, "{found:?}");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -63,6 +63,9 @@ pub(super) enum Change {
 pub(super) struct Disk {
     path: PathBuf,
     pub file: File,
+    /// Taken for this process alone. Another handle than the one that is written to, which the ring may
+    /// keep for a moment after it was closed.
+    _lock: File,
     len: u64,
     files: BTreeMap<FileId, Extent>,
     /// Of the newest copy of the table, and which one it is.
@@ -83,8 +86,8 @@ impl Disk {
         let about = |what: String| {
             move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
         };
-        let mut file = posix::open_exclusive(path)?;
-        match file.try_lock() {
+        let lock = posix::open_exclusive(path)?;
+        match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let what =
@@ -93,6 +96,7 @@ impl Disk {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
+        let mut file = posix::open_direct(path, false)?;
         let len =
             file.seek(SeekFrom::End(0)).map_err(about(format!("length of {}", path.display())))?;
         if len < FILES_AT + LOOKED_AT {
@@ -102,6 +106,7 @@ impl Disk {
         let mut disk = Disk {
             path: path.to_owned(),
             file,
+            _lock: lock,
             len,
             files: BTreeMap::new(),
             sequence: 0,

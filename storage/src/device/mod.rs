@@ -17,6 +17,9 @@ pub mod memory;
 pub mod picture;
 #[allow(unsafe_code)]
 mod posix;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub mod probe;
 pub mod sync;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]

@@ -61,12 +61,11 @@ pub(super) fn open_direct(path: &Path, create: bool) -> io::Result<File> {
     })
 }
 
-/// Opens a whole device for reading and writing past the page cache; one that a file system uses is
-/// refused by the kernel.
+/// Takes a whole device; one that a file system uses is refused by the kernel.
 #[cfg(target_os = "linux")]
 pub(super) fn open_exclusive(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_EXCL);
+    options.read(true).write(true).custom_flags(libc::O_EXCL);
     options.open(path).map_err(|error| {
         let why = match error.raw_os_error() {
             Some(libc::EBUSY) => "it is mounted, or used by another program",

@@ -1,6 +1,7 @@
 //! What the log's tests share.
 #![allow(dead_code)]
 
+pub mod conformance;
 pub mod store;
 
 use racos_buffer::{Pool, Slice};

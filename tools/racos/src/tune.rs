@@ -39,6 +39,9 @@ pub fn run(args: &TuneArgs) -> Outcome {
             racos_tuning::flush_name(way.flush)
         ));
     }
+    for line in racos_tuning::reads_here(&args.dir, LONG / 2) {
+        output::line(&format!("# {line}"));
+    }
     let profile = racos_tuning::choose(&measured, cpus(), nodes_here);
     output::line(&format!("[tuning]\n{}", profile.to_toml().trim_end()));
     Ok(())
