@@ -75,7 +75,8 @@ enum History {
         sub: u16,
     },
     One(Box<Record>),
-    /// In order of revision, at least two.
+    /// In order of revision, at least two. Boxed, so that the others need no room for it.
+    #[allow(clippy::box_collection)]
     Many(Box<VecDeque<Record>>),
 }
 

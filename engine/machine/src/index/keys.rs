@@ -282,9 +282,9 @@ mod tests {
                 match step {
                     Step::Insert(key) => {
                         prop_assert_eq!(keys.get(&key), model.get(&key).copied());
-                        if !model.contains_key(&key) {
-                            keys.insert(&key, number as Handle);
-                            model.insert(key, number as Handle);
+                        if let btree_map::Entry::Vacant(place) = model.entry(key) {
+                            keys.insert(place.key(), number as Handle);
+                            place.insert(number as Handle);
                         }
                     }
                     Step::Remove(at) => {
