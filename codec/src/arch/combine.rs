@@ -217,6 +217,37 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
         }
     }
 
+    /// Adds sources `j` and `j + 1`, not the first, two products in one step where they can be.
+    #[inline(always)]
+    unsafe fn take_two<const MODE: u8, const U: usize>(
+        &self,
+        sums: &mut [[V; U]; R],
+        j: usize,
+        loaded: [[V; U]; 2],
+    ) {
+        let next = j.wrapping_add(1);
+        for (i, row) in sums.iter_mut().enumerate() {
+            let plain_row = MODE == CHAIN && i == R - 1;
+            let last = self.source_count() - R;
+            let by_one = MODE & !RAGGED == UNIT && i == 0 || plain_row;
+            for (u, sum) in row.iter_mut().enumerate() {
+                let [one, two] = [loaded[0][u], loaded[1][u]];
+                // SAFETY: the caller has checked the instructions; i < R, next < number of sources.
+                unsafe {
+                    *sum = match by_one {
+                        true if plain_row && j > last => *sum,
+                        true if plain_row && next > last => sum.add(one),
+                        true => sum.add_two(one, two),
+                        false => {
+                            let one = one.multiply(self.factor(i, j));
+                            sum.add_two(one, two.multiply(self.factor(i, next)))
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Completes the last sum of CHAIN, once the others are complete.
     #[inline(always)]
     unsafe fn chain<const MODE: u8, const U: usize>(sums: &mut [[V; U]; R]) {
@@ -224,10 +255,15 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             return;
         }
         let (last, others) = sums.split_last_mut().expect("kernel invariant: at least a row");
-        for row in others {
-            for (sum, vector) in last.iter_mut().zip(*row) {
+        for rows in others.chunks(2) {
+            for (u, sum) in last.iter_mut().enumerate() {
                 // SAFETY: the caller has checked the instructions.
-                unsafe { *sum = sum.add(vector) }
+                unsafe {
+                    *sum = match rows {
+                        [one, two] => sum.add_two(one[u], two[u]),
+                        _ => sum.add(rows[0][u]),
+                    }
+                }
             }
         }
     }
@@ -260,7 +296,13 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
                 }
             }
             self.take::<MODE, U, true>(&mut sums, 0, self.read(0, at));
-            for j in 1..self.source_count() {
+            let (mut j, count) = (1_usize, self.source_count());
+            while j.wrapping_add(1) < count {
+                let loaded = [self.read(j, at), self.read(j.wrapping_add(1), at)];
+                self.take_two::<MODE, U>(&mut sums, j, loaded);
+                j = j.wrapping_add(2);
+            }
+            if j < count {
                 self.take::<MODE, U, false>(&mut sums, j, self.read(j, at));
             }
             Self::chain::<MODE, U>(&mut sums);

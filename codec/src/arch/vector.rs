@@ -50,6 +50,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn store_partial(self, to: *mut u8, count: usize);
     /// Field addition.
     unsafe fn add(self, other: Self) -> Self;
+    /// Field addition of two more.
+    #[inline(always)]
+    unsafe fn add_two(self, one: Self, two: Self) -> Self {
+        // SAFETY: passed on.
+        unsafe { self.add(one).add(two) }
+    }
     /// Reads `FACTOR_WORDS` words.
     unsafe fn factor(from: *const u64) -> Self::Factor;
     /// Field multiplication of every element.

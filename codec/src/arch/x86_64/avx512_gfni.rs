@@ -4,7 +4,8 @@
 use std::arch::x86_64::{
     __m512i, _bzhi_u64, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
     _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512,
-    _mm512_storeu_si512, _mm512_stream_si512, _mm512_xor_si512,
+    _mm512_storeu_si512, _mm512_stream_si512,
+    _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
 use crate::arch::combine::{Isa, Run, Sources, Span, combine};
@@ -74,6 +75,13 @@ impl Vector for Register {
     unsafe fn add(self, other: Self) -> Self {
         // SAFETY: the caller has checked for AVX-512.
         unsafe { Self(_mm512_xor_si512(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_two(self, one: Self, two: Self) -> Self {
+        const XOR_OF_THREE: i32 = 0x96;
+        // SAFETY: the caller has checked for AVX-512.
+        unsafe { Self(_mm512_ternarylogic_epi64::<XOR_OF_THREE>(self.0, one.0, two.0)) }
     }
 
     #[inline(always)]
