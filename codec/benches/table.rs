@@ -2,8 +2,8 @@
 //! many short turns, taken in turns by all contenders, so that a busy machine disturbs the ratios
 //! little. A second table has values out of cache.
 //!
-//! `cargo bench -p racos-codec --bench table [--features rivals,isal] [-- milliseconds] [-- k+m]`:
-//! milliseconds for each contender and row; only the code k+m.
+//! `cargo bench -p racos-codec --bench table [--features rivals,isal] -- [milliseconds] [k+m] [1300B]`:
+//! milliseconds for each contender and row; only the codes and the bytes of a value that are named.
 
 use std::time::Duration;
 
@@ -30,8 +30,15 @@ fn main() {
         }
     };
     let codes = || CODES.into_iter().filter(chosen);
-    let sizes = codes().flat_map(|(k, m)| SIZES.map(|size| Case::in_cache(k, m, size)));
-    rows(sizes.collect());
+    let asked = |size: &usize| {
+        words.contains(&format!("{size}B")) || !words.iter().any(|word| word.ends_with('B'))
+    };
+    let sizes = || SIZES.into_iter().filter(asked);
+    let cases = codes().flat_map(|(k, m)| sizes().map(move |size| Case::in_cache(k, m, size)));
+    rows(cases.collect());
+    if words.iter().any(|word| word.ends_with('B')) {
+        return;
+    }
     for (streaming_from, stores) in [(None, "ordinary stores"), (Some(0), "past the caches")] {
         let megabytes = OUT_OF_CACHE >> 20;
         println!("\nOut of cache: values visited in turn, {megabytes} MiB in all, {stores}.\n");

@@ -73,11 +73,19 @@ struct Latest {
     wanted: Box<[usize]>,
     /// How many are wanted; 0 if there was no call yet.
     wanted_count: usize,
-    /// Where its factors are in `tables`.
-    start: usize,
-    end: usize,
+    /// Begins with its factors.
+    factors: Box<[u64]>,
     /// What computes it; none if there was no call yet.
     combiner: Option<Combiner>,
+}
+
+/// What computes a pattern.
+pub(crate) struct Decoder<'a> {
+    pub(crate) combiner: &'a Combiner,
+    /// In the kernel's form; more may follow.
+    pub(crate) factors: &'a [u64],
+    /// The fragments it is computed from, ascending.
+    pub(crate) present: &'a [usize],
 }
 
 #[derive(Clone, Debug)]
@@ -116,8 +124,7 @@ impl DecodeCache {
                 present: vec![usize::MAX; k].into(),
                 wanted: vec![usize::MAX; m].into(),
                 wanted_count: 0,
-                start: 0,
-                end: 0,
+                factors: vec![0; slot_words].into(),
                 combiner: None,
             },
             misses: 0,
@@ -129,28 +136,23 @@ impl DecodeCache {
         self.misses
     }
 
-    /// What computes the latest pattern and its factors, if a call names what that one named, in
-    /// ascending order. Then the call is valid too.
+    /// What computes the latest pattern, if a call gives so many fragments and wants what that one
+    /// wanted, in ascending order.
     #[inline(always)]
-    pub(crate) fn repeated(
-        &self,
-        present: &[(usize, &[u8])],
-        wanted: &[usize],
-    ) -> Option<(&Combiner, &[u64])> {
-        let Latest { present: before, wanted: wanted_before, wanted_count, .. } = &self.latest;
+    pub(crate) fn repeated(&self, present_count: usize, wanted: &[usize]) -> Option<Decoder<'_>> {
+        let Latest { present, wanted: before, wanted_count, .. } = &self.latest;
         // Bound by bound and item by item: shorter than a call that compares memory.
-        let repeats = present.len() == before.len()
+        let repeats = present_count == present.len()
             && wanted.len() == *wanted_count
-            && present.iter().zip(before).all(|((index, _), before)| index == before)
-            && wanted.iter().zip(wanted_before).all(|(index, before)| index == before);
+            && wanted.iter().zip(before).all(|(index, before)| index == before);
         if repeats { self.latest() } else { None }
     }
 
-    /// What computes the latest pattern, and its factors in the kernel's form.
+    /// What computes the latest pattern; none if there was no call yet.
     #[inline(always)]
-    pub(crate) fn latest(&self) -> Option<(&Combiner, &[u64])> {
-        let Latest { combiner, start, end, .. } = &self.latest;
-        combiner.as_ref().map(|combiner| (combiner, &self.tables[*start..*end]))
+    pub(crate) fn latest(&self) -> Option<Decoder<'_>> {
+        let Latest { present, combiner, factors, .. } = &self.latest;
+        combiner.as_ref().map(|combiner| Decoder { combiner, factors, present })
     }
 
     /// Makes `pattern`, which wants `count` fragments, at least one, the latest.
@@ -164,8 +166,9 @@ impl DecodeCache {
         let kernel = rebuilders.kernel;
         let slot = self.find_or_derive(pattern, count * generator.k(), generator, kernel);
         let latest = &mut self.latest;
-        latest.start = slot * self.slot_words;
-        latest.end = latest.start + count * generator.k() * kernel.factor_words();
+        let words = count * generator.k() * kernel.factor_words();
+        let start = slot * self.slot_words;
+        latest.factors[..words].copy_from_slice(&self.tables[start..start + words]);
         let is_chain = pattern.is_chain(generator.k(), count);
         latest.combiner = Some(rebuilders.of(count, is_chain));
         latest.wanted_count = count;
@@ -217,8 +220,9 @@ mod tests {
             let m = generator.rows().len() / generator.k();
             let rebuilders = Rebuilders::new(Kernel::Scalar, generator.k(), m);
             self.select(pattern, count, generator, &rebuilders);
-            let (combiner, table) = self.latest().expect("just selected");
-            (table.to_vec(), combiner.form() == Form::Chain)
+            let decoder = self.latest().expect("just selected");
+            let factors = &decoder.factors[..count * generator.k()];
+            (factors.to_vec(), decoder.combiner.form() == Form::Chain)
         }
     }
 
@@ -254,22 +258,22 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_lists_in_order_repeat_the_latest_pattern() {
+    fn only_the_same_list_in_order_repeats_the_latest_pattern() {
         let generator = Generator::new(3, 2);
         let mut cache = DecodeCache::new(Kernel::Scalar, 3, 2);
-        let repeats = |cache: &DecodeCache, present: [usize; 3], wanted: &[usize]| {
-            let present = present.map(|index| (index, &[][..]));
-            cache.repeated(&present, wanted).is_some()
+        let repeats = |cache: &DecodeCache, count: usize, wanted: &[usize]| {
+            cache.repeated(count, wanted).map(|decoder| decoder.present.to_vec())
         };
-        assert!(!repeats(&cache, [0, 0, 0], &[]), "nothing was asked yet");
+        assert_eq!(repeats(&cache, 3, &[]), None, "nothing was asked yet");
         cache.table(&pattern(&[1, 2, 3], &[0, 4]), 2, &generator);
-        assert!(repeats(&cache, [1, 2, 3], &[0, 4]));
-        assert!(!repeats(&cache, [1, 2, 3], &[0]));
-        assert!(!repeats(&cache, [1, 2, 3], &[4, 0]));
-        assert!(!repeats(&cache, [2, 1, 3], &[0, 4]));
-        assert!(!repeats(&cache, [1, 2, 4], &[0, 3]));
+        assert_eq!(repeats(&cache, 3, &[0, 4]), Some(vec![1, 2, 3]));
+        assert_eq!(repeats(&cache, 2, &[0, 4]), None);
+        assert_eq!(repeats(&cache, 3, &[0]), None);
+        assert_eq!(repeats(&cache, 3, &[4, 0]), None);
+        assert_eq!(repeats(&cache, 3, &[0, 3]), None);
         cache.table(&pattern(&[1, 2, 3], &[4]), 1, &generator);
-        assert!(repeats(&cache, [1, 2, 3], &[4]) && !repeats(&cache, [1, 2, 3], &[0, 4]));
+        assert_eq!(repeats(&cache, 3, &[4]), Some(vec![1, 2, 3]));
+        assert_eq!(repeats(&cache, 3, &[0, 4]), None);
     }
 
     #[test]

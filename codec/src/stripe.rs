@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::arch::{Combiner, Form, Kernel, Refused, Slices, Sources, accumulate};
-use crate::cache::{DecodeCache, Pattern, Rebuilders};
+use crate::cache::{DecodeCache, Decoder, Pattern, Rebuilders};
 use crate::error::CodecError;
 use crate::matrix::{FRAGMENTS_MAX, FragmentSet, Generator};
 
@@ -249,33 +249,25 @@ impl Codec {
         wanted: &[usize],
         out: &mut [&mut [u8]],
     ) -> Result<(), CodecError> {
-        let cache = self.cache.borrow();
-        let done = if let Some((combiner, factors)) = cache.repeated(present, wanted) {
-            combiner.combine(factors, Sources::of_fragments(present), out, self.stream_from)
-        } else {
-            drop(cache);
-            self.rebuild_anew(present, wanted, out)?
-        };
-        done.map_err(|refused| match refused {
-            Refused::Count => {
-                let (found, expected) = (out.len(), wanted.len());
-                CodecError::Count { role: "outputs", found, expected }
+        if let Some(decoder) = self.cache.borrow().repeated(present.len(), wanted) {
+            let sources = Sources::of_fragments(present, decoder.present);
+            let done = decoder.combiner.combine(decoder.factors, sources, out, self.stream_from);
+            if done.is_ok() {
+                return Ok(());
             }
-            Refused::Uneven => {
-                let present = present.iter().map(|(_, bytes)| bytes.len());
-                name_uneven("present fragment", present, "output", out)
-            }
-        })
+        }
+        self.rebuild_anew(present, wanted, out)
     }
 
-    /// As `rebuild`, for a pattern that is not the latest or not in order.
+    /// As `rebuild`, for a pattern that is not the latest or not in order, and for a call that is
+    /// wrong.
     #[inline(never)]
     fn rebuild_anew(
         &self,
         present: &[(usize, &[u8])],
         wanted: &[usize],
         out: &mut [&mut [u8]],
-    ) -> Result<Result<(), Refused>, CodecError> {
+    ) -> Result<(), CodecError> {
         let Shared { k, m, ref generator, ref rebuilders, .. } = *self.shared;
         expect_count("present fragments", present.len(), k)?;
         expect_count("outputs", out.len(), wanted.len())?;
@@ -285,13 +277,18 @@ impl Codec {
         if let Some(index) = present_set.common(&wanted_set) {
             return Err(CodecError::Present { index });
         }
-        if wanted.is_empty() {
-            let even = present.iter().all(|(_, bytes)| bytes.len() == present[0].1.len());
-            return Ok(if even { Ok(()) } else { Err(Refused::Uneven) });
+        let lengths = present.iter().map(|(_, bytes)| bytes.len());
+        let length = present[0].1.len();
+        let even = lengths.clone().all(|found| found == length);
+        if !even || out.iter().any(|output| output.len() != length) {
+            return Err(name_uneven("present fragment", lengths, "output", out));
         }
-        let pattern = Pattern { present: present_set, wanted: wanted_set };
-        self.cache.borrow_mut().select(&pattern, wanted.len(), generator, rebuilders);
-        Ok(self.rebuild_reordered(&pattern, present, wanted, out))
+        if !wanted.is_empty() {
+            let pattern = Pattern { present: present_set, wanted: wanted_set };
+            self.cache.borrow_mut().select(&pattern, wanted.len(), generator, rebuilders);
+            self.rebuild_reordered(&pattern, present, wanted, out);
+        }
+        Ok(())
     }
 
     /// As `rebuild` with the latest pattern: puts the slices in the order of the decode matrix.
@@ -301,7 +298,7 @@ impl Codec {
         present: &[(usize, &[u8])],
         wanted: &[usize],
         out: &mut [&mut [u8]],
-    ) -> Result<(), Refused> {
+    ) {
         let mut room = Slices::new();
         let sources = room.fill(present.iter().copied());
         for &(index, bytes) in present {
@@ -313,8 +310,11 @@ impl Codec {
             ordered[pattern.wanted.rank(*index)] = out;
         }
         let cache = self.cache.borrow();
-        let (combiner, factors) = cache.latest().expect("stripe invariant: a pattern is selected");
-        combiner.combine(factors, Sources::of_fragments(sources), ordered, self.stream_from)
+        let Decoder { combiner, factors, present } =
+            cache.latest().expect("stripe invariant: a pattern is selected");
+        let sources = Sources::of_fragments(sources, present);
+        let done = combiner.combine(factors, sources, ordered, self.stream_from);
+        done.expect("stripe invariant: slices are even, and in the order of the pattern");
     }
 }
 

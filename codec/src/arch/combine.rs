@@ -4,8 +4,8 @@
 //! Invariants the callers in `arch` establish before an instance runs: as many sources as
 //! the instance was made for (any number if K = 0) and at least one; R outputs; R rows of `stride`
 //! factors, as many as sources or more; `start <= end`; for CHAIN, no more outputs than sources;
-//! for UNIT, sources of an array of slices. Lengths of slices are checked by the instance, in the one place where they are read
-//! anyway.
+//! slices as sources for UNIT, fragments for CHAIN and for PLAIN with K > 0. Lengths of slices and
+//! indices of fragments are checked by the instance, in the one place where they are read anyway.
 
 use super::vector::Vector;
 
@@ -17,20 +17,29 @@ pub(crate) struct Sources<'a> {
     /// Bytes from one slice to the next.
     step: usize,
     count: usize,
+    /// The index of each, in order, if they are fragments; else null.
+    expected: *const usize,
 }
+
+/// A fragment with its index.
+pub(crate) type Fragment<'a> = (usize, &'a [u8]);
 
 impl<'a> Sources<'a> {
     #[inline(always)]
     pub(crate) fn of_slices(slices: &'a [&'a [u8]]) -> Self {
-        Self { first: slices.as_ptr(), step: SLICE_STEP, count: slices.len() }
+        let (first, count) = (slices.as_ptr(), slices.len());
+        Self { first, step: SLICE_STEP, count, expected: std::ptr::null() }
     }
 
-    /// The slices of fragments given with their indices.
+    /// The slices of fragments given with their indices. An instance refuses them as it refuses
+    /// wrong lengths unless they have the indices `expected`, as many as there are fragments.
     #[inline(always)]
-    pub(crate) fn of_fragments(fragments: &'a [(usize, &'a [u8])]) -> Self {
-        const OFFSET: usize = std::mem::offset_of!((usize, &[u8]), 1);
+    pub(crate) fn of_fragments(fragments: &'a [Fragment<'a>], expected: &'a [usize]) -> Self {
+        const OFFSET: usize = std::mem::offset_of!(Fragment<'_>, 1);
+        let count = fragments.len();
+        assert_eq!(expected.len(), count, "kernel invariant: an index for each fragment");
         let first = fragments.as_ptr().wrapping_byte_add(OFFSET).cast();
-        Self { first, step: size_of::<(usize, &[u8])>(), count: fragments.len() }
+        Self { first, step: FRAGMENT_STEP, count, expected: expected.as_ptr() }
     }
 
     #[inline(always)]
@@ -53,13 +62,36 @@ impl<'a> Sources<'a> {
     /// `j` must be less than the number of slices.
     #[inline(always)]
     unsafe fn get(&self, j: usize) -> &'a [u8] {
+        // SAFETY: passed on; slices lie that far apart.
+        unsafe { self.get_apart(self.step, j) }
+    }
+
+    /// # Safety
+    /// `j` must be less than the number of slices, `step` the bytes from one to the next.
+    #[inline(always)]
+    unsafe fn get_apart(&self, step: usize, j: usize) -> &'a [u8] {
         // SAFETY: the slice lies there, as long as 'a.
-        unsafe { *self.first.byte_add(j.wrapping_mul(self.step)) }
+        unsafe { *self.first.byte_add(j.wrapping_mul(step)) }
+    }
+
+    /// Zero if fragment `j` has the index expected.
+    ///
+    /// # Safety
+    /// They must be fragments, `j` less than their number.
+    #[inline(always)]
+    unsafe fn differs_from_expected(&self, j: usize) -> usize {
+        const SLICE: usize = std::mem::offset_of!(Fragment<'_>, 1);
+        const INDEX: usize = std::mem::offset_of!(Fragment<'_>, 0);
+        let to_index = j.wrapping_mul(FRAGMENT_STEP).wrapping_add(INDEX).wrapping_sub(SLICE);
+        // SAFETY: fragment j lies there; as many indices are expected as there are fragments.
+        unsafe { *self.first.wrapping_byte_add(to_index).cast::<usize>() ^ *self.expected.add(j) }
     }
 }
 
 /// Bytes from one slice to the next in an array of slices.
 const SLICE_STEP: usize = size_of::<&[u8]>();
+/// The same in an array of fragments.
+const FRAGMENT_STEP: usize = size_of::<Fragment<'_>>();
 
 /// Which factors and columns a call is about. Calls find it in memory that was not just written.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +111,8 @@ impl Span {
 
 /// An instance of `combine`, for sources, R outputs of so many bytes each, R rows of `span.stride`
 /// factors (each `Vector::FACTOR_WORDS` words, the first for source 0). False if a slice has a
-/// length the mode does not allow; nothing was written then.
+/// length the mode does not allow, or a fragment another index than expected; nothing was written
+/// then.
 ///
 /// # Safety
 /// The processor must have the instructions of the kernel; outputs and factors must be there; the
@@ -457,15 +490,29 @@ unsafe fn check_and_point<V: Vector, const K: usize, const R: usize, const MODE:
         *start = V::opaque(output.as_mut_ptr());
     }
     for j in 0..operands.source_count() {
-        // SAFETY: there are K sources, or any number if K = 0. Those of UNIT are slices in a row.
+        // SAFETY: there are K sources, or any number if K = 0, as far apart as the mode says or as
+        // they say themselves.
         let source = unsafe {
-            if MODE == UNIT { *operands.sources.first.add(j) } else { operands.sources.get(j) }
+            match (MODE & !RAGGED, K) {
+                (UNIT, _) => operands.sources.get_apart(SLICE_STEP, j),
+                (PLAIN | CHAIN, 1..) => {
+                    different |= opaque(operands.sources.differs_from_expected(j));
+                    operands.sources.get_apart(FRAGMENT_STEP, j)
+                }
+                _ => {
+                    if !operands.sources.expected.is_null() {
+                        different |= opaque(operands.sources.differs_from_expected(j));
+                    }
+                    operands.sources.get(j)
+                }
+            }
         };
         if MODE & RAGGED == 0 {
             different |= opaque(source.len()) ^ length;
         } else {
-            different |= usize::from(source.len() > length);
-            shortest = shortest.min(source.len());
+            let available = opaque(source.len());
+            different |= usize::from(available > length);
+            shortest = shortest.min(available);
         }
         if K > 0 {
             operands.source_starts[j] = V::opaque(source.as_ptr().cast_mut());

@@ -203,7 +203,7 @@ pub(crate) enum Form {
 pub(crate) enum Refused {
     /// The number of sources or outputs is not the combiner's.
     Count,
-    /// Lengths differ among sources and outputs.
+    /// Lengths differ among sources and outputs, or a source has another index than expected.
     Uneven,
 }
 
@@ -232,9 +232,9 @@ impl Combiner {
         self.form
     }
 
-    /// Overwrites every output. `factors` is row by row. Outputs of `stream_from` bytes in all or
-    /// more are written past the caches. If refused, nothing was written. With `Form::Unit`, sources
-    /// must be of slices.
+    /// Overwrites every output. `factors` is row by row, there may be more. Outputs of
+    /// `stream_from` bytes in all or more are written past the caches. If refused, nothing was
+    /// written. With `Form::Unit`, sources must be slices, else fragments.
     #[inline(always)]
     pub(crate) fn combine(
         &self,
@@ -246,14 +246,13 @@ impl Combiner {
         if sources.len() != self.sources || outputs.len() != self.rows {
             return Err(Refused::Count);
         }
-        assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
-        let fits = self.form != Form::Unit || sources.are_slices();
-        assert!(fits, "kernel invariant: UNIT takes an array of slices");
+        assert!(factors.len() >= self.factors, "kernel invariant: number of factors");
+        let fits = (self.form == Form::Unit) == sources.are_slices();
+        assert!(fits, "kernel invariant: UNIT takes slices, all else fragments");
         let length = outputs[0].len();
-        let bytes_max = length.saturating_mul(ROWS_MAX);
         let run = if self.rows > ROWS_MAX {
             return self.combine_in_tiles(factors, sources, outputs, false);
-        } else if bytes_max >= stream_from && self.streams(outputs, stream_from) {
+        } else if length >= stream_from / ROWS_MAX && self.streams(outputs, stream_from) {
             self.kernel.instance::<STREAM>(self.sources, self.rows)
         } else {
             self.run
@@ -333,7 +332,8 @@ impl Combiner {
                 let run = match group {
                     _ if ragged => self.ragged(group, outputs.len()),
                     0 => self.run,
-                    _ => self.kernel.instance::<PLAIN>(stride, outputs.len()),
+                    // For any number of sources, as PLAIN for a number would take fragments only.
+                    _ => self.kernel.instance::<PLAIN>(0, outputs.len()),
                 };
                 let (span, outputs) = (Span { stride, start, end }, outputs.as_mut_ptr());
                 // SAFETY: as in `combine`; each group has its own number of rows, at most
