@@ -13,10 +13,17 @@ use super::vector::Vector;
 /// together.
 #[derive(Clone, Copy)]
 pub(crate) struct Sources<'a> {
-    first: *const &'a [u8],
+    places: Places<'a>,
     /// Bytes from one slice to the next.
     step: usize,
     count: usize,
+}
+
+/// Where sources lie: what is passed to an instance in registers, while all that is known before a
+/// call comes in `Span`.
+#[derive(Clone, Copy)]
+pub(crate) struct Places<'a> {
+    first: *const &'a [u8],
     /// The index of each, in order, if they are fragments; else null.
     expected: *const usize,
 }
@@ -28,7 +35,7 @@ impl<'a> Sources<'a> {
     #[inline(always)]
     pub(crate) fn of_slices(slices: &'a [&'a [u8]]) -> Self {
         let (first, count) = (slices.as_ptr(), slices.len());
-        Self { first, step: SLICE_STEP, count, expected: std::ptr::null() }
+        Self { places: Places { first, expected: std::ptr::null() }, step: SLICE_STEP, count }
     }
 
     /// The slices of fragments given with their indices. An instance refuses them as it refuses
@@ -39,12 +46,24 @@ impl<'a> Sources<'a> {
         let count = fragments.len();
         assert_eq!(expected.len(), count, "kernel invariant: an index for each fragment");
         let first = fragments.as_ptr().wrapping_byte_add(OFFSET).cast();
-        Self { first, step: FRAGMENT_STEP, count, expected: expected.as_ptr() }
+        let places = Places { first, expected: expected.as_ptr() };
+        Self { places, step: FRAGMENT_STEP, count }
     }
 
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    #[inline(always)]
+    pub(crate) fn places(&self) -> Places<'a> {
+        self.places
+    }
+
+    /// Columns `start .. end`, for rows of `stride` factors.
+    #[inline(always)]
+    pub(crate) fn span(&self, stride: usize, start: usize, end: usize) -> Span {
+        Span { count: self.count, step: self.step, stride, start, end }
     }
 
     /// Whether they lie in an array of nothing but slices.
@@ -71,7 +90,7 @@ impl<'a> Sources<'a> {
     #[inline(always)]
     unsafe fn get_apart(&self, step: usize, j: usize) -> &'a [u8] {
         // SAFETY: the slice lies there, as long as 'a.
-        unsafe { *self.first.byte_add(j.wrapping_mul(step)) }
+        unsafe { *self.places.first.byte_add(j.wrapping_mul(step)) }
     }
 
     /// Zero if fragment `j` has the index expected.
@@ -84,7 +103,10 @@ impl<'a> Sources<'a> {
         const INDEX: usize = std::mem::offset_of!(Fragment<'_>, 0);
         let to_index = j.wrapping_mul(FRAGMENT_STEP).wrapping_add(INDEX).wrapping_sub(SLICE);
         // SAFETY: fragment j lies there; as many indices are expected as there are fragments.
-        unsafe { *self.first.wrapping_byte_add(to_index).cast::<usize>() ^ *self.expected.add(j) }
+        unsafe {
+            let index = self.places.first.wrapping_byte_add(to_index).cast::<usize>();
+            *index ^ *self.places.expected.add(j)
+        }
     }
 }
 
@@ -93,19 +115,26 @@ const SLICE_STEP: usize = size_of::<&[u8]>();
 /// The same in an array of fragments.
 const FRAGMENT_STEP: usize = size_of::<Fragment<'_>>();
 
-/// Which factors and columns a call is about. Calls find it in memory that was not just written.
+/// What a call is about, as far as it is known before. Calls find it in memory that was not just
+/// written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
-    pub(crate) stride: usize,
+    /// Number of sources.
+    count: usize,
+    /// Bytes from one to the next.
+    step: usize,
+    /// Factors in a row.
+    stride: usize,
     /// Columns start .. end are computed; what lies behind the outputs' length is not.
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    start: usize,
+    end: usize,
 }
 
 impl Span {
-    /// All columns.
-    pub(crate) const fn whole(stride: usize) -> Self {
-        Self { stride, start: 0, end: usize::MAX }
+    /// All columns of `count` sources, which are slices or else fragments.
+    pub(crate) const fn whole(count: usize, are_slices: bool) -> Self {
+        let step = if are_slices { SLICE_STEP } else { FRAGMENT_STEP };
+        Self { count, step, stride: count, start: 0, end: usize::MAX }
     }
 }
 
@@ -117,7 +146,7 @@ impl Span {
 /// # Safety
 /// The processor must have the instructions of the kernel; outputs and factors must be there; the
 /// call must keep the module's invariants.
-pub(crate) type Run = unsafe fn(&Sources<'_>, *mut &mut [u8], *const u64, usize, &Span) -> bool;
+pub(crate) type Run = unsafe fn(Places<'_>, *mut &mut [u8], *const u64, usize, &Span) -> bool;
 
 /// Sums that overwrite the outputs, any factors.
 pub(crate) const PLAIN: u8 = 0;
@@ -185,7 +214,7 @@ const UNIT_RAGGED: u8 = UNIT | RAGGED;
 
 /// What the block functions share: pointers and factors of one job, in registers where they fit.
 struct Operands<'a, V: Vector, const K: usize, const R: usize> {
-    sources: &'a Sources<'a>,
+    sources: Sources<'a>,
     source_starts: [*const u8; K],
     outputs: [*mut u8; R],
     factors: *const u64,
@@ -395,7 +424,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
 /// As for `Run`.
 #[inline(always)]
 pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
@@ -406,7 +435,7 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
     // below `end`, which is `whole` unless RAGGED.
     unsafe {
         let mut operands = Operands::<V, K, R> {
-            sources,
+            sources: Sources { places, step: span.step, count: span.count },
             source_starts: [std::ptr::null(); K],
             outputs: [std::ptr::null_mut(); R],
             factors,
@@ -500,7 +529,7 @@ unsafe fn check_and_point<V: Vector, const K: usize, const R: usize, const MODE:
                     operands.sources.get_apart(FRAGMENT_STEP, j)
                 }
                 _ => {
-                    if !operands.sources.expected.is_null() {
+                    if !operands.sources.places.expected.is_null() {
                         different |= opaque(operands.sources.differs_from_expected(j));
                     }
                     operands.sources.get(j)

@@ -224,7 +224,8 @@ impl Combiner {
             Form::Plain => kernel.instance::<PLAIN>(sources, together),
         };
         let factors = rows * sources * kernel.factor_words();
-        Self { kernel, sources, rows, form, run, factors, span: Span::whole(sources) }
+        let span = Span::whole(sources, form == Form::Unit);
+        Self { kernel, sources, rows, form, run, factors, span }
     }
 
     #[cfg(test)]
@@ -260,8 +261,9 @@ impl Combiner {
         // SAFETY: `new` checked the instructions and chose the instance for these numbers of
         // sources and rows, checked above with the number of factors; outputs are aligned where
         // they are streamed.
-        let even =
-            unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span) };
+        let even = unsafe {
+            run(sources.places(), outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span)
+        };
         if even { Ok(()) } else { Err(Refused::Uneven) }
     }
 
@@ -278,6 +280,7 @@ impl Combiner {
         }
         assert_eq!(factors.len(), self.factors, "kernel invariant: number of factors");
         let (length, sources) = (outputs[0].len(), Sources::of_slices(sources));
+        let (places, span) = (sources.places(), sources.span(self.sources, 0, length));
         let run = if self.rows > ROWS_MAX {
             return self.combine_in_tiles(factors, sources, outputs, true);
         } else if self.streams(outputs, stream_from) {
@@ -286,8 +289,7 @@ impl Combiner {
             self.ragged(0, self.rows)
         };
         // SAFETY: as in `combine`.
-        let fit =
-            unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span) };
+        let fit = unsafe { run(places, outputs.as_mut_ptr(), factors.as_ptr(), length, &span) };
         if fit { Ok(()) } else { Err(Refused::Uneven) }
     }
 
@@ -335,10 +337,11 @@ impl Combiner {
                     // For any number of sources, as PLAIN for a number would take fragments only.
                     _ => self.kernel.instance::<PLAIN>(0, outputs.len()),
                 };
-                let (span, outputs) = (Span { stride, start, end }, outputs.as_mut_ptr());
+                let (span, outputs) = (sources.span(stride, start, end), outputs.as_mut_ptr());
                 // SAFETY: as in `combine`; each group has its own number of rows, at most
                 // ROWS_MAX, and as many rows of factors; start <= end.
-                let fit = unsafe { run(&sources, outputs, factors.as_ptr(), length, &span) };
+                let places = sources.places();
+                let fit = unsafe { run(places, outputs, factors.as_ptr(), length, &span) };
                 if !fit {
                     return Err(Refused::Uneven);
                 }
@@ -366,8 +369,9 @@ pub(crate) fn accumulate(
     assert!(kernel.is_supported(), "kernel invariant: {} cannot run here", kernel.name());
     let length = source.len();
     let words = kernel.factor_words();
-    let (sources, span) = ([source], Span::whole(stride));
+    let sources = [source];
     let sources = Sources::of_slices(&sources);
+    let (places, span) = (sources.places(), sources.span(stride, 0, length));
     for (group, outputs) in outputs.chunks_mut(ROWS_MAX).enumerate() {
         let rows = outputs.len();
         let factors = &factors[group * ROWS_MAX * stride * words..];
@@ -378,7 +382,7 @@ pub(crate) fn accumulate(
         let run = kernel.instance::<ADD>(0, rows);
         // SAFETY: the instructions were checked; the instance takes any number of sources and this
         // number of rows; factor 0 of each row exists.
-        let even = unsafe { run(&sources, outputs.as_mut_ptr(), factors.as_ptr(), length, &span) };
+        let even = unsafe { run(places, outputs.as_mut_ptr(), factors.as_ptr(), length, &span) };
         assert!(even, "kernel invariant: pieces are as long as the columns they are added to");
     }
 }

@@ -1,7 +1,7 @@
 //! The portable kernel: 64-bit words, eight elements each, no instruction beyond the ordinary.
 //! Runs anywhere, under miri too, and is what the other kernels must agree with.
 
-use super::combine::{Isa, Run, Sources, Span, combine};
+use super::combine::{Isa, Places, Run, Span, combine};
 use super::vector::{Vector, load_by_copy, store_by_copy};
 
 /// Lowest bit of each of eight bytes.
@@ -87,12 +87,12 @@ impl Isa for Scalar {
 /// # Safety
 /// As for `Run`; no special instructions are needed.
 unsafe fn run<const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
     span: &Span,
 ) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Words, 0, R, MODE>(sources, outputs, factors, length, span) }
+    unsafe { combine::<Words, 0, R, MODE>(places, outputs, factors, length, span) }
 }

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 };
 use std::marker::PhantomData;
 
-use crate::arch::combine::{Isa, Run, Sources, Span, combine};
+use crate::arch::combine::{Isa, Places, Run, Span, combine};
 use crate::arch::vector::{Vector, load_by_copy, store_by_copy};
 
 /// What differs between the two kernels: as the members of `Vector` of the same names.
@@ -167,14 +167,14 @@ impl Isa for Avx2 {
 /// As for `Run`; the processor has AVX2.
 #[target_feature(enable = "avx2")]
 unsafe fn run<const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
     span: &Span,
 ) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register<LookUp>, 0, R, MODE>(sources, outputs, factors, length, span) }
+    unsafe { combine::<Register<LookUp>, 0, R, MODE>(places, outputs, factors, length, span) }
 }
 
 pub(crate) struct Avx2Gfni;
@@ -189,12 +189,12 @@ impl Isa for Avx2Gfni {
 /// As for `Run`; the processor has AVX2 and GFNI.
 #[target_feature(enable = "avx2,gfni")]
 unsafe fn run_gfni<const K: usize, const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
     span: &Span,
 ) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register<Affine>, K, R, MODE>(sources, outputs, factors, length, span) }
+    unsafe { combine::<Register<Affine>, K, R, MODE>(places, outputs, factors, length, span) }
 }

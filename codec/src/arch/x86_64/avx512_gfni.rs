@@ -4,11 +4,10 @@
 use std::arch::x86_64::{
     __m512i, _bzhi_u64, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
     _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512,
-    _mm512_storeu_si512, _mm512_stream_si512,
-    _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    _mm512_storeu_si512, _mm512_stream_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
-use crate::arch::combine::{Isa, Run, Sources, Span, combine};
+use crate::arch::combine::{Isa, Places, Run, Span, combine};
 use crate::arch::vector::Vector;
 
 #[derive(Clone, Copy)]
@@ -109,12 +108,12 @@ impl Isa for Avx512Gfni {
 /// As for `Run`; the processor has AVX-512 F, BW, GFNI and BMI2.
 #[target_feature(enable = "avx512f,avx512bw,gfni,bmi2")]
 unsafe fn run<const K: usize, const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
     span: &Span,
 ) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, K, R, MODE>(sources, outputs, factors, length, span) }
+    unsafe { combine::<Register, K, R, MODE>(places, outputs, factors, length, span) }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm_srli_epi64, _mm_storeu_si128, _mm_xor_si128,
 };
 
-use crate::arch::combine::{Isa, Run, Sources, Span, combine};
+use crate::arch::combine::{Isa, Places, Run, Span, combine};
 use crate::arch::vector::{Vector, load_by_copy, store_by_copy};
 
 #[derive(Clone, Copy)]
@@ -91,12 +91,12 @@ impl Isa for Ssse3 {
 /// As for `Run`; the processor has SSSE3.
 #[target_feature(enable = "ssse3")]
 unsafe fn run<const R: usize, const MODE: u8>(
-    sources: &Sources<'_>,
+    places: Places<'_>,
     outputs: *mut &mut [u8],
     factors: *const u64,
     length: usize,
     span: &Span,
 ) -> bool {
     // SAFETY: passed on.
-    unsafe { combine::<Register, 0, R, MODE>(sources, outputs, factors, length, span) }
+    unsafe { combine::<Register, 0, R, MODE>(places, outputs, factors, length, span) }
 }
