@@ -10,6 +10,8 @@ mod combine;
 mod isal;
 mod scalar;
 mod slices;
+#[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+mod streams;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -23,6 +25,8 @@ pub(crate) use combine::Sources;
 #[cfg(feature = "rivals")]
 pub(crate) use isal::{IsaL, Sums};
 pub(crate) use slices::Slices;
+#[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+pub(crate) use streams::{Streams, Way};
 
 /// Bytes of all sources that one tile holds when the rows need several passes: they stay in the
 /// first-level cache between passes, so that memory is read once.

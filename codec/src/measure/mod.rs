@@ -1,5 +1,6 @@
 //! How fast this machine encodes, rebuilds and copies, for `racos bench codec` and the benches, and
-//! with the features `rivals` and `isal` how fast other erasure codes do.
+//! with the features `rivals` and `isal` how fast other erasure codes do. With the feature
+//! `roofline`, part of `rivals`, also how fast any could: the same loads and stores, no arithmetic.
 //!
 //! Invariant: what is timed is the call a client of the codec makes, and its answer is checked. All
 //! contenders work on the same memory and take turns in one run; each figure is the best of its
@@ -7,12 +8,16 @@
 
 #[cfg(feature = "rivals")]
 mod rivals;
+#[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+mod roofline;
 mod stripe;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::{Codec, CodecError, Kernel};
+#[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+pub use roofline::ROOFLINE;
 pub use stripe::{Memory, Stripe};
 
 /// The codes and value sizes that are compared, in bytes.
@@ -168,10 +173,11 @@ pub fn contenders(case: Case, kernel: Kernel) -> Result<Vec<Box<dyn Contender>>,
         None => codec,
     };
     let racos = Racos { name: format!("racos-{}", kernel.name()), codec };
-    #[cfg_attr(not(feature = "rivals"), expect(unused_mut, reason = "no rivals are added"))]
-    let mut all: Vec<Box<dyn Contender>> = vec![Box::new(racos), Box::new(Memcpy)];
+    let all: Vec<Box<dyn Contender>> = vec![Box::new(racos), Box::new(Memcpy)];
     #[cfg(feature = "rivals")]
-    all.extend(rivals::all(case));
+    let all: Vec<_> = all.into_iter().chain(rivals::all(case)).collect();
+    #[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+    let all: Vec<_> = all.into_iter().chain(roofline::all(case)).collect();
     Ok(all)
 }
 
@@ -202,12 +208,15 @@ pub fn measure(case: Case, kernel: Kernel, budget: Duration) -> Result<Row, Code
     });
     let mut next = || figures.next().expect("racos and memcpy are always there");
     let (racos, memcpy) = (next(), next());
+    let rivals = figures.collect();
+    #[cfg(all(feature = "roofline", target_arch = "x86_64"))]
+    let rivals = roofline::merge(rivals);
     Ok(Row {
         case,
         encode_gbs: racos.encode_gbs,
         rebuild_gbs: racos.rebuild_gbs,
         memcpy_gbs: memcpy.encode_gbs.max(memcpy.rebuild_gbs),
-        rivals: figures.collect(),
+        rivals,
     })
 }
 
