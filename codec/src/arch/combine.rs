@@ -3,7 +3,7 @@
 //!
 //! Invariants the callers in `arch` establish before an instance runs: as many sources as
 //! the instance was made for (any number if K = 0) and at least one; R outputs; R rows of `stride`
-//! factors, as many as sources or more; `start <= end`; for CHAIN, no more outputs than sources;
+//! factors, as many as sources or more; `start <= end`, all columns if K > 0; for CHAIN, no more outputs than sources;
 //! slices as sources for UNIT, fragments for CHAIN and for PLAIN with K > 0. Lengths of slices and
 //! indices of fragments are checked by the instance, in the one place where they are read anyway.
 
@@ -166,6 +166,18 @@ pub(crate) const STREAM: u8 = 3;
 /// it all have the length of the outputs.
 pub(crate) const RAGGED: u8 = 0x80;
 
+/// Added to PLAIN, UNIT or CHAIN: lines further on are asked for before they are needed.
+pub(crate) const AHEAD: u8 = 0x40;
+
+/// How far ahead they are asked for. From 256 to 512 bytes it makes little difference; 1024 are too
+/// many.
+const AHEAD_BYTES: usize = 512;
+
+/// A mode without what is added to it.
+const fn kind(mode: u8) -> u8 {
+    mode & !(RAGGED | AHEAD)
+}
+
 /// What streaming stores of the widest vectors need.
 pub(crate) const STREAM_ALIGNMENT: usize = 64;
 
@@ -211,6 +223,21 @@ pub(crate) fn select<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Run
 }
 
 const UNIT_RAGGED: u8 = UNIT | RAGGED;
+
+/// The instance that asks for lines ahead, for numbers and modes where it was measured to gain.
+/// It does not with more outputs than sources or with many of both, where requests for so many
+/// lines take longer than waiting.
+pub(crate) fn select_ahead<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Option<Run> {
+    const { assert!(MODE & AHEAD != 0) };
+    match (sources, rows) {
+        (3, 2) => Some(I::instance::<3, 2, MODE>()),
+        (4, 2) => Some(I::instance::<4, 2, MODE>()),
+        (4, 4) => Some(I::instance::<4, 4, MODE>()),
+        (5, 2) => Some(I::instance::<5, 2, MODE>()),
+        (7, 2) => Some(I::instance::<7, 2, MODE>()),
+        _ => None,
+    }
+}
 
 /// What the block functions share: pointers and factors of one job, in registers where they fit.
 struct Operands<'a, V: Vector, const K: usize, const R: usize> {
@@ -264,11 +291,11 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
         loaded: [V; U],
     ) {
         for (i, row) in sums.iter_mut().enumerate() {
-            let plain_row = MODE == CHAIN && i == R - 1;
+            let plain_row = kind(MODE) == CHAIN && i == R - 1;
             if plain_row && j > self.source_count() - R {
                 continue;
             }
-            let by_one = MODE & !RAGGED == UNIT && (i == 0 || FIRST) || plain_row;
+            let by_one = kind(MODE) == UNIT && (i == 0 || FIRST) || plain_row;
             for (sum, vector) in row.iter_mut().zip(loaded) {
                 // SAFETY: the caller has checked the instructions; i < R, j < number of sources.
                 unsafe {
@@ -289,16 +316,17 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
     ) {
         let next = j.wrapping_add(1);
         for (i, row) in sums.iter_mut().enumerate() {
-            let plain_row = MODE == CHAIN && i == R - 1;
-            let last = self.source_count() - R;
-            let by_one = MODE & !RAGGED == UNIT && i == 0 || plain_row;
+            let plain_row = kind(MODE) == CHAIN && i == R - 1;
+            let by_one = kind(MODE) == UNIT && i == 0 || plain_row;
             for (u, sum) in row.iter_mut().enumerate() {
                 let [one, two] = [loaded[0][u], loaded[1][u]];
                 // SAFETY: the caller has checked the instructions; i < R, next < number of sources.
                 unsafe {
                     *sum = match by_one {
-                        true if plain_row && j > last => *sum,
-                        true if plain_row && next > last => sum.add(one),
+                        true if plain_row && j.wrapping_add(R) > self.source_count() => *sum,
+                        true if plain_row && next.wrapping_add(R) > self.source_count() => {
+                            sum.add(one)
+                        }
                         true => sum.add_two(one, two),
                         false => {
                             let one = one.multiply(self.factor(i, j));
@@ -313,7 +341,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
     /// Completes the last sum of CHAIN, once the others are complete.
     #[inline(always)]
     unsafe fn chain<const MODE: u8, const U: usize>(sums: &mut [[V; U]; R]) {
-        if MODE != CHAIN {
+        if kind(MODE) != CHAIN {
             return;
         }
         let (last, others) = sums.split_last_mut().expect("kernel invariant: at least a row");
@@ -332,12 +360,15 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
 
     /// Reads U vectors of source `j` from column `at`.
     #[inline(always)]
-    unsafe fn read<const U: usize>(&self, j: usize, at: usize) -> [V; U] {
+    unsafe fn read<const MODE: u8, const U: usize>(&self, j: usize, at: usize) -> [V; U] {
         // SAFETY: the caller says source j has columns at .. at + U * BYTES.
         unsafe {
             let from = self.source(j).add(at);
             let mut loaded = [V::zero(); U];
             for (u, vector) in loaded.iter_mut().enumerate() {
+                if MODE & AHEAD != 0 {
+                    V::fetch(from.wrapping_add(u * V::BYTES + AHEAD_BYTES));
+                }
                 *vector = V::load(from.add(u * V::BYTES));
             }
             loaded
@@ -357,20 +388,24 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
                     }
                 }
             }
-            self.take::<MODE, U, true>(&mut sums, 0, self.read(0, at));
+            self.take::<MODE, U, true>(&mut sums, 0, self.read::<MODE, U>(0, at));
             let (mut j, count) = (1_usize, self.source_count());
             while j.wrapping_add(1) < count {
-                let loaded = [self.read(j, at), self.read(j.wrapping_add(1), at)];
+                let next = j.wrapping_add(1);
+                let loaded = [self.read::<MODE, U>(j, at), self.read::<MODE, U>(next, at)];
                 self.take_two::<MODE, U>(&mut sums, j, loaded);
                 j = j.wrapping_add(2);
             }
             if j < count {
-                self.take::<MODE, U, false>(&mut sums, j, self.read(j, at));
+                self.take::<MODE, U, false>(&mut sums, j, self.read::<MODE, U>(j, at));
             }
             Self::chain::<MODE, U>(&mut sums);
             for (row, output) in sums.iter().zip(self.outputs) {
                 for (u, sum) in row.iter().enumerate() {
                     let to = output.add(at).add(u * V::BYTES);
+                    if MODE & AHEAD != 0 {
+                        V::fetch_to_write(to.wrapping_add(AHEAD_BYTES));
+                    }
                     if MODE == STREAM { sum.store_past_caches(to) } else { sum.store(to) }
                 }
             }
@@ -455,9 +490,9 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
         }
         // Columns are bounded by the length of a slice, so that sums of them cannot overflow;
         // wrapping arithmetic spares the loops the check.
-        let end = length.min(span.end);
+        let (start, end) = if K > 0 { (0, length) } else { (span.start, length.min(span.end)) };
         let whole = shortest.min(end);
-        let mut at = span.start;
+        let mut at = start;
         let mut left = whole.saturating_sub(at);
         let left_at_start = left;
         if Operands::<V, K, R>::UNROLL == 2 {
@@ -472,7 +507,7 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
         // is smaller than a vector.
         let may_overlap = !V::MASKED
             && MODE != ADD
-            && MODE & !RAGGED != STREAM
+            && kind(MODE) != STREAM
             && whole == end
             && left_at_start >= V::BYTES;
         while left >= V::BYTES || may_overlap && left > 0 {
@@ -495,7 +530,7 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
                 at = at.wrapping_add(count);
             }
         }
-        if MODE & !RAGGED == STREAM {
+        if kind(MODE) == STREAM {
             V::fence();
         }
     }
@@ -522,7 +557,7 @@ unsafe fn check_and_point<V: Vector, const K: usize, const R: usize, const MODE:
         // SAFETY: there are K sources, or any number if K = 0, as far apart as the mode says or as
         // they say themselves.
         let source = unsafe {
-            match (MODE & !RAGGED, K) {
+            match (kind(MODE), K) {
                 (UNIT, _) => operands.sources.get_apart(SLICE_STEP, j),
                 (PLAIN | CHAIN, 1..) => {
                     different |= opaque(operands.sources.differs_from_expected(j));

@@ -18,7 +18,10 @@ mod x86_64;
 
 use crate::error::CodecError;
 use crate::field::{affine_matrix, bit_products, nibble_tables};
-use combine::{ADD, CHAIN, PLAIN, RAGGED, Run, STREAM, STREAM_ALIGNMENT, Span, UNIT, select};
+use combine::{
+    ADD, AHEAD, CHAIN, PLAIN, RAGGED, Run, STREAM, STREAM_ALIGNMENT, Span, UNIT, select,
+    select_ahead,
+};
 
 use combine::ROWS_MAX;
 pub(crate) use combine::Sources;
@@ -31,6 +34,10 @@ pub(crate) use streams::{Streams, Way};
 /// Bytes of all sources that one tile holds when the rows need several passes: they stay in the
 /// first-level cache between passes, so that memory is read once.
 const TILE_BYTES: usize = 16 * 1024;
+
+/// Bytes read and written together from which on it pays to ask for lines ahead: about what the
+/// second-level cache holds, or what is left of it.
+const AHEAD_FROM: usize = 768 * 1024;
 
 /// The environment variable that forces a kernel.
 pub const KERNEL_VARIABLE: &str = "RACOS_CODEC_KERNEL";
@@ -151,6 +158,21 @@ impl Kernel {
     }
 }
 
+/// The instance that asks for lines ahead, if the kernel has one for these numbers.
+fn instance_ahead(kernel: Kernel, form: Form, sources: usize, rows: usize) -> Option<Run> {
+    #[cfg(target_arch = "x86_64")]
+    if kernel == Kernel::Avx512Gfni {
+        use x86_64::avx512_gfni::Avx512Gfni;
+        return match form {
+            Form::Unit => select_ahead::<Avx512Gfni, { UNIT | AHEAD }>(sources, rows),
+            Form::Chain => select_ahead::<Avx512Gfni, { CHAIN | AHEAD }>(sources, rows),
+            Form::Plain => None,
+        };
+    }
+    let _ = (kernel, form, sources, rows);
+    None
+}
+
 /// The kernel a new `Codec` uses: the one `RACOS_CODEC_KERNEL` names, else the fastest.
 pub fn kernel() -> Result<Kernel, CodecError> {
     Kernel::chosen()
@@ -185,6 +207,9 @@ pub(crate) struct Combiner {
     form: Form,
     /// The instance for the first `ROWS_MAX` rows.
     run: Run,
+    /// The same for outputs of `ahead_from` bytes or more each.
+    run_ahead: Run,
+    ahead_from: usize,
     /// Words of all factors.
     factors: usize,
     span: Span,
@@ -229,7 +254,10 @@ impl Combiner {
         };
         let factors = rows * sources * kernel.factor_words();
         let span = Span::whole(sources, form == Form::Unit);
-        Self { kernel, sources, rows, form, run, factors, span }
+        let ahead = instance_ahead(kernel, form, sources, rows);
+        let ahead_from = ahead.map_or(usize::MAX, |_| AHEAD_FROM / (sources + rows));
+        let run_ahead = ahead.unwrap_or(run);
+        Self { kernel, sources, rows, form, run, run_ahead, ahead_from, factors, span }
     }
 
     #[cfg(test)]
@@ -259,6 +287,8 @@ impl Combiner {
             return self.combine_in_tiles(factors, sources, outputs, false);
         } else if length >= stream_from / ROWS_MAX && self.streams(outputs, stream_from) {
             self.kernel.instance::<STREAM>(self.sources, self.rows)
+        } else if length >= self.ahead_from {
+            self.run_ahead
         } else {
             self.run
         };

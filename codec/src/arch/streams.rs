@@ -22,18 +22,19 @@ pub(crate) enum Way {
     Two,
     /// Four vectors of each.
     Four,
-    /// One vector, lines further on being asked for before they are needed.
+    /// One vector, lines 256 bytes further on being asked for before they are needed.
+    Near,
+    /// The same, 512 bytes further on.
     Ahead,
     /// One vector, stores going past the caches. For aligned outputs.
     Past,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 5] = [Self::One, Self::Two, Self::Four, Self::Ahead, Self::Past];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::One, Self::Two, Self::Four, Self::Near, Self::Ahead, Self::Past];
 }
 
-/// How far ahead `Way::Ahead` asks. 256 to 1024 bytes do much the same.
-const AHEAD_BYTES: usize = 512;
 const BYTES: usize = 64;
 
 /// Loads of all sources and stores to all outputs, again and again.
@@ -95,6 +96,7 @@ fn instance(way: Way, sources: usize, outputs: usize) -> Option<Run> {
                     Way::One => run::<$k, $r, 1, ORDINARY> as Run,
                     Way::Two => run::<$k, $r, 2, ORDINARY>,
                     Way::Four => run::<$k, $r, 4, ORDINARY>,
+                    Way::Near => run::<$k, $r, 1, NEAR>,
                     Way::Ahead => run::<$k, $r, 1, AHEAD>,
                     Way::Past => run::<$k, $r, 1, PAST>,
                 }),)*
@@ -106,8 +108,9 @@ fn instance(way: Way, sources: usize, outputs: usize) -> Option<Run> {
 }
 
 const ORDINARY: u8 = 0;
-const AHEAD: u8 = 1;
-const PAST: u8 = 2;
+const NEAR: u8 = 1;
+const AHEAD: u8 = 2;
+const PAST: u8 = 3;
 
 /// # Safety
 /// K sources and R outputs of `length` bytes must be there, for PAST aligned to vectors; the
@@ -118,6 +121,7 @@ unsafe fn run<const K: usize, const R: usize, const U: usize, const MODE: u8>(
     outputs: *const *mut u8,
     length: usize,
 ) {
+    let ahead_bytes = if MODE == NEAR { 256 } else { 512 };
     // SAFETY: K sources and R outputs are there; vectors are read and written below `length` only,
     // the last by its mask; asking for a line ahead touches nothing.
     unsafe {
@@ -129,8 +133,8 @@ unsafe fn run<const K: usize, const R: usize, const U: usize, const MODE: u8>(
             for (source, vectors) in sources.iter().zip(&mut loaded) {
                 for (u, vector) in vectors.iter_mut().enumerate() {
                     let from = source.wrapping_add(at).wrapping_add(u * BYTES);
-                    if MODE == AHEAD {
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD_BYTES).cast());
+                    if MODE == NEAR || MODE == AHEAD {
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(ahead_bytes).cast());
                     }
                     *vector = seen(_mm512_loadu_si512(from.cast()));
                 }
@@ -138,8 +142,8 @@ unsafe fn run<const K: usize, const R: usize, const U: usize, const MODE: u8>(
             for (i, output) in outputs.iter().enumerate() {
                 for (u, vector) in loaded[i % K].iter().enumerate() {
                     let to = output.wrapping_add(at).wrapping_add(u * BYTES);
-                    if MODE == AHEAD {
-                        _mm_prefetch::<_MM_HINT_ET0>(to.wrapping_add(AHEAD_BYTES).cast());
+                    if MODE == NEAR || MODE == AHEAD {
+                        _mm_prefetch::<_MM_HINT_ET0>(to.wrapping_add(ahead_bytes).cast());
                     }
                     if MODE == PAST {
                         _mm512_stream_si512(to.cast(), *vector);

@@ -31,6 +31,12 @@ pub(crate) trait Vector: Copy {
     fn opaque(address: *mut u8) -> *mut u8 {
         address
     }
+    /// Asks for the cache line of an address, which need not be valid, to be read soon.
+    #[inline(always)]
+    fn fetch(_address: *const u8) {}
+    /// The same, to be written.
+    #[inline(always)]
+    fn fetch_to_write(_address: *const u8) {}
     /// Reads `BYTES` bytes.
     unsafe fn load(from: *const u8) -> Self;
     /// Writes `BYTES` bytes.

@@ -2,9 +2,10 @@
 //! take a mask, so that a short tail costs as much as a vector.
 
 use std::arch::x86_64::{
-    __m512i, _bzhi_u64, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
-    _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512,
-    _mm512_storeu_si512, _mm512_stream_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
+    __m512i, _MM_HINT_ET0, _MM_HINT_T0, _bzhi_u64, _mm_prefetch, _mm_sfence,
+    _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_mask_storeu_epi8,
+    _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512,
+    _mm512_stream_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
 use crate::arch::combine::{Isa, Places, Run, Span, combine};
@@ -30,6 +31,18 @@ impl Vector for Register {
     #[inline(always)]
     fn opaque(address: *mut u8) -> *mut u8 {
         super::opaque(address)
+    }
+
+    #[inline(always)]
+    fn fetch(address: *const u8) {
+        // SAFETY: SSE is part of x86-64; no memory is touched, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    fn fetch_to_write(address: *const u8) {
+        // SAFETY: as for `fetch`; processors without the instruction do nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
 
     #[inline(always)]
