@@ -93,19 +93,19 @@ impl<'a> Sources<'a> {
         unsafe { *self.places.first.byte_add(j.wrapping_mul(step)) }
     }
 
-    /// Zero if fragment `j` has the index expected.
+    /// Whether fragment `j` has the index expected.
     ///
     /// # Safety
     /// They must be fragments, `j` less than their number.
     #[inline(always)]
-    unsafe fn differs_from_expected(&self, j: usize) -> usize {
+    unsafe fn is_as_expected(&self, j: usize) -> bool {
         const SLICE: usize = std::mem::offset_of!(Fragment<'_>, 1);
         const INDEX: usize = std::mem::offset_of!(Fragment<'_>, 0);
         let to_index = j.wrapping_mul(FRAGMENT_STEP).wrapping_add(INDEX).wrapping_sub(SLICE);
         // SAFETY: fragment j lies there; as many indices are expected as there are fragments.
         unsafe {
             let index = self.places.first.wrapping_byte_add(to_index).cast::<usize>();
-            *index ^ *self.places.expected.add(j)
+            *index == *self.places.expected.add(j)
         }
     }
 }
@@ -169,10 +169,6 @@ pub(crate) const RAGGED: u8 = 0x80;
 /// Added to PLAIN, UNIT or CHAIN: lines further on are asked for before they are needed.
 pub(crate) const AHEAD: u8 = 0x40;
 
-/// How far ahead they are asked for. From 256 to 512 bytes it makes little difference; 1024 are too
-/// many.
-const AHEAD_BYTES: usize = 512;
-
 /// A mode without what is added to it.
 const fn kind(mode: u8) -> u8 {
     mode & !(RAGGED | AHEAD)
@@ -225,8 +221,7 @@ pub(crate) fn select<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Run
 const UNIT_RAGGED: u8 = UNIT | RAGGED;
 
 /// The instance that asks for lines ahead, for numbers and modes where it was measured to gain.
-/// It does not with more outputs than sources or with many of both, where requests for so many
-/// lines take longer than waiting.
+/// It does not with more outputs than sources.
 pub(crate) fn select_ahead<I: Isa, const MODE: u8>(sources: usize, rows: usize) -> Option<Run> {
     const { assert!(MODE & AHEAD != 0) };
     match (sources, rows) {
@@ -235,6 +230,7 @@ pub(crate) fn select_ahead<I: Isa, const MODE: u8>(sources: usize, rows: usize) 
         (4, 4) => Some(I::instance::<4, 4, MODE>()),
         (5, 2) => Some(I::instance::<5, 2, MODE>()),
         (7, 2) => Some(I::instance::<7, 2, MODE>()),
+        (8, 5) => Some(I::instance::<8, 5, MODE>()),
         _ => None,
     }
 }
@@ -252,6 +248,10 @@ struct Operands<'a, V: Vector, const K: usize, const R: usize> {
 impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
     /// Whether every factor stays in a register beside the sums and a loaded vector.
     const HOLD: bool = K * R * V::FACTOR_REGISTERS + R * Self::UNROLL + 2 <= V::REGISTERS;
+    /// How far ahead lines are asked for: nearer and only of sources if there are many, as then a
+    /// line asked for early is gone again before it is used.
+    const AHEAD_BYTES: usize = if K + R > 9 { 256 } else { 512 };
+    const OUTPUTS_AHEAD: bool = K + R <= 9;
     /// Vectors of each output computed together.
     const UNROLL: usize = if R * 4 <= V::REGISTERS { 2 } else { 1 };
 
@@ -367,7 +367,7 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             let mut loaded = [V::zero(); U];
             for (u, vector) in loaded.iter_mut().enumerate() {
                 if MODE & AHEAD != 0 {
-                    V::fetch(from.wrapping_add(u * V::BYTES + AHEAD_BYTES));
+                    V::fetch(from.wrapping_add(u * V::BYTES + Self::AHEAD_BYTES));
                 }
                 *vector = V::load(from.add(u * V::BYTES));
             }
@@ -403,8 +403,8 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
             for (row, output) in sums.iter().zip(self.outputs) {
                 for (u, sum) in row.iter().enumerate() {
                     let to = output.add(at).add(u * V::BYTES);
-                    if MODE & AHEAD != 0 {
-                        V::fetch_to_write(to.wrapping_add(AHEAD_BYTES));
+                    if MODE & AHEAD != 0 && Self::OUTPUTS_AHEAD {
+                        V::fetch_to_write(to.wrapping_add(Self::AHEAD_BYTES));
                     }
                     if MODE == STREAM { sum.store_past_caches(to) } else { sum.store(to) }
                 }
@@ -545,42 +545,42 @@ unsafe fn check_and_point<V: Vector, const K: usize, const R: usize, const MODE:
     outputs: *mut &mut [u8],
     length: usize,
 ) -> Option<usize> {
-    let opaque = |length: usize| V::opaque(std::ptr::without_provenance_mut(length)).addr();
-    let (mut different, mut shortest) = (0, length);
+    let mut shortest = length;
+    // A branch for each length and index: one instruction that compares memory, and never taken.
     for (i, start) in operands.outputs.iter_mut().enumerate() {
         // SAFETY: there are R outputs.
         let output = unsafe { &mut *outputs.add(i) };
-        different |= opaque(output.len()) ^ length;
+        if output.len() != length {
+            return None;
+        }
         *start = V::opaque(output.as_mut_ptr());
     }
     for j in 0..operands.source_count() {
         // SAFETY: there are K sources, or any number if K = 0, as far apart as the mode says or as
         // they say themselves.
-        let source = unsafe {
+        let (source, expected) = unsafe {
+            let sources = &operands.sources;
             match (kind(MODE), K) {
-                (UNIT, _) => operands.sources.get_apart(SLICE_STEP, j),
+                (UNIT, _) => (sources.get_apart(SLICE_STEP, j), true),
                 (PLAIN | CHAIN, 1..) => {
-                    different |= opaque(operands.sources.differs_from_expected(j));
-                    operands.sources.get_apart(FRAGMENT_STEP, j)
+                    (sources.get_apart(FRAGMENT_STEP, j), sources.is_as_expected(j))
                 }
-                _ => {
-                    if !operands.sources.places.expected.is_null() {
-                        different |= opaque(operands.sources.differs_from_expected(j));
-                    }
-                    operands.sources.get(j)
-                }
+                _ if sources.places.expected.is_null() => (sources.get(j), true),
+                _ => (sources.get(j), sources.is_as_expected(j)),
             }
         };
-        if MODE & RAGGED == 0 {
-            different |= opaque(source.len()) ^ length;
-        } else {
-            let available = opaque(source.len());
-            different |= usize::from(available > length);
-            shortest = shortest.min(available);
+        let start = V::opaque(source.as_ptr().cast_mut());
+        let fits = if MODE & RAGGED == 0 { source.len() == length } else { source.len() <= length };
+        if !expected || !fits {
+            return None;
+        }
+        if MODE & RAGGED != 0 {
+            shortest =
+                shortest.min(V::opaque(std::ptr::without_provenance_mut(source.len())).addr());
         }
         if K > 0 {
-            operands.source_starts[j] = V::opaque(source.as_ptr().cast_mut());
+            operands.source_starts[j] = start;
         }
     }
-    (different == 0).then_some(shortest)
+    Some(shortest)
 }

@@ -38,6 +38,8 @@ const TILE_BYTES: usize = 16 * 1024;
 /// Bytes read and written together from which on it pays to ask for lines ahead: about what the
 /// second-level cache holds, or what is left of it.
 const AHEAD_FROM: usize = 768 * 1024;
+/// From here on it pays no more with four outputs.
+const AHEAD_FOUR_UNTIL: usize = 2 * 1024 * 1024;
 
 /// The environment variable that forces a kernel.
 pub const KERNEL_VARIABLE: &str = "RACOS_CODEC_KERNEL";
@@ -207,9 +209,10 @@ pub(crate) struct Combiner {
     form: Form,
     /// The instance for the first `ROWS_MAX` rows.
     run: Run,
-    /// The same for outputs of `ahead_from` bytes or more each.
+    /// The same for outputs of so many bytes each.
     run_ahead: Run,
     ahead_from: usize,
+    ahead_until: usize,
     /// Words of all factors.
     factors: usize,
     span: Span,
@@ -256,8 +259,10 @@ impl Combiner {
         let span = Span::whole(sources, form == Form::Unit);
         let ahead = instance_ahead(kernel, form, sources, rows);
         let ahead_from = ahead.map_or(usize::MAX, |_| AHEAD_FROM / (sources + rows));
+        let until = if rows == 4 { AHEAD_FOUR_UNTIL } else { usize::MAX };
+        let ahead_until = until / (sources + rows);
         let run_ahead = ahead.unwrap_or(run);
-        Self { kernel, sources, rows, form, run, run_ahead, ahead_from, factors, span }
+        Self { kernel, sources, rows, form, run, run_ahead, ahead_from, ahead_until, factors, span }
     }
 
     #[cfg(test)]
@@ -287,7 +292,7 @@ impl Combiner {
             return self.combine_in_tiles(factors, sources, outputs, false);
         } else if length >= stream_from / ROWS_MAX && self.streams(outputs, stream_from) {
             self.kernel.instance::<STREAM>(self.sources, self.rows)
-        } else if length >= self.ahead_from {
+        } else if length >= self.ahead_from && length < self.ahead_until {
             self.run_ahead
         } else {
             self.run
