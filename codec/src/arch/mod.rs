@@ -209,10 +209,10 @@ pub(crate) struct Combiner {
     form: Form,
     /// The instance for the first `ROWS_MAX` rows.
     run: Run,
-    /// The same for outputs of so many bytes each.
+    /// The same for long outputs.
     run_ahead: Run,
-    ahead_from: usize,
-    ahead_until: usize,
+    /// From how many bytes on outputs are long, or 0 if there are several groups of rows.
+    long_from: usize,
     /// Words of all factors.
     factors: usize,
     span: Span,
@@ -257,12 +257,9 @@ impl Combiner {
         };
         let factors = rows * sources * kernel.factor_words();
         let span = Span::whole(sources, form == Form::Unit);
-        let ahead = instance_ahead(kernel, form, sources, rows);
-        let ahead_from = ahead.map_or(usize::MAX, |_| AHEAD_FROM / (sources + rows));
-        let until = if rows == 4 { AHEAD_FOUR_UNTIL } else { usize::MAX };
-        let ahead_until = until / (sources + rows);
-        let run_ahead = ahead.unwrap_or(run);
-        Self { kernel, sources, rows, form, run, run_ahead, ahead_from, ahead_until, factors, span }
+        let run_ahead = instance_ahead(kernel, form, sources, rows).unwrap_or(run);
+        let long_from = if rows > ROWS_MAX { 0 } else { AHEAD_FROM / (sources + rows) };
+        Self { kernel, sources, rows, form, run, run_ahead, long_from, factors, span }
     }
 
     #[cfg(test)]
@@ -288,14 +285,13 @@ impl Combiner {
         let fits = (self.form == Form::Unit) == sources.are_slices();
         assert!(fits, "kernel invariant: UNIT takes slices, all else fragments");
         let length = outputs[0].len();
-        let run = if self.rows > ROWS_MAX {
-            return self.combine_in_tiles(factors, sources, outputs, false);
-        } else if length >= stream_from / ROWS_MAX && self.streams(outputs, stream_from) {
-            self.kernel.instance::<STREAM>(self.sources, self.rows)
-        } else if length >= self.ahead_from && length < self.ahead_until {
-            self.run_ahead
-        } else {
+        // What calls of a microsecond and less do is done in line.
+        let run = if length < self.long_from && length < stream_from / ROWS_MAX {
             self.run
+        } else if self.rows > ROWS_MAX {
+            return self.combine_in_tiles(factors, sources, outputs, false);
+        } else {
+            self.instance_for_long(outputs, stream_from)
         };
         // SAFETY: `new` checked the instructions and chose the instance for these numbers of
         // sources and rows, checked above with the number of factors; outputs are aligned where
@@ -304,6 +300,17 @@ impl Combiner {
             run(sources.places(), outputs.as_mut_ptr(), factors.as_ptr(), length, &self.span)
         };
         if even { Ok(()) } else { Err(Refused::Uneven) }
+    }
+
+    /// What computes outputs that are long, or that are to be written past the caches.
+    #[inline(never)]
+    fn instance_for_long(&self, outputs: &[&mut [u8]], stream_from: usize) -> Run {
+        if self.streams(outputs, stream_from) {
+            return self.kernel.instance::<STREAM>(self.sources, self.rows);
+        }
+        let together = outputs[0].len().saturating_mul(self.sources + self.rows);
+        let until = if self.rows == 4 { AHEAD_FOUR_UNTIL } else { usize::MAX };
+        if (AHEAD_FROM..until).contains(&together) { self.run_ahead } else { self.run }
     }
 
     /// As `combine`, but a source shorter than the outputs counts as followed by zeros.
