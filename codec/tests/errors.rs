@@ -92,6 +92,43 @@ fn wrong_and_repeated_indices_are_named() {
     assert_eq!(present, Err(CodecError::Present { index: 1 }));
 }
 
+/// The indices of a call like the one before are compared by the kernel, so a wrong call has to be
+/// found there.
+#[test]
+fn a_call_like_the_one_before_is_looked_at_as_closely() {
+    let source = bytes(1000, 1);
+    let right = [(1, L), (2, L), (3, L)];
+    let wrong = [
+        [(1, L), (1, L), (3, L)],
+        [(1, L), (0, L), (3, L)],
+        [(1, L), (2, L), (5, L)],
+        [(1, L), (2, L), (3, L + 1)],
+        [(3, L - 1), (2, L), (1, L)],
+    ];
+    for kernel in kernels() {
+        let codec = codec(3, 2, kernel);
+        let call = |present: &[(usize, usize)], wanted: &[usize], fill: u8| {
+            let held: Vec<_> = present.iter().map(|(i, length)| (*i, &source[..*length])).collect();
+            let mut outputs = vec![vec![fill; L]; wanted.len()];
+            let mut views: Vec<&mut [u8]> = outputs.iter_mut().map(|out| &mut out[..]).collect();
+            let result = codec.rebuild(&held, wanted, &mut views);
+            let untouched = outputs.iter().flatten().all(|byte| *byte == fill);
+            assert!(untouched || result.is_ok(), "written in spite of {result:?}");
+            (result, outputs)
+        };
+        for wanted in [&[0][..], &[0, 4]] {
+            let expected = call(&right, wanted, 0x11);
+            assert_eq!(expected.0, Ok(()));
+            for wrong in &wrong {
+                assert_eq!(call(&right, wanted, 0x22), expected, "{kernel:?}");
+                let fresh = rebuild(wrong, wanted, &vec![L; wanted.len()]);
+                assert_eq!(call(wrong, wanted, 0x33).0, fresh, "{kernel:?} {wrong:?}");
+                assert!(fresh.is_err(), "{wrong:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn pieces_outside_the_stripe_are_named() {
     let codec = codec(3, 2, Kernel::fastest());

@@ -46,6 +46,34 @@ fn the_widest_codes_rebuild_what_is_lost() {
     }
 }
 
+/// From some length on some codes ask for lines ahead, past the fragments' ends too.
+#[test]
+fn long_fragments_are_encoded_and_rebuilt() {
+    const BYTES: [usize; 2] = [768 * 1024, 2 * 1024 * 1024];
+    for (k, m) in [(3, 2), (4, 2), (4, 4), (5, 2), (7, 2), (8, 5)] {
+        for length in BYTES.map(|bytes| bytes / (k + m) + 1) {
+            let stripe = Stripe::new((0..k).map(|j| bytes(length, j as u64)).collect(), m);
+            let fragments: Vec<&[u8]> = stripe.fragments.iter().map(|bytes| &bytes[..]).collect();
+            let codec = codec(k, m, Kernel::fastest());
+            let mut parity: Vec<_> = (0..m).map(|i| Guarded::new(length, i)).collect();
+            let mut views: Vec<&mut [u8]> = parity.iter_mut().map(Guarded::payload_mut).collect();
+            codec.encode(&fragments[..k], &mut views).expect("encode");
+            let lost = k.min(m);
+            let present: Vec<_> = (lost..lost + k).map(|i| (i, fragments[i])).collect();
+            let wanted: Vec<_> = (0..lost).collect();
+            let mut rebuilt: Vec<_> = wanted.iter().map(|i| Guarded::new(length, *i)).collect();
+            let mut views: Vec<&mut [u8]> = rebuilt.iter_mut().map(Guarded::payload_mut).collect();
+            codec.rebuild(&present, &wanted, &mut views).expect("rebuild");
+            for (found, expected) in parity.iter().zip(&fragments[k..]) {
+                assert!(found.checked() == *expected, "{k} {m} {length}");
+            }
+            for (found, expected) in rebuilt.iter().zip(&fragments) {
+                assert!(found.checked() == *expected, "{k} {m} {length}");
+            }
+        }
+    }
+}
+
 /// Streaming needs outputs at cache lines; others are written as ever.
 #[test]
 fn outputs_written_past_the_caches_are_the_same() {
