@@ -250,10 +250,19 @@ impl<V: Vector, const K: usize, const R: usize> Operands<'_, V, K, R> {
     const HOLD: bool = K * R * V::FACTOR_REGISTERS + R * Self::UNROLL + 2 <= V::REGISTERS;
     /// How far ahead lines are asked for: nearer and only of sources if there are many, as then a
     /// line asked for early is gone again before it is used.
-    const AHEAD_BYTES: usize = if K + R > 9 { 256 } else { 512 };
-    const OUTPUTS_AHEAD: bool = K + R <= 9;
+    const AHEAD_BYTES: usize = if Self::MANY { 256 } else { 512 };
+    const OUTPUTS_AHEAD: bool = !Self::MANY;
     /// Vectors of each output computed together.
-    const UNROLL: usize = if R * 4 <= V::REGISTERS { 2 } else { 1 };
+    const UNROLL: usize = if Self::MANY && R * 6 <= V::REGISTERS {
+        4
+    } else if R * 4 <= V::REGISTERS {
+        2
+    } else {
+        1
+    };
+    /// Whether there are more sources and outputs than the first-level cache has ways: if all start
+    /// at the same place in a page, each line is best used up at once, with its neighbours.
+    const MANY: bool = K + R > 9;
 
     #[inline(always)]
     unsafe fn factor(&self, i: usize, j: usize) -> V::Factor {
@@ -495,7 +504,15 @@ pub(crate) unsafe fn combine<V: Vector, const K: usize, const R: usize, const MO
         let mut at = start;
         let mut left = whole.saturating_sub(at);
         let left_at_start = left;
-        if Operands::<V, K, R>::UNROLL == 2 {
+        // Lines asked for ahead are there already.
+        if Operands::<V, K, R>::UNROLL == 4 && MODE & AHEAD == 0 {
+            while left >= 4 * V::BYTES {
+                operands.block::<MODE, 4>(at);
+                at = at.wrapping_add(4 * V::BYTES);
+                left = left.wrapping_sub(4 * V::BYTES);
+            }
+        }
+        if Operands::<V, K, R>::UNROLL >= 2 {
             while left >= 2 * V::BYTES {
                 operands.block::<MODE, 2>(at);
                 at = at.wrapping_add(2 * V::BYTES);

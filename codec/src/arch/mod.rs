@@ -384,9 +384,9 @@ impl Combiner {
                     _ => self.kernel.instance::<PLAIN>(0, outputs.len()),
                 };
                 let (span, outputs) = (sources.span(stride, start, end), outputs.as_mut_ptr());
+                let places = sources.places();
                 // SAFETY: as in `combine`; each group has its own number of rows, at most
                 // ROWS_MAX, and as many rows of factors; start <= end.
-                let places = sources.places();
                 let fit = unsafe { run(places, outputs, factors.as_ptr(), length, &span) };
                 if !fit {
                     return Err(Refused::Uneven);

@@ -22,17 +22,29 @@ pub(crate) enum Way {
     Two,
     /// Four vectors of each.
     Four,
-    /// One vector, lines 256 bytes further on being asked for before they are needed.
+    /// One vector of each, lines 256 bytes further on being asked for before they are needed.
     Near,
     /// The same, 512 bytes further on.
     Ahead,
-    /// One vector, stores going past the caches. For aligned outputs.
+    /// Two vectors of each, lines 256 bytes further on being asked for.
+    TwoNear,
+    /// The same, 512 bytes further on.
+    TwoAhead,
+    /// One vector of each, stores going past the caches. For aligned outputs.
     Past,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::One, Self::Two, Self::Four, Self::Near, Self::Ahead, Self::Past];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::One,
+        Self::Two,
+        Self::Four,
+        Self::Near,
+        Self::Ahead,
+        Self::TwoNear,
+        Self::TwoAhead,
+        Self::Past,
+    ];
 }
 
 const BYTES: usize = 64;
@@ -64,8 +76,9 @@ impl<'a> Streams<'a> {
         let even = sources.iter().all(|source| source.len() == length)
             && outputs.iter().all(|output| output.len() == length);
         assert!(even, "streams invariant: one length");
-        let aligned = |output: &&mut [u8]| output.as_ptr().addr().is_multiple_of(BYTES);
-        if way == Way::Past && !outputs.iter().all(|output| aligned(output)) {
+        let aligned =
+            |output: &&mut [u8]| output.is_empty() || output.as_ptr().addr().is_multiple_of(BYTES);
+        if way == Way::Past && !outputs.iter().all(aligned) {
             return None;
         }
         let run = instance(way, sources.len(), outputs.len())?;
@@ -98,6 +111,8 @@ fn instance(way: Way, sources: usize, outputs: usize) -> Option<Run> {
                     Way::Four => run::<$k, $r, 4, ORDINARY>,
                     Way::Near => run::<$k, $r, 1, NEAR>,
                     Way::Ahead => run::<$k, $r, 1, AHEAD>,
+                    Way::TwoNear => run::<$k, $r, 2, NEAR>,
+                    Way::TwoAhead => run::<$k, $r, 2, AHEAD>,
                     Way::Past => run::<$k, $r, 1, PAST>,
                 }),)*
                 _ => None,
