@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["proto/rpc.proto", "proto/lock.proto", "proto/election.proto"];
+    let files =
+        ["proto/rpc.proto", "proto/lock.proto", "proto/election.proto", "proto/racos.proto"];
     let descriptors = protox::compile(files, ["proto"]).expect("the .proto files are valid");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // The HTTP gateway and gRPC reflection read the descriptors at run time.

@@ -7,7 +7,7 @@ use crate::services::Services;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use racos_engine::api::types::{Keys, Range};
+use racos_engine::api::types::{AlarmKind, Keys, Range, StatusAnswer};
 use std::time::Duration;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -81,13 +81,43 @@ impl Pages {
         }
     }
 
+    /// How the node is, if it says so in time.
+    async fn status(&self) -> Result<StatusAnswer, String> {
+        match tokio::time::timeout(HEALTH_PATIENCE, self.face.node.status()).await {
+            Ok(status) => status.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer in time".into()),
+        }
+    }
+
+    /// The name of an alarm that stands and is not one of those that the query excludes.
+    async fn standing_alarm(&self, query: Option<&str>) -> Option<&'static str> {
+        // A node that does not say is told of by the read that follows.
+        let status = self.status().await.ok()?;
+        let names = status.alarms.iter().map(|(_, kind)| match kind {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+            AlarmKind::Restoring => "UNKNOWN",
+        });
+        names.into_iter().find(|name| !has(query, &format!("exclude={name}")))
+    }
+
+    /// Whether members were found to differ: damage within a node is found when it is read, and never
+    /// served.
+    async fn damage(&self) -> Result<(), String> {
+        let status = self.status().await?;
+        match status.alarms.iter().any(|(_, kind)| *kind == AlarmKind::Corrupt) {
+            true => Err("alarm activated: CORRUPT".into()),
+            false => Ok(()),
+        }
+    }
+
     async fn health(&self, query: Option<&str>) -> Response<Body> {
         let serializable = has(query, "serializable=true");
         let mut reason = String::new();
-        if !serializable && !self.face.node.identity().hears_quorum {
-            let status = self.face.node.status();
-            let told = tokio::time::timeout(HEALTH_PATIENCE, status).await;
-            let problem = told.ok().and_then(Result::ok).and_then(|it| it.native.problem);
+        if let Some(alarm) = self.standing_alarm(query).await {
+            reason = format!("ALARM {alarm}");
+        } else if !serializable && !self.face.node.identity().hears_quorum {
+            let problem = self.status().await.ok().and_then(|it| it.native.problem);
             reason = problem.unwrap_or_else(|| "RAFT NO LEADER".into());
         } else if let Err(error) = self.reads(serializable).await {
             reason = format!("QGET ERROR:{error}");
@@ -108,8 +138,7 @@ impl Pages {
             let outcome = match *check {
                 "serializable_read" => self.reads(true).await,
                 "linearizable_read" => self.reads(false).await,
-                // Damage is found when it is read, and never served.
-                _ => Ok(()),
+                _ => self.damage().await,
             };
             is_good &= outcome.is_ok();
             match outcome {

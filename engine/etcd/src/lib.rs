@@ -11,11 +11,13 @@
 //! | `server`, `body` | the port: connections, their limits, request bytes under way |
 //! | `services`, `http`, `gateway` | which request goes where; pages; JSON |
 //! | `kv`, `watch`, `lease`, `cluster`, `maintenance`, `auth`, `health` | a service each |
+//! | `backup`, `save`, `restore` | the format of backups; made of a cluster, and filled into one |
 //! | `queue`, `lock`, `election` | locks and elections, made of the other services |
 //! | `check`, `convert`, `errors` | requests judged, translated, refused in etcd's words |
 #![forbid(unsafe_code)]
 
 mod auth;
+pub mod backup;
 mod body;
 mod check;
 mod cluster;
@@ -33,6 +35,8 @@ mod maintenance;
 mod metrics;
 pub mod pb;
 mod queue;
+mod restore;
+mod save;
 mod server;
 mod services;
 mod watch;

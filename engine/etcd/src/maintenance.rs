@@ -5,15 +5,16 @@ use crate::face::{Face, answer, reply};
 use crate::http::API_VERSION;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::maintenance_server::Maintenance;
+use crate::save::Saving;
 use racos_engine::api::types::AlarmKind;
-use std::pin::Pin;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 fn alarm_member((member, kind): &(u64, AlarmKind)) -> pb::AlarmMember {
     let alarm = match kind {
         AlarmKind::NoSpace => pb::AlarmType::Nospace,
         AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+        // etcd knows no such alarm; it is gone before anybody may use the cluster.
+        AlarmKind::Restoring => pb::AlarmType::None,
     };
     pb::AlarmMember { member_id: *member, alarm: alarm as i32 }
 }
@@ -120,13 +121,14 @@ impl Maintenance for Face {
         })
     }
 
-    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
+    type SnapshotStream = Saving;
 
     async fn snapshot(
         &self,
-        _: Request<pb::SnapshotRequest>,
+        request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(not_served("snapshots are not served over this API yet"))
+        self.open(request)?;
+        reply(Saving::start(self.clone()))
     }
 
     /// There is no leader that could be moved; no node is the one that is asked for.

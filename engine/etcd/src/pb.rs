@@ -17,5 +17,9 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+pub mod racospb {
+    tonic::include_proto!("racospb");
+}
+
 /// The definitions, as a serialised `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

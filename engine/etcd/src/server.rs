@@ -223,6 +223,7 @@ async fn answer(
 fn is_stream(path: &str) -> bool {
     path == "/etcdserverpb.Watch/Watch"
         || path == "/etcdserverpb.Lease/LeaseKeepAlive"
+        || path == "/racospb.Backup/Restore"
         || path.starts_with("/grpc.reflection.")
 }
 

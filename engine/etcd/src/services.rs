@@ -10,13 +10,15 @@ use crate::pb::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
     lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
+use crate::pb::racospb::backup_server::BackupServer;
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::watch::WatchServer;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
@@ -75,6 +77,7 @@ impl Services {
             limited!(MaintenanceServer, face),
             limited!(ClusterServer, face),
             limited!(AuthServer, face),
+            limited!(BackupServer, face),
             door(health_server(&face)),
             door(reflection().build_v1().expect(valid)),
             door(reflection().build_v1alpha().expect(valid)),
@@ -106,9 +109,17 @@ impl Service<Request<Body>> for Services {
             let response = Status::unimplemented(text).into_http();
             return Box::pin(std::future::ready(Ok(response)));
         };
+        let patience = patience(request.headers());
         let answer = door(request);
         Box::pin(async move {
-            let Ok(mut response) = answer.await;
+            let answered = match patience {
+                None => Some(answer.await),
+                Some(patience) => tokio::time::timeout(patience, answer).await.ok(),
+            };
+            // What was asked may take effect all the same; the client has stopped waiting.
+            let Ok(mut response) = answered.unwrap_or_else(|| {
+                Ok(Status::deadline_exceeded("context deadline exceeded").into_http())
+            });
             if response.headers().contains_key(Status::GRPC_STATUS) {
                 metrics.count(&metrics.failures, 1);
                 say_too_large_as_go_does(&mut response);
@@ -116,6 +127,22 @@ impl Service<Request<Body>> for Services {
             Ok(response)
         })
     }
+}
+
+/// How long the client waits, by its own word: a number of at most eight digits, and a unit.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// A message beyond the limit is refused before it is decoded. Clients know the code and text that
@@ -136,5 +163,27 @@ fn say_too_large_as_go_does(response: &mut Response<Body>) {
             let value: HeaderValue = value.clone();
             response.headers_mut().insert(name, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_says_how_long_it_waits_in_units_of_its_choice() {
+        let said = |text: &'static str| {
+            let header =
+                (http::HeaderName::from_static("grpc-timeout"), HeaderValue::from_static(text));
+            patience(&[header].into_iter().collect())
+        };
+        assert_eq!(said("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(said("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(said("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(said("2H"), Some(Duration::from_secs(7200)));
+        for odd in ["", "S", "3", "3x", "999999999S", "-1S", "1.5S"] {
+            assert_eq!(said(odd), None, "{odd}");
+        }
+        assert_eq!(patience(&HeaderMap::new()), None);
     }
 }

@@ -29,6 +29,10 @@ impl Changes {
         self.list = Some(held.into());
     }
 
+    pub(crate) fn are_kept(&self) -> bool {
+        self.list.is_some()
+    }
+
     pub(crate) fn push(&mut self, modified: Revision, is_delete: bool, key: &[u8]) {
         if let Some(list) = &mut self.list {
             list.push_back(Changed { modified, is_delete, key: key.into() });

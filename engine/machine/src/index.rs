@@ -414,6 +414,59 @@ impl Index {
         self.trim(key, handle, history_max, values)
     }
 
+    /// Where the newest version of a key stands; 0 if there is none.
+    pub(crate) fn last_modified(&self, key: &[u8]) -> Revision {
+        let newest = self.keys.get(key).map(|&handle| self.histories.get(handle).newest());
+        newest.map_or(Revision::default(), |newest| Revision { main: newest.main, sub: newest.sub })
+    }
+
+    /// All versions behind a revision of a key, by key and then by revision.
+    pub(crate) fn versions_after<'a>(
+        &'a self,
+        key: &[u8],
+        modified: Revision,
+        values: &'a ValueTable,
+    ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
+        let begun = self.keys.get_key_value(key).map(|(key, &handle)| (key, handle));
+        let first = begun.map_or(0, |(_, handle)| self.histories.get(handle).count_upto(modified));
+        let behind = (Bound::Excluded(key), Bound::Unbounded);
+        let others = self.keys.range::<[u8], _>(behind).map(|(key, &handle)| (key, handle));
+        begun
+            .into_iter()
+            .map(move |begun| (begun, first))
+            .chain(others.map(|other| (other, 0)))
+            .flat_map(move |((key, handle), first)| {
+                let history = self.histories.get(handle);
+                (first..history.len()).map(move |at| {
+                    let record = history.get(at);
+                    (&**key, Version { record, index: self, values })
+                })
+            })
+    }
+
+    /// Adds a version with the numbers that it had in another store, and takes one mention of the
+    /// values it names for it.
+    pub(crate) fn restore(
+        &mut self,
+        key: &Key,
+        named: Named,
+        (create, number): (u64, u64),
+        change: Change,
+        values: &mut ValueTable,
+    ) {
+        self.handles(&named).iter().for_each(|&handle| values.retain(handle));
+        let record = Record::new(named, create, number, change);
+        self.sum.add(self.hash_of(hash::bytes(key), &record, values));
+        self.versions += 1;
+        match self.keys.get(key).copied() {
+            Some(handle) => self.histories.get_mut(handle).push(record),
+            None => {
+                let handle = self.histories.insert(History::One(record));
+                self.keys.insert(key.clone(), handle);
+            }
+        }
+    }
+
     /// Adds a tombstone to a key if it is live. Returns what [`Index::put`] returns, or `Err` if
     /// there was nothing to delete.
     pub(crate) fn delete(

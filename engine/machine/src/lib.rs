@@ -40,6 +40,7 @@ mod machine;
 mod members;
 mod op;
 mod outcome;
+mod restore;
 mod select;
 mod sessions;
 mod slab;
@@ -61,6 +62,7 @@ pub use op::{
     SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp, Value, prefix_end,
 };
 pub use outcome::{Done, Outcome, Refusal};
+pub use restore::{Restore, RestoreEnd, RestoredVersion};
 pub use select::{ByValue, Item, Selection};
 pub use sessions::SessionState;
 pub use transact::{StepReport, TxnReport};

@@ -133,6 +133,13 @@ impl Machine {
         self.changes.keep(held);
     }
 
+    /// Lists the changes anew, if they are kept.
+    pub(crate) fn relist_changes(&mut self) {
+        if self.changes.are_kept() {
+            self.keep_changes();
+        }
+    }
+
     /// An empty store of a cluster with these members.
     ///
     /// # Panics
@@ -216,6 +223,9 @@ impl Machine {
 
     /// Executes an operation that was not executed before. Returns the number of changes to keys.
     fn execute(&mut self, at: (u64, u32), op: &Op) -> Result<u32, Refusal> {
+        if self.is_restoring() && op.action.is_client_work() {
+            return Err(Refusal::Restoring);
+        }
         match &op.action {
             Action::Noop => Ok(0),
             Action::Put { key, content } => self.put(at, op.id, key, content),
@@ -262,6 +272,7 @@ impl Machine {
                 self.alarms.remove(&(*member, *kind));
                 Ok(0)
             }
+            Action::Restore(step) => self.restore(at, op.id, step),
             Action::ReplaceNode(_)
             | Action::Reconfigure(_)
             | Action::NodeRebuilt { .. }
@@ -301,7 +312,7 @@ impl Machine {
     }
 
     /// Whether a member has raised the alarm that forbids to store.
-    fn is_out_of_space(&self) -> bool {
+    pub(crate) fn is_out_of_space(&self) -> bool {
         self.alarms.iter().any(|(_, kind)| *kind == AlarmKind::NoSpace)
     }
 
@@ -315,7 +326,21 @@ impl Machine {
         if self.index.versions() >= self.limits.versions_max as usize || self.is_out_of_space() {
             return Err(Refusal::NoSpace);
         }
-        let named = match content {
+        let named = self.named(slot, id, content)?;
+        let modified = Revision { main: self.revision + 1, sub: 0 };
+        self.put_version(key, named, Change { modified, lease: 0 });
+        self.revision += 1;
+        Ok(1)
+    }
+
+    /// What a version with this content names: values that are here, or the operation's own.
+    pub(crate) fn named(
+        &mut self,
+        slot: u64,
+        id: OpId,
+        content: &Content,
+    ) -> Result<Named, Refusal> {
+        Ok(match content {
             Content::Whole(value) if value.op == id && self.values.find(id).is_none() => {
                 self.check_room_for_value()?;
                 self.check_layout(value, slot)?;
@@ -328,11 +353,7 @@ impl Machine {
                 let handles = handles.collect::<Result<_, _>>()?;
                 self.index.add_list(handles)
             }
-        };
-        let modified = Revision { main: self.revision + 1, sub: 0 };
-        self.put_version(key, named, Change { modified, lease: 0 });
-        self.revision += 1;
-        Ok(1)
+        })
     }
 
     /// Adds a version to a key, whatever was attached before.
@@ -559,6 +580,15 @@ impl Machine {
             let before = before.filter(|_| Some(modified.main - 1) >= self.compacted);
             (Item::new(key, &version), before.and_then(|before| Item::new(key, &before)))
         })
+    }
+
+    /// All versions behind a revision of a key, tombstones included, by key and then by revision.
+    pub fn versions_after<'a>(
+        &'a self,
+        key: &[u8],
+        modified: Revision,
+    ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
+        self.index.versions_after(key, modified, &self.values)
     }
 
     /// Seconds that a lease was granted for; `None` if there is no such lease.

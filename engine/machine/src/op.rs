@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::members::{self, Reconfigure, Replace};
+use crate::restore::Restore;
 use crate::txn::{Span, Step, Txn};
 use crate::wire::{DecodeError, Problem};
 
@@ -245,6 +246,8 @@ pub enum Action {
         kind: AlarmKind,
         raised: bool,
     },
+    /// Fills an empty store from a backup.
+    Restore(Restore),
     /// Puts a disk in the place of a node's, as its next incarnation, if the node's is the expected one
     /// and the change is admitted (PROTOCOL 10).
     ReplaceNode(Box<Replace>),
@@ -266,6 +269,23 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it changes keys or leases by a client's will, or because one does nothing.
+    pub(crate) fn is_client_work(&self) -> bool {
+        matches!(
+            self,
+            Action::Put { .. }
+                | Action::Delete { .. }
+                | Action::DeleteRange { .. }
+                | Action::Compact { .. }
+                | Action::Txn(_)
+                | Action::LeaseGrant { .. }
+                | Action::LeaseRevoke { .. }
+                | Action::LeaseExpire { .. }
+        )
+    }
+}
+
 /// What is wrong with a member.
 #[derive(Clone, Copy, PartialEq, Eq, Ord, PartialOrd, Debug)]
 pub enum AlarmKind {
@@ -273,6 +293,8 @@ pub enum AlarmKind {
     NoSpace = 1,
     /// Its state differs from the others'.
     Corrupt = 2,
+    /// The store is being filled from a backup. Of no member, and nobody's to raise or lower.
+    Restoring = 3,
 }
 
 /// One operation as decided in a slot.
@@ -298,8 +320,13 @@ impl Op {
             Action::Compact { .. }
             | Action::LeaseGrant { .. }
             | Action::LeaseRevoke { .. }
-            | Action::LeaseExpire { .. }
-            | Action::Alarm { .. } => Ok(()),
+            | Action::LeaseExpire { .. } => Ok(()),
+            Action::Alarm { kind: AlarmKind::Restoring, .. } => {
+                let problem = Problem::Inconsistent("a restore ends by itself");
+                Err(DecodeError::new("alarm", problem))
+            }
+            Action::Alarm { .. } => Ok(()),
+            Action::Restore(step) => step.check(self.id),
             Action::Txn(txn) => txn.check(self.id),
             Action::NodeRebuilt { .. } | Action::NodeLost { .. } | Action::NodeReleased { .. } => {
                 Ok(())
@@ -367,6 +394,7 @@ impl Op {
                 (Some(value), Vec::new())
             }
             Action::Part { value } => (Some(value), Vec::new()),
+            Action::Restore(step) => (step.own_value(), Vec::new()),
             Action::Txn(txn) => (None, txn.own_values()),
             _ => (None, Vec::new()),
         };
@@ -394,6 +422,7 @@ impl Op {
     pub fn each_key<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
         match &self.action {
             Action::Put { key, .. } | Action::Delete { key } => visit(key),
+            Action::Restore(Restore::Version(version)) => visit(&version.key),
             Action::Txn(txn) => txn.each_step(&mut |step| match step {
                 Step::Put(put) => visit(&put.key),
                 Step::Delete { span: Span::One(key), .. } => visit(key),

@@ -89,11 +89,21 @@ pub enum Refusal {
     StillMember,
     /// The value was coded for other members than those of its slot.
     OtherLayout,
+    /// The store is being filled from a backup; nobody may use it before that has ended.
+    Restoring,
+    /// Only an empty store is filled from a backup.
+    NotEmpty,
+    /// No restore was begun, or it has ended.
+    NotRestoring,
+    /// The version before this one has not come yet.
+    OutOfOrder,
+    /// What is restored contradicts itself, what was told of it, or the limits of this store.
+    RestoreMismatch,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 24] = [
+    const ALL: [Refusal; 29] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -118,6 +128,11 @@ impl Refusal {
         Refusal::NodeUsed,
         Refusal::StillMember,
         Refusal::OtherLayout,
+        Refusal::Restoring,
+        Refusal::NotEmpty,
+        Refusal::NotRestoring,
+        Refusal::OutOfOrder,
+        Refusal::RestoreMismatch,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -161,6 +176,13 @@ impl fmt::Display for Refusal {
             }
             Refusal::StillMember => "the node is a member, or values in use have fragments on it",
             Refusal::OtherLayout => "the members changed while the value was sent; send it again",
+            Refusal::Restoring => "the cluster is being restored from a backup; wait for its end",
+            Refusal::NotEmpty => "the cluster is not a new one; restore into one that is",
+            Refusal::NotRestoring => "no restore was begun here, or it has ended",
+            Refusal::OutOfOrder => "the version before this one has not come yet",
+            Refusal::RestoreMismatch => {
+                "what is restored contradicts itself or the limits of this cluster"
+            }
         })
     }
 }
@@ -177,7 +199,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::OtherLayout as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::RestoreMismatch as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

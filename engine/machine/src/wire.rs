@@ -14,6 +14,7 @@
 //! to, so batches may be compared and digested as bytes. What would break it: accepting a longer
 //! form of a number, an ignored byte, or two ways to say the same.
 
+mod restore;
 mod txn;
 
 use std::fmt;
@@ -49,6 +50,7 @@ mod kind {
     pub(super) const LEASE_REVOKE: u8 = 11;
     pub(super) const LEASE_EXPIRE: u8 = 12;
     pub(super) const ALARM: u8 = 13;
+    pub(super) const RESTORE: u8 = 14;
     pub(super) const REPLACE_NODE: u8 = 32;
     pub(super) const NODE_REBUILT: u8 = 33;
     pub(super) const RECONFIGURE: u8 = 34;
@@ -231,6 +233,7 @@ impl Op {
                 put_varint(out, *member);
                 out.push(*kind as u8);
             }
+            Action::Restore(step) => restore::put_step(out, step),
             Action::ReplaceNode(change) => {
                 out.push(change.node);
                 put_varint(out, u64::from(change.expected));
@@ -282,6 +285,7 @@ impl Op {
             Action::LeaseExpire { .. } => (kind::LEASE_EXPIRE, 0),
             Action::Alarm { raised: true, .. } => (kind::ALARM, flag::RAISED),
             Action::Alarm { .. } => (kind::ALARM, 0),
+            Action::Restore(_) => (kind::RESTORE, 0),
             Action::ReplaceNode(change) if !change.address.is_empty() => {
                 (kind::REPLACE_NODE, flag::ADDRESS)
             }
@@ -535,6 +539,7 @@ impl<'a> Reader<'a> {
         match self.byte("alarm")? {
             1 => Ok(AlarmKind::NoSpace),
             2 => Ok(AlarmKind::Corrupt),
+            3 => Ok(AlarmKind::Restoring),
             other => Err(DecodeError::new("alarm", Problem::Unknown { value: other.into() })),
         }
     }
@@ -572,6 +577,7 @@ impl<'a> Reader<'a> {
                 let kind = self.alarm_kind()?;
                 Action::Alarm { member, kind, raised: flags & flag::RAISED != 0 }
             }
+            kind::RESTORE => Action::Restore(self.restore_step(id)?),
             kind::REPLACE_NODE => Action::ReplaceNode(Box::new(self.replace(flags)?)),
             kind::RECONFIGURE => Action::Reconfigure(Box::new(Reconfigure::get(self)?)),
             kind::NODE_LOST => Action::NodeLost { node: self.byte("node")? },

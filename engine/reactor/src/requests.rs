@@ -11,7 +11,7 @@ use crate::status::{
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
 use racos_buffer::Slice;
-use racos_machine::{Action, Content, Op, OpId, Replace, Stamp};
+use racos_machine::{Action, Content, Op, OpId, Refusal, Replace, Stamp};
 use racos_net::{Link, Message as Frame};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
@@ -36,6 +36,11 @@ impl<L: Link, D: Device> Node<L, D> {
             && let Some(why) = self.idle_reason()
         {
             return self.refuse_request(&waiter, ErrorCode::Unavailable, &why);
+        }
+        let is_read = matches!(asked, Request::Get { .. } | Request::List { .. });
+        if is_read && self.machine.is_restoring() {
+            let text = Refusal::Restoring.to_string();
+            return self.refuse_request(&waiter, ErrorCode::Unavailable, &text);
         }
         match asked {
             Request::OpenSession { window } => {

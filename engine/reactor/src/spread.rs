@@ -538,7 +538,12 @@ fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outco
                 | Refusal::OtherEpoch
                 | Refusal::ImpossibleMembers
                 | Refusal::NodeUsed
-                | Refusal::StillMember => ErrorCode::BadRequest,
+                | Refusal::StillMember
+                | Refusal::NotEmpty
+                | Refusal::NotRestoring
+                | Refusal::OutOfOrder
+                | Refusal::RestoreMismatch => ErrorCode::BadRequest,
+                Refusal::Restoring => ErrorCode::Unavailable,
             };
             error(code, reason.to_string())
         }

@@ -18,6 +18,7 @@ mod member;
 mod node;
 mod output;
 mod scratch;
+mod snapshot;
 mod status;
 mod tune;
 mod up;
@@ -47,6 +48,7 @@ enum Command {
     Tune(tune::TuneArgs),
     Inspect(inspect::InspectArgs),
     Member(member::MemberArgs),
+    Snapshot(snapshot::SnapshotArgs),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Tune(args) => tune::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Member(args) => member::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

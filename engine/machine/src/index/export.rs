@@ -166,9 +166,25 @@ impl Index {
     }
 }
 
+impl Index {
+    /// Whether a key's next version may be this one.
+    pub(crate) fn may_follow(
+        &self,
+        key: &[u8],
+        (create, number): (u64, u64),
+        change: Change,
+        tombstone: bool,
+        bounds: &Bounds,
+    ) -> bool {
+        let record = Record::new(Named::Nothing, create, number, change);
+        let before = self.keys.get(key).map(|&handle| self.histories.get(handle));
+        change.modified.main > 0 && check_version(&record, tombstone, before, bounds).is_ok()
+    }
+}
+
 impl History {
     /// How many versions are at or below a point in history.
-    fn count_upto(&self, revision: Revision) -> usize {
+    pub(super) fn count_upto(&self, revision: Revision) -> usize {
         match self {
             History::Many(records) => {
                 records.partition_point(|record| record.modified() <= revision)

@@ -77,6 +77,18 @@ pub(crate) enum Request {
         revision: i64,
         answer: Answer<HashAnswer>,
     },
+    BackupBegin {
+        answer: Answer<BackupHead>,
+    },
+    BackupPage {
+        revision: u64,
+        after: BackupPlace,
+        answer: Answer<BackupPage>,
+    },
+    Restore {
+        step: RestoreStep,
+        answer: Answer<Done>,
+    },
     OpenStream {
         stream: Arc<StreamShared>,
     },
@@ -270,6 +282,21 @@ impl Handle {
     /// `revision` 0: the newest.
     pub fn hash_kv(&self, revision: i64) -> Pending<HashAnswer> {
         self.ask(|answer| Request::HashKv { revision, answer })
+    }
+
+    /// Begins a backup: the revision to read the pages of, and what is not in pages.
+    pub fn backup_begin(&self) -> Pending<BackupHead> {
+        self.ask(|answer| Request::BackupBegin { answer })
+    }
+
+    /// The next versions of a backup. `Compacted` if a compaction above its revision came in between.
+    pub fn backup_page(&self, revision: u64, after: BackupPlace) -> Pending<BackupPage> {
+        self.ask(|answer| Request::BackupPage { revision, after, answer })
+    }
+
+    /// One step of filling a new cluster from a backup.
+    pub fn restore(&self, step: RestoreStep) -> Pending<Done> {
+        self.ask(|answer| Request::Restore { step, answer })
     }
 
     /// A stream of watches; it ends when it is dropped.

@@ -14,7 +14,7 @@ use crate::batch::{Payload, Waiter, lease_hash};
 use crate::node::Node;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::kind;
-use racos_machine::{Action, Op};
+use racos_machine::{Action, Op, Restore};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Input, Nanos, NodeSet, Slot};
 use racos_storage::device::Device;
@@ -131,6 +131,8 @@ impl<L: Link, D: Device> Node<L, D> {
             Action::LeaseGrant { id, .. } if self.machine.lease_ttl(id).is_some() => {
                 self.api.leases.renewed.insert(id, self.now);
             }
+            // Time did not run while nobody could renew.
+            Action::Restore(Restore::End(_)) => self.restart_leases(),
             Action::LeaseRevoke { id } | Action::LeaseExpire { id } => {
                 self.api.leases.renewed.remove(&id);
             }

@@ -15,8 +15,10 @@
 //! | `told` | what several watches tell, built once |
 //! | `lease` | renewals, times to live, and the end of leases |
 //! | `compactor` | compactions by age or number of revisions |
+//! | `backup` | the state read for a backup, and written from one |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
+mod backup;
 mod bells;
 mod compactor;
 mod convert;

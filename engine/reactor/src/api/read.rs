@@ -42,6 +42,9 @@ impl<L: Link, D: Device> Node<L, D> {
         answer: Answer<RangeAnswer>,
         tries: u32,
     ) {
+        if self.machine.is_restoring() {
+            return answer.send(Err(self.refusal(Refusal::Restoring)));
+        }
         let revision = self.machine.revision();
         let mut selection = match self.machine.select(&select(&range)) {
             Ok(selection) => selection,
@@ -148,6 +151,9 @@ impl<L: Link, D: Device> Node<L, D> {
                     Err((_, Lost::Gone)) => return answer.send(Err(replaced())),
                     Err((_, Lost::Failed(error))) => return answer.send(Err(error)),
                 };
+                if node.machine.is_restoring() {
+                    return answer.send(Err(node.refusal(Refusal::Restoring)));
+                }
                 let asked = node.build_read(&txn, &asked);
                 let revision = node.machine.revision();
                 let report = match node.machine.read_txn(&asked) {

@@ -232,6 +232,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let kind = match kind {
                     AlarmKind::NoSpace => machine::AlarmKind::NoSpace,
                     AlarmKind::Corrupt => machine::AlarmKind::Corrupt,
+                    AlarmKind::Restoring => machine::AlarmKind::Restoring,
                 };
                 self.propose_action(Action::Alarm { member, kind, raised }, move |result| {
                     answer.send(result.map(|revision| Done { revision }));
@@ -253,6 +254,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 }));
             })),
             Request::Status { answer } => answer.send(Ok(self.api_status())),
+            Request::HashKv { answer, .. } if self.machine.is_restoring() => {
+                answer.send(Err(self.refusal(machine::Refusal::Restoring)));
+            }
             Request::HashKv { revision, answer } => {
                 let hashed = u64::try_from(revision).unwrap_or(0);
                 let result = self.machine.hash_kv(hashed).map_err(|reason| self.refusal(reason));
@@ -263,6 +267,11 @@ impl<L: Link, D: Device> Node<L, D> {
                     hash_revision: hashed as i64,
                 }));
             }
+            Request::BackupBegin { answer } => self.backup_begin(answer),
+            Request::BackupPage { revision, after, answer } => {
+                self.backup_page(revision, after, answer, 0);
+            }
+            Request::Restore { step, answer } => self.restore_step(step, answer),
             Request::OpenStream { stream } => self.api.watches.open(stream),
             Request::Stream { number } => self.stream_says(number),
         }
@@ -291,7 +300,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Proposes an operation without values; the revision after it is answered.
-    fn propose_action(
+    pub(super) fn propose_action(
         &mut self,
         action: Action,
         answer: impl FnOnce(Result<i64, Error>) + 'static,
@@ -388,5 +397,6 @@ fn alarm((member, kind): (u64, machine::AlarmKind)) -> (u64, AlarmKind) {
     match kind {
         machine::AlarmKind::NoSpace => (member, AlarmKind::NoSpace),
         machine::AlarmKind::Corrupt => (member, AlarmKind::Corrupt),
+        machine::AlarmKind::Restoring => (member, AlarmKind::Restoring),
     }
 }

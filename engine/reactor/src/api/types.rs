@@ -350,6 +350,8 @@ pub struct Member {
 pub enum AlarmKind {
     NoSpace,
     Corrupt,
+    /// The cluster is being restored from a backup.
+    Restoring,
 }
 
 /// How a node is.
@@ -370,6 +372,77 @@ pub struct StatusAnswer {
     pub members: Vec<Member>,
     pub alarms: Vec<(u64, AlarmKind)>,
     pub native: crate::status::Status,
+}
+
+/// What a backup begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackupHead {
+    /// The revision that is saved.
+    pub revision: i64,
+    /// Ids and times to live in seconds, in order.
+    pub leases: Vec<(i64, i64)>,
+}
+
+/// Up to where a backup has been read: a key, and a revision of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackupPlace {
+    pub key: Bytes,
+    pub main: u64,
+    pub sub: u32,
+    /// There was more of the key.
+    pub is_within_key: bool,
+}
+
+/// One version of a key, as a backup holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupVersion {
+    pub key: Bytes,
+    /// Its revision, and its place among the changes of that.
+    pub main: u64,
+    pub sub: u32,
+    pub create: u64,
+    pub number: u64,
+    pub lease: i64,
+    /// `None`: the key was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// Some versions, by key and then by revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupPage {
+    pub versions: Vec<BackupVersion>,
+    /// -1: nothing was compacted when they were looked at.
+    pub compact_revision: i64,
+    /// From where to go on; `None`: these were the last.
+    pub next: Option<BackupPlace>,
+}
+
+/// One step of filling a new cluster from a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreStep {
+    Begin {
+        revision: u64,
+    },
+    Lease {
+        id: i64,
+        ttl: i64,
+    },
+    /// Taken once, however often it is sent. "Busy" if `before`, the version before it of its key
+    /// ((0, 0): there is none), has not come yet.
+    Version {
+        before: (u64, u32),
+        version: BackupVersion,
+    },
+    /// What must have come; if it has not, the restore goes on being open, and nobody sees it.
+    End {
+        keys: u64,
+        versions: u64,
+        leases: u64,
+        /// -1: nothing was compacted.
+        compact_revision: i64,
+        /// That of the history up to the revision.
+        hash: u32,
+    },
 }
 
 /// Why a request was not served. `Display` says so in words; what clients of etcd match on is the

@@ -273,6 +273,10 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Builds what streams can take; whether anything was done.
     pub(super) fn turn_watches(&mut self) -> bool {
+        // What a restore brings is told when it is whole.
+        if self.machine.is_restoring() {
+            return false;
+        }
         let (revision, compacted) = (self.machine.revision(), self.machine.compact_revision());
         let watches = &mut self.api.watches;
         if watches.retry_at.is_some_and(|at| at <= self.now) {

@@ -32,6 +32,8 @@ const PARTS_FLYING_MAX: usize = 4;
 /// What came of an operation.
 pub(super) type Applied = Result<(Outcome, Option<TxnReport>), Error>;
 pub(super) type WriteJob<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Applied)>;
+/// What is done with values that were stored ahead.
+pub(super) type Then<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Result<Stored, Error>)>;
 type Sink<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Result<TxnAnswer, Error>)>;
 
 /// A transaction on its way.
@@ -50,7 +52,7 @@ struct Parts<L: Link, D: Device> {
     flying: usize,
     /// By the put, and by the place of the stripe in it.
     stored: Vec<(usize, Value)>,
-    writing: Option<Writing<L, D>>,
+    then: Option<Then<L, D>>,
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -116,34 +118,43 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink<L, D>) {
         let writing =
             Writing { txn, stored: Stored::default(), answer, started: self.now, tries: 0 };
-        let most = self.config.bounds.value_bytes_max;
-        let parts = parts_of(&writing.txn, self.codec.k(), most);
+        let parts = parts_of(&writing.txn, self.codec.k(), self.config.bounds.value_bytes_max);
         if parts.is_empty() {
             return self.try_txn(writing);
         }
+        let then: Then<L, D> = Box::new(move |node, stored| match stored {
+            Ok(stored) => node.try_txn(Writing { stored, ..writing }),
+            Err(error) => (writing.answer)(node, Err(error)),
+        });
+        self.store_stripes(parts, then);
+    }
+
+    /// Stores values ahead of the operation that will name them.
+    pub(super) fn store_stripes(&mut self, values: Vec<(usize, Bytes)>, then: Then<L, D>) {
+        let most = self.config.bounds.value_bytes_max;
         let stripes = |(put, value): (usize, Bytes)| {
             let starts = (0..value.len()).step_by(most);
             let whole = value.clone();
             starts.map(move |at| (put, whole.slice(at..(at + most).min(whole.len()))))
         };
-        let queue = parts.into_iter().flat_map(stripes).collect();
-        let parts = Parts { queue, flying: 0, stored: Vec::new(), writing: Some(writing) };
+        let queue = values.into_iter().flat_map(stripes).collect();
+        let parts = Parts { queue, flying: 0, stored: Vec::new(), then: Some(then) };
         self.store_parts(Rc::new(RefCell::new(parts)));
     }
 
-    /// Stores what is left, a few parts at a time, then goes on with the transaction.
+    /// Stores what is left, a few parts at a time, then goes on.
     fn store_parts(&mut self, shared: Rc<RefCell<Parts<L, D>>>) {
         loop {
             let mut parts = shared.borrow_mut();
-            if parts.writing.is_none() || parts.flying >= PARTS_FLYING_MAX {
+            if parts.then.is_none() || parts.flying >= PARTS_FLYING_MAX {
                 return;
             }
             let Some((put, bytes)) = parts.queue.pop_front() else {
                 if parts.flying == 0 {
-                    let mut writing = parts.writing.take().expect("looked at above");
-                    writing.stored = contents(&parts.stored);
+                    let then = parts.then.take().expect("looked at above");
+                    let stored = contents(&parts.stored);
                     drop(parts);
-                    self.try_txn(writing);
+                    then(self, Ok(stored));
                 }
                 return;
             };
@@ -153,8 +164,9 @@ impl<L: Link, D: Device> Node<L, D> {
                     parts.queue.push_front((put, bytes));
                     return;
                 }
-                let writing = parts.writing.take().expect("looked at above");
-                return (writing.answer)(self, Err(no_buffers()));
+                let then = parts.then.take().expect("looked at above");
+                drop(parts);
+                return then(self, Err(no_buffers()));
             };
             let id = self.next_op_id();
             let value = self.builder.describe(id, &bytes);
@@ -169,10 +181,8 @@ impl<L: Link, D: Device> Node<L, D> {
                 Box::new(move |node, applied| {
                     again.borrow_mut().flying -= 1;
                     if let Err(error) = node.revision_after(applied) {
-                        let writing = again.borrow_mut().writing.take();
-                        return writing
-                            .into_iter()
-                            .for_each(|writing| (writing.answer)(node, Err(error.clone())));
+                        let then = again.borrow_mut().then.take();
+                        return then.into_iter().for_each(|then| then(node, Err(error.clone())));
                     }
                     node.store_parts(again);
                 }),
@@ -347,7 +357,12 @@ impl<L: Link, D: Device> Node<L, D> {
             | Refusal::OtherEpoch
             | Refusal::ImpossibleMembers
             | Refusal::NodeUsed
-            | Refusal::StillMember => Error::Invalid(reason.to_string()),
+            | Refusal::StillMember
+            | Refusal::NotEmpty
+            | Refusal::NotRestoring
+            | Refusal::RestoreMismatch => Error::Invalid(reason.to_string()),
+            Refusal::Restoring => Error::Unavailable(reason.to_string()),
+            Refusal::OutOfOrder => Error::Busy(reason.to_string()),
         }
     }
 
@@ -357,7 +372,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 }
 
-fn no_buffers() -> Error {
+pub(super) fn no_buffers() -> Error {
     Error::Busy("the node's buffers are in use; try again".into())
 }
 
@@ -383,6 +398,11 @@ fn too_large(op: &Op) -> Option<Error> {
              {META_BYTES_MAX} are the most"
         ))
     })
+}
+
+/// The content of the one value that was stored.
+pub(super) fn contents_of_one(mut stored: Stored) -> Content {
+    stored.remove(&0).expect("one value was stored, as that of put 0")
 }
 
 /// The contents of the puts from their stripes, which are in order.

@@ -2,7 +2,7 @@
 //!
 //! Where no etcdctl is installed this says so and is skipped.
 
-use crate::servers::Server;
+use crate::servers::{Server, fresh_dir};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -91,6 +91,8 @@ fn everyday_commands_of_etcdctl_work() {
     leases(&ctl);
     locks_and_elections(&ctl);
     maintenance(&ctl);
+    snapshots(&racos);
+    performance(&ctl);
 }
 
 fn keys(ctl: &Etcdctl) {
@@ -178,6 +180,35 @@ fn locks_and_elections(ctl: &Etcdctl) {
     leader.interrupt();
     assert!(next.line().starts_with("office/"));
     assert_eq!(next.line(), "two");
+}
+
+/// What `etcdctl snapshot save` stores is what `racos snapshot` takes.
+fn snapshots(racos: &Server) {
+    let dir = fresh_dir("etcdctl-snapshot");
+    let file = dir.join("saved");
+    // It takes one endpoint only.
+    let ctl = Etcdctl { endpoints: racos.endpoints[1].replace("http://", "") };
+    let said = ctl.run(&["snapshot", "save", file.to_str().unwrap()], "");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let revision = ctl.good(&["get", "--write-out=fields", "greeting"]);
+    let revision = revision.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_racos"))
+        .args(["snapshot", "status", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(status.stdout).unwrap();
+    assert!(told.starts_with(&format!("revision {revision} of cluster ")), "{told}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// etcdctl's own measurement. Its shortest takes a minute: only where that is asked for.
+fn performance(ctl: &Etcdctl) {
+    if std::env::var_os("RACOS_TEST_SLOW").is_none() {
+        eprintln!("etcdctl check perf: skipped: it takes a minute (RACOS_TEST_SLOW=1 runs it)");
+        return;
+    }
+    let told = ctl.good(&["check", "perf", "--load=s"]);
+    assert!(told.contains("PASS") && !told.contains("FAIL"), "{told}");
 }
 
 fn maintenance(ctl: &Etcdctl) {

@@ -195,4 +195,27 @@ fn the_port_serves_pages_and_json_and_stands_bad_input() {
     drop((held, idle));
     let (status, _) = call(endpoint, "/v3/kv/put", json!({"key": "Zm9v"}));
     assert_eq!(status, 200);
+    alarms_show(endpoint);
+}
+
+/// Alarms make a node unhealthy; a corrupt state, which nobody may use, not ready too.
+fn alarms_show(endpoint: &str) {
+    let set = |action: &str, alarm: &str| {
+        let asked = json!({"action": action, "memberID": "1", "alarm": alarm});
+        assert_eq!(call(endpoint, "/v3/maintenance/alarm", asked).0, 200);
+    };
+    let page = |path: &str| ask(endpoint, "GET", path, b"");
+    set("ACTIVATE", "NOSPACE");
+    let (status, text) = page("/health");
+    assert_eq!((status, text.contains("ALARM NOSPACE")), (503, true), "{text}");
+    assert_eq!(page("/health?exclude=NOSPACE").0, 200);
+    assert_eq!(page("/readyz").0, 200);
+    set("DEACTIVATE", "NOSPACE");
+    set("ACTIVATE", "CORRUPT");
+    let (status, text) = page("/readyz?verbose");
+    let failed = text.contains("[-]data_corruption failed: alarm activated: CORRUPT");
+    assert_eq!((status, failed), (503, true), "{text}");
+    assert_eq!(page("/livez").0, 200);
+    set("DEACTIVATE", "CORRUPT");
+    assert_eq!((page("/health").0, page("/readyz").0), (200, 200));
 }

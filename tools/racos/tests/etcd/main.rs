@@ -10,5 +10,6 @@ mod etcdctl;
 mod http;
 mod program;
 mod servers;
+mod snapshot;
 mod storage_patterns;
 mod watch;
