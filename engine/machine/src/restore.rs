@@ -205,8 +205,16 @@ mod tests {
     }
 
     fn content(op: OpId) -> Content {
-        let value =
-            Value { op, len: 3, digest: [1; 16], crc: 77, head: *b"abc\0\0\0\0\0", k: 1, n: 5 };
+        let value = Value {
+            op,
+            len: 3,
+            digest: [1; 16],
+            crc: 77,
+            head: *b"abc\0\0\0\0\0",
+            k: 1,
+            n: 5,
+            layout: 0,
+        };
         Content::Whole(value)
     }
 

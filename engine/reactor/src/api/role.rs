@@ -149,7 +149,11 @@ impl<L: Link, D: Device> Node<L, D> {
     fn member_id(&self, node: u8) -> u64 {
         let mut name = Vec::with_capacity(16);
         name.extend_from_slice(&self.config.cluster.to_le_bytes());
-        name.extend_from_slice(&self.config.incarnation.to_le_bytes());
+        let incarnation = match node == self.me {
+            true => self.config.incarnation,
+            false => self.core.seats()[usize::from(node)].incarnation,
+        };
+        name.extend_from_slice(&incarnation.to_le_bytes());
         name.push(node);
         let digest = self.secrets.value_digest([&name[..]]);
         u64::from_le_bytes(digest[..8].try_into().expect("8 bytes")).max(1)
