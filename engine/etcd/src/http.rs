@@ -89,18 +89,6 @@ impl Pages {
         }
     }
 
-    /// The name of an alarm that stands and is not one of those that the query excludes.
-    async fn standing_alarm(&self, query: Option<&str>) -> Option<&'static str> {
-        // A node that does not say is told of by the read that follows.
-        let status = self.status().await.ok()?;
-        let names = status.alarms.iter().map(|(_, kind)| match kind {
-            AlarmKind::NoSpace => "NOSPACE",
-            AlarmKind::Corrupt => "CORRUPT",
-            AlarmKind::Restoring => "UNKNOWN",
-        });
-        names.into_iter().find(|name| !has(query, &format!("exclude={name}")))
-    }
-
     /// Whether members were found to differ: damage within a node is found when it is read, and never
     /// served.
     async fn damage(&self) -> Result<(), String> {
@@ -114,10 +102,12 @@ impl Pages {
     async fn health(&self, query: Option<&str>) -> Response<Body> {
         let serializable = has(query, "serializable=true");
         let mut reason = String::new();
-        if let Some(alarm) = self.standing_alarm(query).await {
+        // A node that does not say how it is is told of by the read that follows.
+        let status = self.status().await.ok();
+        if let Some(alarm) = status.as_ref().and_then(|it| standing_alarm(it, query)) {
             reason = format!("ALARM {alarm}");
         } else if !serializable && !self.face.node.identity().hears_quorum {
-            let problem = self.status().await.ok().and_then(|it| it.native.problem);
+            let problem = status.and_then(|it| it.native.problem);
             reason = problem.unwrap_or_else(|| "RAFT NO LEADER".into());
         } else if let Err(error) = self.reads(serializable).await {
             reason = format!("QGET ERROR:{error}");
@@ -162,6 +152,16 @@ impl Pages {
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         }
     }
+}
+
+/// The name of an alarm that stands and is not one of those that the query excludes.
+fn standing_alarm(status: &StatusAnswer, query: Option<&str>) -> Option<&'static str> {
+    let mut names = status.alarms.iter().map(|(_, kind)| match kind {
+        AlarmKind::NoSpace => "NOSPACE",
+        AlarmKind::Corrupt => "CORRUPT",
+        AlarmKind::Restoring => "UNKNOWN",
+    });
+    names.find(|name| !has(query, &format!("exclude={name}")))
 }
 
 fn has(query: Option<&str>, what: &str) -> bool {
