@@ -416,7 +416,7 @@ impl Index {
 
     /// Where the newest version of a key stands; 0 if there is none.
     pub(crate) fn last_modified(&self, key: &[u8]) -> Revision {
-        let newest = self.keys.get(key).map(|&handle| self.histories.get(handle).newest());
+        let newest = self.keys.get(key).map(|handle| self.histories.get(handle).newest());
         newest.map_or(Revision::default(), |newest| Revision { main: newest.main, sub: newest.sub })
     }
 
@@ -427,21 +427,16 @@ impl Index {
         modified: Revision,
         values: &'a ValueTable,
     ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
-        let begun = self.keys.get_key_value(key).map(|(key, &handle)| (key, handle));
-        let first = begun.map_or(0, |(_, handle)| self.histories.get(handle).count_upto(modified));
-        let behind = (Bound::Excluded(key), Bound::Unbounded);
-        let others = self.keys.range::<[u8], _>(behind).map(|(key, &handle)| (key, handle));
-        begun
-            .into_iter()
-            .map(move |begun| (begun, first))
-            .chain(others.map(|other| (other, 0)))
-            .flat_map(move |((key, handle), first)| {
-                let history = self.histories.get(handle);
-                (first..history.len()).map(move |at| {
-                    let record = history.get(at);
-                    (&**key, Version { record, index: self, values })
-                })
-            })
+        // The key itself comes first, if it is here.
+        let begun =
+            self.keys.get(key).map(|handle| self.histories.get(handle).count_upto(modified));
+        let firsts = begun.into_iter().chain(std::iter::repeat(0));
+        let keys = self.keys.range(Bound::Included(key), None).zip(firsts);
+        keys.flat_map(move |((key, handle), first)| {
+            let history = self.histories.get(handle);
+            (first..history.len())
+                .map(move |at| (key, Version { record: history.get(at), index: self, values }))
+        })
     }
 
     /// Adds a version with the numbers that it had in another store, and takes one mention of the
@@ -458,11 +453,11 @@ impl Index {
         let record = Record::new(named, create, number, change);
         self.sum.add(self.hash_of(hash::bytes(key), &record, values));
         self.versions += 1;
-        match self.keys.get(key).copied() {
+        match self.keys.get(key) {
             Some(handle) => self.histories.get_mut(handle).push(record),
             None => {
-                let handle = self.histories.insert(History::One(record));
-                self.keys.insert(key.clone(), handle);
+                let handle = self.histories.insert(History::of(record));
+                self.keys.insert(key, handle);
             }
         }
     }

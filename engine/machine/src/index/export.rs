@@ -177,7 +177,7 @@ impl Index {
         bounds: &Bounds,
     ) -> bool {
         let record = Record::new(Named::Nothing, create, number, change);
-        let before = self.keys.get(key).map(|&handle| self.histories.get(handle));
+        let before = self.keys.get(key).map(|handle| self.histories.get(handle));
         change.modified.main > 0 && check_version(&record, tombstone, before, bounds).is_ok()
     }
 }
