@@ -665,7 +665,10 @@ impl<D: Device> Log<D> {
     /// durable: see [`Log::set_mark`].
     pub fn find_mark(&self, tag: u64, horizon: u64) -> Option<Mark> {
         let (begin, last) = (self.superblock.marks[0].start.segment, self.flushed.segment);
-        let needed = |segment, info: &Info| segment == last || info.until >= Some(horizon);
+        let needed = |segment, info: &Info| {
+            let until = info.until.filter(|_| !mutant!("mark beyond own records"));
+            segment == last || until >= Some(horizon)
+        };
         let mut infos = self.infos.range(begin..=last);
         let (&segment, info) = infos.find(|(segment, info)| needed(**segment, info))?;
         let (sequence, record) = info.first?;
@@ -732,6 +735,11 @@ impl<D: Device> Log<D> {
     pub fn segments_behind(&self) -> impl Iterator<Item = (FileId, u32)> + '_ {
         let older = self.superblock.marks[1].start.segment;
         self.space.segments().take_while(move |(segment, _)| *segment < older)
+    }
+
+    /// Whether a segment is part of the log: not given back.
+    pub fn holds(&self, segment: FileId) -> bool {
+        self.space.len_of(segment).is_some()
     }
 
     /// What lies at the front of `bytes`, read from `offset` of a segment.

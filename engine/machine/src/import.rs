@@ -138,6 +138,9 @@ impl Import {
     /// # Errors
     /// If parts are missing, or the state is not the one exported.
     pub fn finish(self) -> Result<Machine, ImportError> {
+        if mutant!("state taken in part") {
+            return Ok(self.machine);
+        }
         if !self.is_complete() {
             return Err(ImportError::Unfinished { part: self.number });
         }

@@ -89,6 +89,14 @@ pub struct Machine {
     pub(crate) export: Option<Box<Export>>,
 }
 
+/// The answer to a number that was applied before.
+fn replayed(Recorded { revision, changes, refusal }: Recorded) -> Outcome {
+    match refusal {
+        Some(reason) => Outcome::Refused { reason, revision },
+        None => Outcome::Replayed(Done { revision, changes }),
+    }
+}
+
 impl Machine {
     /// An empty store, at revision 1.
     ///
@@ -193,12 +201,7 @@ impl Machine {
         };
         match self.sessions.judge(stamp, at) {
             Verdict::Refuse(reason) => self.refuse(reason),
-            Verdict::Replay(Recorded { revision, refusal: Some(reason), .. }) => {
-                Outcome::Refused { reason, revision }
-            }
-            Verdict::Replay(Recorded { revision, changes, refusal: None }) => {
-                Outcome::Replayed(Done { revision, changes })
-            }
+            Verdict::Replay(recorded) => replayed(recorded),
             Verdict::Apply => self.execute_and_record(at, op, stamp),
         }
     }
@@ -668,6 +671,11 @@ impl Machine {
     /// [`Machine::value`] for each fragment held.
     pub fn take_released(&mut self, into: &mut Vec<OpId>) -> bool {
         self.values.take_released(into)
+    }
+
+    /// What an operation with this stamp came to, if it was applied and its result is kept.
+    pub fn recorded(&self, stamp: &Stamp) -> Option<Outcome> {
+        self.sessions.recorded(stamp).map(replayed)
     }
 
     /// What the table holds of a session.

@@ -173,6 +173,12 @@ impl Sessions {
         true
     }
 
+    /// The result recorded for a number, if it has one.
+    pub(crate) fn recorded(&self, stamp: &Stamp) -> Option<Recorded> {
+        let session = self.slab.get(*self.by_id.get(&stamp.session)?);
+        (stamp.sequence >= session.low).then(|| session.result(stamp.sequence)).flatten()
+    }
+
     /// Decides what a stamped operation at `at` (slot, position) comes to: the table of
     /// PROTOCOL 11-e, row by row. Every one counts as a use of the session.
     pub(crate) fn judge(&mut self, stamp: &Stamp, at: (u64, u32)) -> Verdict {

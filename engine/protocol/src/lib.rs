@@ -30,6 +30,7 @@ mod core;
 mod effects;
 mod estimate;
 mod exec;
+mod jump;
 mod message;
 mod own;
 mod pull;

@@ -155,7 +155,7 @@ impl Core {
     }
 
     /// PROTOCOL 12.3-a, 9.1-e: one peer at a time.
-    fn ask_facts(&mut self, from: Node, now: Nanos, fx: &mut Effects) {
+    pub(crate) fn ask_facts(&mut self, from: Node, now: Nanos, fx: &mut Effects) {
         let deadline = now + FACTS_PATIENCE;
         self.catchup = Some(Catchup { from, exec: self.exec, deadline });
         self.wake = self.wake.min(deadline);

@@ -117,6 +117,18 @@ impl Recovery {
         early.into_iter().try_for_each(|(record, batch)| self.record(record, batch))
     }
 
+    /// Whether the log tells all that a node needs that has spoken of the slots recorded: a node
+    /// that jumped, and whose newest checkpoint is lost, has not the decisions that it jumped over.
+    pub fn check(&self) -> Result<(), String> {
+        let (exec, alpha) = (self.core.exec, self.core.config.alpha);
+        match self.slots.last_key_value() {
+            Some((slot, _)) if *slot >= exec + alpha => Err(format!(
+                "slot {slot} is recorded, and decisions from slot {exec} on are missing"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// A change was applied and admitted.
     pub fn change(&mut self, change: Change) {
         self.core.take_change(change);

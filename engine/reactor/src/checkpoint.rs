@@ -9,12 +9,16 @@
 //!
 //! It is written a slice a turn, as the log takes it, at a bounded rate.
 //!
+//! The state may be one that a peer has told (PROTOCOL 9.3): then it is the node's own from the time on
+//! when the mark is durable, and not before.
+//!
 //! Invariant: at END, the replicated part is the state at `exec`, whatever was executed meanwhile;
 //! and of every fragment that it names, the log says the place: in the own part, or in a record at or
 //! behind the mark. What would break it: forgetting a fragment's place between the pin and its being
 //! written, or a mark behind a record that was not placed when the state was pinned.
 
 use crate::history::{History, NULL};
+use crate::jump::Peers;
 use crate::node::Node;
 use crate::record::kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
@@ -24,6 +28,7 @@ use racos_protocol::{Nanos, Slot};
 use racos_storage::device::Device;
 use racos_storage::{Class, Mark, Place, RecordId};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// Entries that a turn looks at: some tens of microseconds.
 const VISITS: usize = 256;
@@ -126,6 +131,8 @@ enum Stage {
 
 /// A checkpoint being written.
 struct Writing {
+    /// The state is a peer's; else it is the own one.
+    peers: Option<Box<Peers>>,
     mark: Mark,
     stage: Stage,
     /// Parts handed to the log, and values named in the one that is being made.
@@ -142,21 +149,24 @@ struct Writing {
 #[derive(Default)]
 pub(crate) struct Checkpoints {
     writing: Option<Writing>,
-    newest: Snapshot,
+    /// A peer's state that waits to be written.
+    peers: Option<Box<Peers>>,
+    newest: Rc<Snapshot>,
+    before: Option<Rc<Snapshot>>,
+    /// The highest generation that the log has a piece of: no two checkpoints have the same.
+    generation: u64,
     /// Bytes flushed when the newest was begun.
     begun_at: u64,
     /// One was made durable since the start: what it does not name may go.
     pub(crate) settled: bool,
     /// One is wanted whatever was written since the last: see `scrub`.
     demanded: bool,
-    /// History floors found at the last two beginnings.
-    floors: [Slot; 2],
     pub(crate) written: u64,
 }
 
 impl Checkpoints {
-    pub(crate) fn new(newest: Snapshot) -> Checkpoints {
-        Checkpoints { newest, ..Checkpoints::default() }
+    pub(crate) fn new(newest: Snapshot, generation: u64) -> Checkpoints {
+        Checkpoints { newest: Rc::new(newest), generation, ..Checkpoints::default() }
     }
 
     /// Another is to be begun as soon as there is anything new to say.
@@ -164,8 +174,41 @@ impl Checkpoints {
         self.demanded = true;
     }
 
-    pub(crate) fn newest(&self) -> &Snapshot {
+    pub(crate) fn newest(&self) -> &Rc<Snapshot> {
         &self.newest
+    }
+
+    /// One of the newest two.
+    pub(crate) fn find(&self, generation: u64) -> Option<&Rc<Snapshot>> {
+        let both = std::iter::once(&self.newest).chain(&self.before);
+        both.into_iter().find(|snapshot| snapshot.generation == generation && generation > 0)
+    }
+
+    /// Whether the history is being written too, so that it must stay as it is.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Whether a peer's state is on its way into the log.
+    pub(crate) fn takes_peers(&self) -> bool {
+        let writes = self.writing.as_ref().is_some_and(|writing| writing.peers.is_some());
+        writes || self.peers.is_some()
+    }
+
+    /// A peer's state is complete: it is in place once a checkpoint of it is durable.
+    pub(crate) fn take_peers(&mut self, peers: Peers) {
+        assert!(!self.takes_peers(), "one state of a peer is taken at a time");
+        self.peers = Some(Box::new(peers));
+    }
+
+    #[cfg(feature = "mutants")]
+    pub(crate) fn drop_peers(&mut self) -> Option<Box<Peers>> {
+        self.peers.take()
+    }
+
+    /// The lowest slot of which the newest two checkpoints are.
+    fn oldest_exec(&self) -> Slot {
+        self.before.as_ref().map_or(self.newest.exec, |before| before.exec)
     }
 
     pub(crate) fn placed(&mut self, id: RecordId, body: Place) {
@@ -177,6 +220,9 @@ impl Checkpoints {
 
     /// When there is something to do though nothing comes.
     pub(crate) fn deadline(&self, now: Nanos) -> Option<Nanos> {
+        if self.peers.is_some() {
+            return Some(now);
+        }
         let writing = self.writing.as_ref()?;
         match writing.stage {
             Stage::Flushing { .. } | Stage::Marking if writing.queue.is_empty() => None,
@@ -187,16 +233,15 @@ impl Checkpoints {
 
 /// The lowest slot whose batch is kept for nodes that lag: the one policy of what history stays.
 ///
-/// PROTOCOL 9.3-b: a disk that replaces another begins at slot 0 and cannot take a checkpoint from a
-/// peer yet, so what it would ask for stays: everything, unless the configuration bounds it. Bounded,
-/// what the slowest member lacked by its own word stays, and `margin` slots more, since its disk may be
-/// behind its word, and a restart take it back so far.
+/// A node that asks for less gets a checkpoint (PROTOCOL 9.3-d), so it need not reach back to the
+/// slowest member; it reaches back to the checkpoints that such a node may get.
+/// PROTOCOL 9.3-h
 pub(crate) fn history_floor(
-    told: impl Iterator<Item = Slot>,
     exec: Slot,
-    margin: Option<Slot>,
+    slots: Slot,
+    checkpoints: impl Iterator<Item = Slot>,
 ) -> Slot {
-    margin.map_or(0, |margin| told.fold(exec, Slot::min).saturating_sub(margin))
+    checkpoints.fold(exec.saturating_sub(slots), Slot::min)
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -207,6 +252,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Goes on with a checkpoint, or begins one that is due.
     pub(crate) fn checkpoint_turn(&mut self) {
+        self.begin_peers();
         if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {
             self.begin_checkpoint();
         }
@@ -231,34 +277,78 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn begin_checkpoint(&mut self) {
         let exec = self.core.exec();
-        let generation = self.log.marks()[0].tag + 1;
-        let Some(mark) = self.log.find_mark(generation, exec) else { return };
-        self.checkpoints.begun_at = self.log.counters().bytes_flushed;
+        let Some(mark) = self.log.find_mark(self.next_generation(), exec) else { return };
+        let writing = self.new_writing(mark);
+        let floor = self.history_floor(self.config.bounds.history_slots);
         self.checkpoints.demanded = false;
-        // What was told at the checkpoint before the last one: see `history_floor`.
-        let [floor, last] = self.checkpoints.floors;
-        self.checkpoints.floors = [last, self.history_floor()];
         self.history.drop_below(floor, usize::MAX);
         self.machine.export_begin(EXPORT_PART_BYTES);
         self.fragments.pin();
+        self.checkpoints.writing = Some(writing);
+    }
+
+    /// Begins to write a peer's state, once the checkpoint that is being written is out of the way.
+    fn begin_peers(&mut self) {
+        let Some(mut peers) = self.checkpoints.peers.take() else { return };
+        let exec = peers.exec;
+        if exec <= self.core.exec() {
+            return;
+        }
+        match &self.checkpoints.writing {
+            Some(Writing { stage: Stage::Flushing { .. } | Stage::Marking, .. }) => {
+                // It is about to be what a restart reads.
+                return self.checkpoints.peers = Some(peers);
+            }
+            Some(_) => {
+                self.checkpoints.writing = None;
+                self.machine.export_cancel();
+                self.fragments.unpin();
+            }
+            None => {}
+        }
+        if !self.nothing_unappended() {
+            return self.checkpoints.peers = Some(peers);
+        }
+        // A new disk has nothing yet that a replay would need.
+        let generation = self.next_generation();
+        let mark = self.log.find_mark(generation, exec).unwrap_or_else(|| {
+            let mut mark = self.log.marks()[0];
+            (mark.tag, mark.horizon) = (generation, exec);
+            mark
+        });
+        let mut writing = self.new_writing(mark);
+        peers.machine.export_begin(EXPORT_PART_BYTES);
+        self.fragments.pin_ahead();
+        writing.peers = Some(peers);
+        self.checkpoints.writing = Some(writing);
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.checkpoints.generation.max(self.log.marks()[0].tag) + 1
+    }
+
+    fn new_writing(&mut self, mark: Mark) -> Writing {
+        let (generation, exec) = (mark.tag, mark.horizon);
+        self.checkpoints.generation = generation;
+        self.checkpoints.begun_at = self.log.counters().bytes_flushed;
         let reserved = self.core.reservation();
-        let snapshot = Snapshot { generation, exec, ..Snapshot::default() };
-        self.checkpoints.writing = Some(Writing {
+        Writing {
+            peers: None,
             mark,
             stage: Stage::State,
             parts: 0,
             named: Vec::new(),
             queue: VecDeque::from([(Piece::Begin { exec, reserved }, Vec::new())]),
             placing: VecDeque::new(),
-            snapshot,
+            snapshot: Snapshot { generation, exec, ..Snapshot::default() },
             not_before: self.now,
-        });
+        }
     }
 
-    fn history_floor(&self) -> Slot {
-        let others = (0..self.n as u8).filter(|node| *node != self.me);
-        let told = others.map(|node| self.core.peer_exec(node));
-        history_floor(told, self.core.exec(), self.config.bounds.history_margin)
+    /// The lowest slot of the history if so many slots of it are kept.
+    pub(crate) fn history_floor(&self, slots: Slot) -> Slot {
+        let checkpoints = std::iter::once(self.checkpoints.oldest_exec());
+        history_floor(self.core.exec(), slots, checkpoints.chain(self.snaps.under_way()))
     }
 
     /// Makes some more records.
@@ -266,12 +356,20 @@ impl<L: Link, D: Device> Node<L, D> {
         match writing.stage {
             Stage::State => {
                 let named = &mut writing.named;
-                match self.machine.export_slice(VISITS, &mut |op| named.push(op)) {
+                let machine = match &mut writing.peers {
+                    Some(peers) => &mut peers.machine,
+                    None => &mut self.machine,
+                };
+                match machine.export_slice(VISITS, &mut |op| named.push(op)) {
                     Exported::Working => {}
                     Exported::Part(part) => self.queue_part(part, writing),
                     Exported::Last(part) => {
                         self.queue_part(part, writing);
-                        writing.stage = Stage::History { next: self.history.first() };
+                        // Behind a peer's state there is no history here yet.
+                        let exec = writing.snapshot.exec;
+                        let next =
+                            if writing.peers.is_some() { exec } else { self.history.first() };
+                        writing.stage = Stage::History { next };
                     }
                 }
             }
@@ -315,7 +413,9 @@ impl<L: Link, D: Device> Node<L, D> {
         for named in writing.named.chunks(most / OWN_ENTRY) {
             let mut body = Vec::with_capacity(named.len() * OWN_ENTRY);
             for op in named {
-                let (place, crc) = self.fragments.place(*op).unwrap_or((NULL, 0));
+                let fits = writing.peers.as_ref().is_none_or(|peers| self.fits(*op, peers));
+                let place = self.fragments.place(*op).filter(|_| fits);
+                let (place, crc) = place.unwrap_or((NULL, 0));
                 put_place(place, &mut body);
                 body.put_u32(crc);
             }
@@ -355,11 +455,16 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn checkpoint_marked(&mut self, tag: u64) {
         let Some(writing) = self.checkpoints.writing.take() else { return };
         assert_eq!(writing.mark.tag, tag, "the mark written is that of the checkpoint");
-        self.checkpoints.newest = writing.snapshot;
+        let newest = Rc::new(writing.snapshot);
+        let before = std::mem::replace(&mut self.checkpoints.newest, newest);
+        self.checkpoints.before = (before.generation > 0).then_some(before);
         self.checkpoints.settled = true;
         self.reclaim.look_again();
         self.checkpoints.written += 1;
         self.fragments.settle();
+        if let Some(peers) = writing.peers {
+            self.install(*peers);
+        }
     }
 }
 
@@ -401,15 +506,14 @@ mod tests {
         }
     }
 
+    /// tests PROTOCOL 9.3-h
     #[test]
-    fn history_reaches_back_to_the_slowest_member() {
-        let floor = |told: &[Slot], exec| history_floor(told.iter().copied(), exec, Some(10));
-        assert_eq!(floor(&[30_000, 12_000, 70_000], 50_000), 12_000 - 10);
-        assert_eq!(floor(&[80_000], 50_000), 50_000 - 10, "no further than this node itself");
-        assert_eq!(floor(&[], 50_000), 50_000 - 10);
-        assert_eq!(floor(&[0, 90_000], 50_000), 0);
-        let all = history_floor([80_000].into_iter(), 50_000, None);
-        assert_eq!(all, 0, "unbounded unless told");
+    fn history_reaches_back_so_many_slots_and_to_every_checkpoint_that_may_be_sent() {
+        let floor = |exec, slots, kept: &[Slot]| history_floor(exec, slots, kept.iter().copied());
+        assert_eq!(floor(50_000, 10_000, &[45_000, 48_000]), 40_000);
+        assert_eq!(floor(50_000, 10_000, &[39_000, 48_000]), 39_000);
+        assert_eq!(floor(50_000, 0, &[49_000, 12_000]), 12_000, "a transfer of it runs");
+        assert_eq!(floor(50_000, 60_000, &[45_000]), 0);
     }
 
     proptest! {

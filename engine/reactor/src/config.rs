@@ -39,9 +39,9 @@ pub struct Bounds {
     /// Bytes that the log's files may take besides what is live and a quarter more: beyond it,
     /// segments of little use are copied together.
     pub space_reserve_bytes: u64,
-    /// How many executed slots keep their batches below what the slowest member told of itself;
-    /// `None`: all slots do, as a disk that replaces another needs them.
-    pub history_margin: Option<u64>,
+    /// How many executed slots at least keep their batches for nodes that lag, while the log's files
+    /// do not take more than they may; one that lags further gets a checkpoint.
+    pub history_slots: u64,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
     /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
@@ -58,7 +58,7 @@ impl Default for Bounds {
             value_bytes_max: VALUE_BYTES_MAX,
             checkpoint_bytes: 256 << 20,
             space_reserve_bytes: 1 << 30,
-            history_margin: None,
+            history_slots: 65_536,
             disk_reserve_bytes: 1 << 30,
             scrub_ns: 14 * DAY_NS,
         }

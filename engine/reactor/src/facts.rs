@@ -1,7 +1,7 @@
 //! Telling nodes that lag what was decided, and being told (PROTOCOL 9.3).
 //!
-//! PROTOCOL 9.3-b: a range of facts is read from the log: nothing is truncated yet. One range at a
-//! time per peer.
+//! PROTOCOL 9.3-b: a range of facts is read from the log. One range at a time per peer. What the history
+//! does not reach back to is told as a whole: see [`crate::snap`].
 //! Invariant: facts are sent only for executed slots, and an entry is exactly the batch decided.
 
 use crate::batch::Batch;
@@ -67,6 +67,9 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
         if job.entries.is_empty() {
+            if from < self.history.first() {
+                self.offer_snapshot(to, from);
+            }
             return;
         }
         let ready = job.reading == 0;
@@ -102,7 +105,8 @@ impl<L: Link, D: Device> Node<L, D> {
     fn finish_facts(&mut self, id: u64) {
         let Some(job) = self.facts.jobs.remove(&id) else { return };
         if job.entries.is_empty() {
-            return;
+            // The first cannot be read here.
+            return self.offer_snapshot(job.to, job.from);
         }
         let mut body = Vec::new();
         for (index, entry) in job.entries.iter().enumerate() {
@@ -124,6 +128,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A range of facts has come.
     pub(crate) fn on_facts(&mut self, from: u8, frame: &Frame) {
         let Ok((exec, mut slot)) = get_facts_head(&frame.head) else { return };
+        let before = self.core.exec();
         let mut body = Reader::new(&frame.body);
         while !body.is_empty() {
             let Ok(bytes) = body.long("batch") else { return };
@@ -133,6 +138,9 @@ impl<L: Link, D: Device> Node<L, D> {
             slot += 1;
         }
         self.step(Input::FactsEnd { from, exec });
+        if self.core.exec() > before {
+            self.snaps.facts_flow(self.now);
+        }
     }
 
     fn learn_fact(&mut self, from: u8, slot: Slot, bytes: &[u8]) -> bool {

@@ -32,6 +32,8 @@ pub struct Fragments {
     live: Live,
     /// While a checkpoint is being written: what is to be forgotten when it is.
     deferred: Option<Vec<OpId>>,
+    /// It is of a later state than the own: what it names, the node may not know yet.
+    is_ahead: bool,
 }
 
 /// Bytes in use, by segment.
@@ -69,6 +71,7 @@ impl Fragments {
             slot_order: VecDeque::new(),
             live: Live::default(),
             deferred: None,
+            is_ahead: false,
         }
     }
 
@@ -79,6 +82,22 @@ impl Fragments {
         let before = std::mem::take(&mut self.live.dying);
         for (segment, len) in before {
             *self.live.dying_pinned.entry(segment).or_default() += len;
+        }
+    }
+
+    /// As [`Fragments::pin`], for the checkpoint of a state that a peer told: nothing of slots below
+    /// it is forgotten until [`Fragments::keep_only`] or [`Fragments::retain`] says what is of use.
+    pub fn pin_ahead(&mut self) {
+        self.pin();
+        self.is_ahead = true;
+    }
+
+    /// The state that a peer told is in place, and a durable checkpoint of it: all else goes.
+    /// PROTOCOL 9.3-f
+    pub fn keep_only(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
+        self.is_ahead = false;
+        for op in self.unwanted(wanted) {
+            self.lose(op);
         }
     }
 
@@ -141,10 +160,16 @@ impl Fragments {
     /// Forgets all but what is wanted: for when too many values left at once to be named. The slot of
     /// what was executed long ago is 0.
     pub fn retain(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
+        self.is_ahead = false;
+        for op in self.unwanted(wanted) {
+            self.forget(op, None);
+        }
+    }
+
+    fn unwanted(&self, wanted: impl Fn(OpId, Slot) -> bool) -> Vec<OpId> {
         let slot_of = |op| self.slots.get(&op).copied().unwrap_or(0);
         let unwanted = |entry: &&Entry| !wanted(entry.op, slot_of(entry.op));
-        let gone: Vec<OpId> = self.table.iter().filter(unwanted).map(|entry| entry.op).collect();
-        gone.into_iter().for_each(|op| self.forget(op, None));
+        self.table.iter().filter(unwanted).map(|entry| entry.op).collect()
     }
 
     /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
@@ -256,6 +281,10 @@ impl Fragments {
     /// The slot was decided null, or the value is not live any more: nobody will ask.
     pub fn forget(&mut self, op: OpId, slot: Option<Slot>) {
         if slot.is_some_and(|slot| self.slots.get(&op) != Some(&slot)) {
+            return;
+        }
+        if slot.is_some() && self.is_ahead {
+            // It may have been opened again in a slot that the checkpoint is of.
             return;
         }
         if slot.is_none()

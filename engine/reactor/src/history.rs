@@ -95,9 +95,23 @@ impl History {
         self.first += count;
     }
 
+    /// Drops the slots whose batches lay in segments that are gone, and all slots below them.
+    pub fn drop_gone(&mut self, exists: impl Fn(FileId) -> bool) {
+        let gone = self.heads.iter().filter(|(segment, _)| !exists(**segment));
+        if let Some(highest) = gone.map(|(_, highest)| *highest).max() {
+            self.drop_below(highest + 1, usize::MAX);
+            self.heads.retain(|segment, _| exists(*segment));
+        }
+    }
+
+    /// The slot behind the last one whose batch lies in a segment; `None`: no such slot is described.
+    pub fn end_in(&self, segment: FileId) -> Option<Slot> {
+        self.heads.get(&segment).map(|highest| highest + 1).filter(|end| *end > self.first)
+    }
+
     /// Whether a segment holds the head of a slot described.
     pub fn needs(&self, segment: FileId) -> bool {
-        self.heads.get(&segment).is_some_and(|highest| *highest >= self.first)
+        self.end_in(segment).is_some()
     }
 
     /// The segment is gone.
@@ -132,6 +146,17 @@ mod tests {
         assert_eq!(history.get(0), Some(Past::Null));
         assert_eq!(history.get(1), Some(Past::Batch(place)));
         assert_eq!(history.get(2), None);
+    }
+
+    #[test]
+    fn what_lay_in_segments_that_are_gone_is_not_described() {
+        let mut history = History::starting_at(10);
+        let at = |segment| Place { segment, offset: 4096, len: 100 };
+        [1, 1, 2, 3].into_iter().for_each(|segment| history.push_batch(Some(at(segment))));
+        history.drop_gone(|segment| segment != 4);
+        assert_eq!((history.first(), history.end_in(1)), (10, Some(12)));
+        history.drop_gone(|segment| segment > 1);
+        assert_eq!((history.first(), history.end_in(1), history.end_in(3)), (12, None, Some(14)));
     }
 
     #[test]

@@ -23,4 +23,13 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
     }
+
+    /// Against PROTOCOL 9.3-e: goes on from a peer's state that no restart would find.
+    pub(crate) fn install_early(&mut self) {
+        if mutant!("state of a peer used before it is durable")
+            && let Some(peers) = self.checkpoints.drop_peers()
+        {
+            self.install(*peers);
+        }
+    }
 }

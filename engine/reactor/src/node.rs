@@ -17,6 +17,7 @@ use crate::record::{self, DecidedRun};
 use crate::repair::Repair;
 use crate::scrub::Scrub;
 use crate::secrets::Secrets;
+use crate::snap::Snaps;
 use crate::status::RequestCounts;
 use crate::wire::client::{self, ErrorCode, RequestError};
 use crate::wire::cursor::Reader;
@@ -26,7 +27,8 @@ use racos_codec::Codec;
 use racos_machine::{Machine, OpId};
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
-    ConfigError, Core, Effect, Effects, Input, Message, Nanos, Record, Release, Slot, Target,
+    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Record, Release,
+    Slot, Target,
 };
 use racos_storage::device::Device;
 use racos_storage::{Class, Event, Full, Log, LogError, Place, RecordId};
@@ -103,12 +105,14 @@ pub(crate) enum DiskRead {
     Own {
         read: u64,
         op: u128,
+        at: Place,
     },
     /// A fragment for another node's read.
     Serve {
         to: u8,
         read: u64,
         op: u128,
+        at: Place,
     },
     /// A batch that a node asked for.
     Meta {
@@ -122,6 +126,12 @@ pub(crate) enum DiskRead {
     },
     /// What is read only to see whether it is good.
     Scrub,
+    /// A piece of a checkpoint that a node takes.
+    Snap {
+        to: u8,
+        generation: u64,
+        index: u32,
+    },
     /// A stretch of a segment that is to be used again; one large fragment of it.
     Reclaim,
     ReclaimOne {
@@ -168,6 +178,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) history: History,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
+    pub(crate) snaps: Snaps,
     pub(crate) decided: DecidedRun,
     effects: Effects,
     inbox: Vec<Frame>,
@@ -293,6 +304,7 @@ impl<L: Link, D: Device> Node<L, D> {
             history: parts.history,
             checkpoints: parts.checkpoints,
             reclaim: Reclaim::default(),
+            snaps: Snaps::default(),
             decided: DecidedRun::default(),
             effects: Effects::default(),
             inbox: Vec::new(),
@@ -332,6 +344,7 @@ impl<L: Link, D: Device> Node<L, D> {
             runtime_words: String::new(),
             config,
         };
+        node.history.drop_gone(|segment| node.log.holds(segment));
         node.list_missing_of_these(parts.absent);
         node.restart_leases();
         node.core.start(now, &mut node.effects);
@@ -397,6 +410,10 @@ impl<L: Link, D: Device> Node<L, D> {
         hangs.or_else(|| self.scrub.danger())
     }
 
+    /// Whether a peer's state is on its way in.
+    pub fn takes_state(&self) -> bool {
+        self.snaps.fetching().is_some() || self.checkpoints.takes_peers()
+    }
     /// Whether this node has its fragment of what an operation stored, in memory or in the log.
     pub fn has_fragment(&self, op: OpId) -> bool {
         self.fragments.contains(op)
@@ -448,6 +465,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
         }
+        self.snapshot_turn();
         self.checkpoint_turn();
         self.reclaim_turn();
         self.scrub_turn();
@@ -484,6 +502,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.checkpoints.deadline(self.now),
             self.reclaim.deadline(self.now),
             self.scrub.deadline(self.now, self.config.bounds.scrub_ns),
+            self.snaps.deadline(self.now),
         ]
         .into_iter()
         .flatten()
@@ -528,6 +547,9 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SPREAD => self.on_spread(from, frame),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
+            kind::SNAPOFFER => self.on_snapshot_offer(from, &frame),
+            kind::SNAPQ => self.on_snapshot_question(from, &frame),
+            kind::SNAP => self.on_snapshot_piece(from, &frame),
             kind::READQ => self.on_read_question(from, &frame),
             kind::READR => self.on_read_answer(from, &frame),
             kind::GETSEG => self.on_segment_question(from, &frame),
@@ -577,6 +599,12 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.step(Input::Message { from, message });
             }
         }
+    }
+
+    /// The core goes on behind a state that was taken from a peer.
+    pub(crate) fn jump_core(&mut self, exec: Slot, to: Membership, told_by: u8) {
+        self.core.jump(exec, to, told_by, self.now, &mut self.effects);
+        self.carry_out();
     }
 
     /// Feeds the core and carries out what it says.
@@ -792,11 +820,16 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(read) = self.disk_reads.get_mut(index).and_then(Option::take) else { return };
         self.disk_reads_free.push(index);
         match read {
-            DiskRead::Own { read, op } => self.own_fragment_read(read, op, bytes),
-            DiskRead::Serve { to, read, op } => self.serve_fragment_read(to, read, op, bytes),
+            DiskRead::Own { read, op, at } => self.own_fragment_read(read, op, at, bytes),
+            DiskRead::Serve { to, read, op, at } => {
+                self.serve_fragment_read(to, read, op, at, bytes)
+            }
             DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
             DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
             DiskRead::Scrub => self.scrub_read_done(bytes),
+            DiskRead::Snap { to, generation, index } => {
+                self.piece_read(to, generation, index, bytes)
+            }
             DiskRead::Reclaim => self.reclaim_read(bytes),
             DiskRead::ReclaimOne { op } => self.reclaim_one(OpId(op), bytes),
         }

@@ -18,6 +18,7 @@ use racos_buffer::Slice;
 use racos_machine::{OpId, Value};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Input, Nanos, NodeSet, ReadQuorum, ReadStep, Slot};
+use racos_storage::Place;
 use racos_storage::device::Device;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -312,8 +313,8 @@ impl<L: Link, D: Device> Node<L, D> {
                 true
             }
             Some(Fetch::Disk { place, crc }) => {
-                let started =
-                    self.read_disk(DiskRead::Own { read: id, op: op.0 }, place, Some(crc));
+                let what = DiskRead::Own { read: id, op: op.0, at: place };
+                let started = self.read_disk(what, place, Some(crc));
                 if started && let Some(read) = self.reads.table.get_mut(&id) {
                     read.pending.insert(self.me);
                 }
@@ -437,7 +438,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match place {
             Some(Fetch::Memory(bytes)) => self.send_segment(to, read, op.0, Some(bytes)),
             Some(Fetch::Disk { place, crc }) => {
-                let what = DiskRead::Serve { to, read, op: op.0 };
+                let what = DiskRead::Serve { to, read, op: op.0, at: place };
                 // Busy: the reader asks again.
                 self.read_disk(what, place, Some(crc));
             }
@@ -450,20 +451,25 @@ impl<L: Link, D: Device> Node<L, D> {
         to: u8,
         read: u64,
         op: u128,
+        at: Place,
         bytes: Option<Slice>,
     ) {
-        self.read_back(op, &bytes);
+        self.read_back(op, at, &bytes);
         self.send_segment(to, read, op, bytes);
     }
 
     /// A fragment was read from the log, or cannot be.
-    fn read_back(&mut self, op: u128, bytes: &Option<Slice>) {
+    fn read_back(&mut self, op: u128, at: Place, bytes: &Option<Slice>) {
         match bytes {
             Some(bytes) => {
                 let cost = bytes.len().max(racos_buffer::ALIGN);
                 self.fragments.cache(OpId(op), bytes.clone(), cost);
             }
-            None => self.fragment_damaged(OpId(op)),
+            // It may have been made again, or copied, while it was read.
+            None if self.fragments.place(OpId(op)).is_some_and(|(held, _)| held == at) => {
+                self.fragment_damaged(OpId(op));
+            }
+            None => {}
         }
     }
 
@@ -481,8 +487,8 @@ impl<L: Link, D: Device> Node<L, D> {
         self.send(to, kind::SEG, &head, bytes.as_slice());
     }
 
-    pub(crate) fn own_fragment_read(&mut self, id: u64, op: u128, bytes: Option<Slice>) {
-        self.read_back(op, &bytes);
+    pub(crate) fn own_fragment_read(&mut self, id: u64, op: u128, at: Place, bytes: Option<Slice>) {
+        self.read_back(op, at, &bytes);
         let came = bytes.map_or(Came::Missing, Came::Here);
         self.fragment_came(id, self.me, OpId(op), came);
     }

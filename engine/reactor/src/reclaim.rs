@@ -33,6 +33,9 @@ const USE_MAX_PERCENT: u64 = 85;
 /// Bytes that may wait for a flush when copies add to them.
 const BACKLOG_MAX: usize = 1 << 20;
 
+/// Between two segments' worth of history that go.
+const SHORTEN_NS: Nanos = 1_000_000;
+
 /// A segment being copied.
 struct Job {
     segment: FileId,
@@ -103,14 +106,35 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if self.reclaim.look && self.reclaim.not_before <= self.now {
             self.reclaim.look = false;
+            self.shorten_history();
             self.give_back_free();
             self.choose_segment();
         }
         self.copy_some();
     }
 
+    /// The history is what gives way first if the files take too much: the slots in the oldest
+    /// segment that is kept for them, as far as checkpoints do not need them.
+    fn shorten_history(&mut self) {
+        if !self.takes_too_much() || self.checkpoints.is_writing() {
+            return;
+        }
+        let behind = self.log.segments_behind();
+        let end = behind.filter_map(|(segment, _)| self.history.end_in(segment)).next();
+        let floor = self.history_floor(0);
+        if let Some(end) = end.filter(|_| floor > self.history.first()) {
+            self.history.drop_below(end.min(floor), usize::MAX);
+            self.reclaim.look = end <= floor;
+            self.reclaim.not_before = self.now + SHORTEN_NS;
+        }
+    }
+
     fn give_back_free(&mut self) {
-        let free = |segment| self.fragments.live_in(segment) == 0 && !self.history.needs(segment);
+        let free = |segment| {
+            self.fragments.live_in(segment) == 0
+                && !self.history.needs(segment)
+                && !self.snaps.reads(segment)
+        };
         let behind = self.log.segments_behind().map(|(segment, _)| segment);
         // PROTOCOL 9.2-c: nothing that replay reads, no fragment that the checkpoint names, and no
         // batch that a node which lags may need.

@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoints, OWN_ENTRY, Piece, Snapshot, get_place, load
 use crate::config::NodeConfig;
 use crate::fragments::Fragments;
 use crate::history::{History, NULL};
+use crate::jump;
 use crate::layout;
 use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
@@ -90,6 +91,7 @@ impl<L: Link, D: Device> Node<L, D> {
             fragments: Fragments::new(config.bounds.cache_bytes_max),
             history: History::default(),
             snapshot: Snapshot::default(),
+            generation: 0,
             pending: FxHashMap::default(),
             absent: Vec::new(),
             problem: None,
@@ -120,7 +122,7 @@ impl<L: Link, D: Device> Node<L, D> {
             secrets,
             fragments: replay.fragments,
             history: replay.history,
-            checkpoints: Checkpoints::new(replay.snapshot),
+            checkpoints: Checkpoints::new(replay.snapshot, replay.generation),
             window: replay.pending,
             boot: recovered.boot,
             absent: replay.absent,
@@ -201,6 +203,8 @@ struct Replay {
     fragments: Fragments,
     history: History,
     snapshot: Snapshot,
+    /// The highest generation of a checkpoint that a piece was met of.
+    generation: u64,
     /// Batches of slots that are not applied yet.
     pending: FxHashMap<Slot, Known>,
     /// Values of which no fragment was met.
@@ -289,7 +293,7 @@ impl racos_storage::Replay for Replay {
     }
 
     fn end(&mut self) -> Result<(), String> {
-        let Some(loading) = &self.loading else { return Ok(()) };
+        let Some(loading) = &self.loading else { return self.recovery.check() };
         let (generation, exec) = (loading.generation, self.recovery.exec());
         let why = loading.problem.as_deref().unwrap_or("its end is missing");
         Err(format!("checkpoint {generation} (of slot {exec}): {why}"))
@@ -300,6 +304,7 @@ impl Replay {
     /// A piece of a checkpoint. Of others than the one that replay began at, nothing is taken.
     fn piece(&mut self, record: &Replayed<'_>) -> Result<(), String> {
         let (generation, piece) = Piece::get(record.head).map_err(|error| error.to_string())?;
+        self.generation = self.generation.max(generation);
         let Some(mut loading) = self.loading.take_if(|it| it.generation == generation) else {
             return Ok(());
         };
@@ -392,20 +397,16 @@ impl Replay {
             Ok(machine) => machine,
             Err(error) => return self.refuse_checkpoint(generation, error.to_string()),
         };
-        // A state of a later slot is not what this checkpoint says it is.
-        let applied = self.machine.applied().map_or(0, |(slot, _)| slot + 1);
-        if applied > exec {
-            let why = format!("it holds slot {applied}, beyond its own");
+        if let Some(why) = jump::unfit(&self.machine, exec) {
             return self.refuse_checkpoint(generation, why);
         }
         // PROTOCOL 10-l: who counts in the slots that follow.
-        let members = self.machine.members();
-        if members.seats().is_empty() {
-            return self.refuse_checkpoint(generation, "it has no members".into());
-        }
-        let membership = members::membership(members);
+        let membership = members::membership(self.machine.members());
         if let Err(problem) = self.recovery.configure(membership) {
             return self.refuse_checkpoint(generation, problem);
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.loaded(exec, &self.machine);
         }
         self.history = history.unwrap_or_else(|| History::starting_at(exec));
         heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));

@@ -6,7 +6,8 @@
 use crate::batch::{Payload, Waiter};
 use crate::node::Node;
 use crate::status::{
-    DiskStatus, MemberStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts, Status,
+    CatchUpStatus, DiskStatus, MemberStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts,
+    Status,
 };
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
@@ -187,6 +188,16 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    fn catch_up_status(&self) -> CatchUpStatus {
+        CatchUpStatus {
+            history_from: self.history.first(),
+            fetching: self.snaps.fetching(),
+            installed: self.snaps.installed,
+            pieces_sent: self.snaps.pieces_sent,
+            refused: self.snaps.refused.clone(),
+        }
+    }
+
     fn member_status(&self) -> Vec<MemberStatus> {
         let seats = self.machine.members().seats().iter().enumerate();
         let members = seats.map(|(node, seat)| MemberStatus {
@@ -251,6 +262,7 @@ impl<L: Link, D: Device> Node<L, D> {
             },
             scrub: self.scrub.status(),
             problem: self.problem(),
+            catch_up: self.catch_up_status(),
             epoch: self.core.epoch(),
             is_active: self.core.is_active(),
             members: self.member_status(),

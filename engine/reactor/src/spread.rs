@@ -501,7 +501,13 @@ fn overdue(parcel: &mut Parcel, now: u64) -> Vec<Waiter> {
 }
 
 /// What a client is told of its operation.
-fn reply_to(slot: Slot, position: u32, op: OpId, action: &Action, outcome: Outcome) -> Reply {
+pub(crate) fn reply_to(
+    slot: Slot,
+    position: u32,
+    op: OpId,
+    action: &Action,
+    outcome: Outcome,
+) -> Reply {
     let error = |code, text: String| Reply::Error(RequestError { code, text });
     match (outcome, action) {
         (Outcome::Applied(_), Action::OpenSession { .. }) => {

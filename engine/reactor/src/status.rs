@@ -27,6 +27,8 @@ pub struct Status {
     pub scrub: ScrubStatus,
     /// What is wrong with this node, for the person who runs it; none: nothing is known to be.
     pub problem: Option<String>,
+    #[serde(default)]
+    pub catch_up: CatchUpStatus,
     /// The configuration as this node has executed it, and how many changes led to it.
     pub members: Vec<MemberStatus>,
     pub epoch: u32,
@@ -99,6 +101,20 @@ pub struct ScrubStatus {
     /// Fragments found damaged (they are repaired), and records that a restart reads.
     pub fragments_damaged: u64,
     pub records_damaged: u64,
+}
+
+/// States taken from, and sent to, nodes instead of slots one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatchUpStatus {
+    /// All slots from here on are kept for nodes that lag; one that lags further is sent a state.
+    pub history_from: u64,
+    /// The slot up to which a state is on its way in.
+    pub fetching: Option<u64>,
+    /// States taken, and pieces of states sent.
+    pub installed: u64,
+    pub pieces_sent: u64,
+    /// Why a state was not taken last.
+    pub refused: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ fn bounds(bounds: &mut Bounds) {
     bounds.value_bytes_max = 40 << 10;
     bounds.checkpoint_bytes = 128 << 10;
     bounds.space_reserve_bytes = 0;
-    bounds.history_margin = Some(16);
+    bounds.history_slots = 16;
     bounds.scrub_ns = 50 * MS;
 }
 

@@ -292,7 +292,7 @@ fn a_full_cluster_takes_deletes_and_makes_room_by_itself() {
         let bounds = &mut config.bounds;
         bounds.checkpoint_bytes = 1 << 20;
         bounds.space_reserve_bytes = 1 << 20;
-        bounds.history_margin = Some(64);
+        bounds.history_slots = 64;
         bounds.disk_reserve_bytes = 6 << 20;
     });
     for host in &cluster.hosts {

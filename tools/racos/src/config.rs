@@ -330,7 +330,7 @@ impl Source<'_> {
             bounds.disk_reserve_bytes = self.number("disk_reserve_mib", value, 0, 1 << 30)? << 20;
         }
         if let Some(value) = &limits.history_slots {
-            bounds.history_margin = Some(self.number("history_slots", value, 1024, 1 << 40)?);
+            bounds.history_slots = self.number("history_slots", value, 0, 1 << 40)?;
         }
         if let Some(value) = &limits.scrub_days {
             bounds.scrub_ns = self.number("scrub_days", value, 0, 365)? * DAY_NS;
@@ -430,16 +430,14 @@ mod tests {
             (5, 1, 3)
         );
         assert_eq!(plain.node.listen, plain.node.config.members[0]);
-        assert_eq!(plain.node.config.bounds.history_margin, None, "all is kept");
-        let bounded = example(|text| text.replace("# history_slots", "history_slots")).unwrap();
-        assert_eq!(bounded.node.config.bounds.history_margin, Some(65_536));
+        let other = example(|text| text.replace("# history_slots = 65536", "history_slots = 99"));
+        assert_eq!(other.unwrap().node.config.bounds.history_slots, 99);
         // Every default that the example shows is the default.
         let shown = example(|text| {
             let is_key = |line: &str| {
                 line.strip_prefix("# ").is_some_and(|rest| rest.contains(" = "))
                     && !line.contains("cpu =")
                     && !line.contains("listen =")
-                    && !line.contains("history_slots =")
             };
             let uncomment = |line: &str| match is_key(line) {
                 true => line[2..].to_string(),

@@ -98,18 +98,23 @@ pub struct Upkeep {
     pub segments_back: u64,
     pub copied_bytes: u64,
     pub starts_from_one: u64,
+    /// States taken from peers.
+    pub jumps: u64,
 }
 
 impl Host {
     /// What this machine's nodes have done so far.
     pub fn upkeep(&self) -> Upkeep {
-        let Upkeep { checkpoints, segments_back, copied_bytes, starts_from_one } = self.upkeep;
-        let disk = self.node.as_ref().map(|node| node.status().disk).unwrap_or_default();
+        let Upkeep { checkpoints, segments_back, copied_bytes, starts_from_one, jumps } =
+            self.upkeep;
+        let status = self.node.as_ref().map(|node| node.status()).unwrap_or_default();
+        let disk = status.disk;
         Upkeep {
             checkpoints: checkpoints + disk.checkpoints,
             segments_back: segments_back + disk.segments_back,
             copied_bytes: copied_bytes + disk.copied_bytes,
             starts_from_one,
+            jumps: jumps + status.catch_up.installed,
         }
     }
 
@@ -256,9 +261,8 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         initial_segments: 2,
         value_bytes_max: plan.node.value_bytes_max,
         checkpoint_bytes: plan.node.checkpoint_bytes,
-        space_reserve_bytes: 0,
-        // A disk that replaces another asks for everything.
-        history_margin: (plan.faults.replace_ns_mean == 0).then_some(512),
+        space_reserve_bytes: plan.node.space_reserve_bytes,
+        history_slots: plan.node.history_slots,
         disk_reserve_bytes: 0,
         scrub_ns: plan.node.scrub_ns,
     };

@@ -24,6 +24,7 @@ pub mod content;
 pub mod faults;
 pub mod guest;
 pub mod host;
+mod lag;
 pub mod mutants;
 pub mod net;
 pub mod oracle;

@@ -173,6 +173,22 @@ impl Observer for Witness {
             )),
         }
     }
+
+    fn loaded(&mut self, exec: Slot, machine: &Machine) {
+        let mut oracle = self.oracle.borrow_mut();
+        let (node, state) = (self.node, machine.state_hash());
+        let before = (exec as usize).checked_sub(1).and_then(|slot| oracle.slots.get(slot));
+        // PROTOCOL 9.2-a, 9.3-e: as if every slot below had been executed here.
+        match before.map(|seen| seen.state == state) {
+            Some(true) => {}
+            Some(false) => {
+                oracle.fail(format!("equal states: node {node} loaded another of {exec}"))
+            }
+            None => {
+                oracle.fail(format!("node {node} loaded a state of {exec}, which nobody executed"))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

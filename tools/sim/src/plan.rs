@@ -63,6 +63,9 @@ pub struct NodePlan {
     pub segment_bytes: u32,
     /// Small, so that every run writes checkpoints and gives segments back.
     pub checkpoint_bytes: u64,
+    /// What of the history is kept for nodes that lag; those that lag further take a state.
+    pub history_slots: u64,
+    pub space_reserve_bytes: u64,
     pub cache_bytes_max: usize,
     /// How long a round over the disk takes: short, so that every run has some.
     pub scrub_ns: u64,
@@ -101,9 +104,12 @@ pub enum Kind {
     Spoil,
     /// An empty disk takes the place of a lost one, or of one that still runs.
     Replace,
+    /// A node is away until the others have dropped what it lacks; when it takes a state from one, it
+    /// or the other may be killed.
+    Lag,
 }
 
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 16] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -119,6 +125,7 @@ pub const KINDS: [Kind; 15] = [
     Kind::ClientRestart,
     Kind::Spoil,
     Kind::Replace,
+    Kind::Lag,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -136,6 +143,8 @@ pub struct FaultPlan {
     pub spoil_ns_mean: u64,
     /// Mean time until the disk of some node is replaced; 0: none is.
     pub replace_ns_mean: u64,
+    /// Mean time until some node is away for long, and what helps it then is disturbed; 0: none is.
+    pub lag_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -202,6 +211,17 @@ impl Plan {
         }
         if !fixed.calm && f > 0 && rng.one_in(3) {
             plan.faults.replace_ns_mean = rng.between(100, 1_500) * MS;
+        }
+        let mut rng = Rng::new(seed).fork(12);
+        plan.node.history_slots = *rng.pick(&[0, 0, 16, 512, 1 << 20]);
+        plan.node.space_reserve_bytes = *rng.pick(&[0, 0, 8 << 20]);
+        plan.faults.lag_ns_mean = match !fixed.calm && f > 0 && rng.one_in(2) {
+            true => rng.between(200, 1_200) * MS,
+            false => 0,
+        };
+        if plan.faults.lag_ns_mean > 0 {
+            // So that a state is what it takes to catch up, and takes some pieces.
+            plan.node.checkpoint_bytes = rng.between(8, 64) << 10;
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
@@ -289,6 +309,8 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         segment_bytes,
         // Of what was drawn, so that seeds kept from before mean what they meant.
         checkpoint_bytes: [64 << 10, 256 << 10, 1 << 20][(alpha % 3) as usize],
+        history_slots: 512,
+        space_reserve_bytes: 0,
         cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
         // Of what was drawn, as above.
         scrub_ns: [500, 2_000, 8_000][(alpha / 3 % 3) as usize] * MS,
@@ -312,6 +334,7 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         lost_max: rng.below(f as u64 + 1) as usize,
         spoil_ns_mean: 0,
         replace_ns_mean: 0,
+        lag_ns_mean: 0,
     }
 }
 

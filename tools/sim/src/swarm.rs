@@ -91,8 +91,8 @@ impl fmt::Display for Totals {
         )?;
         writeln!(
             out,
-            "checkpoints         {}; segments given back {}, {} bytes copied",
-            upkeep.checkpoints, upkeep.segments_back, upkeep.copied_bytes
+            "checkpoints         {}; taken from peers {}; segments given back {}, {} bytes copied",
+            upkeep.checkpoints, upkeep.jumps, upkeep.segments_back, upkeep.copied_bytes
         )?;
         let faults = KINDS.iter().zip(sum.faults);
         let faults: Vec<String> = faults.map(|(kind, count)| format!("{kind:?} {count}")).collect();

@@ -40,6 +40,9 @@ pub enum Event {
     /// Some node's disk is to be replaced; the replacement of this one goes on.
     Replace,
     Replacing(usize),
+    /// Some node is to be away for long; this one is back and may be catching up.
+    Lag,
+    Lagging(usize),
     /// What a fault did ends.
     Start(usize),
     Thaw(usize),
@@ -69,6 +72,9 @@ pub struct World {
     pub spoiled: BTreeSet<usize>,
     pub spoil_rng: Rng,
     pub replace_rng: Rng,
+    pub lag_rng: Rng,
+    /// A node that is away, or back for a short time; its slot and the time when it went.
+    pub lagging: Option<(usize, u64, u64)>,
     pub problem: Option<String>,
     queue: Queue,
     client_pool: Pool,
@@ -107,6 +113,8 @@ impl World {
             spoiled: BTreeSet::new(),
             spoil_rng: rng.fork(4),
             replace_rng: rng.fork(5),
+            lag_rng: rng.fork(6),
+            lagging: None,
             problem: None,
             queue: Queue::default(),
             client_pool: Pool::new(CLIENT_POOL_BYTES),
@@ -136,6 +144,10 @@ impl World {
         if world.plan.faults.replace_ns_mean > 0 {
             let at_ns = world.replace_rng.exponential(world.plan.faults.replace_ns_mean);
             world.at(at_ns, Event::Replace);
+        }
+        if world.plan.faults.lag_ns_mean > 0 {
+            let at_ns = world.lag_rng.exponential(world.plan.faults.lag_ns_mean);
+            world.at(at_ns, Event::Lag);
         }
         world
     }
@@ -210,6 +222,8 @@ impl World {
             Event::Spoil => self.spoil(),
             Event::Replace => self.replace(),
             Event::Replacing(index) => self.replacing(index),
+            Event::Lag => self.lag(),
+            Event::Lagging(index) => self.lagging(index),
             Event::Start(index) => self.start(index),
             Event::Thaw(index) => self.thaw(index),
             Event::HealCuts => self.heal_cuts(),

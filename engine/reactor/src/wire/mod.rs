@@ -6,4 +6,5 @@
 pub mod client;
 pub mod cursor;
 pub mod node;
+pub mod snap;
 pub mod value;

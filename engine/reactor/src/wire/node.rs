@@ -25,6 +25,11 @@ pub mod kind {
     pub const BOOT: u8 = 0x0a;
     /// The receiver's fragment of an operation is not what its value gives.
     pub const BAD: u8 = 0x0b;
+    /// What a node that lags may take instead of the slots that it asked for: the sender's checkpoint.
+    pub const SNAPOFFER: u8 = 0x10;
+    /// Pieces of a checkpoint, asked for and sent.
+    pub const SNAPQ: u8 = 0x11;
+    pub const SNAP: u8 = 0x12;
     /// Which slots must be executed before a state is linearizable: number of the round.
     pub const PINQ: u8 = 0x20;
     /// The same, and the first slot above all that count.

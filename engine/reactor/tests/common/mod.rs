@@ -165,26 +165,47 @@ impl Cluster {
 
     /// Sends a request to a node and waits for its reply.
     pub fn ask(&mut self, node: usize, asked: &Request, body: &[Slice]) -> Option<(Reply, Slice)> {
-        self.request += 1;
-        let request = self.request;
-        let mut head = Vec::new();
-        asked.put(7, request, &mut head);
-        let kind = client::kind::REQUEST;
-        self.client.send(address(node), kind, &head, body, self.now).unwrap();
+        let request = self.send(node, asked, body);
         let mut reply = None;
         self.pass_until(6000 * MS, |cluster| {
-            let mut messages = Vec::new();
-            cluster.client.receive(cluster.now, &mut messages);
-            cluster.client.flush(cluster.now);
-            for message in messages {
-                let (_, number, answer) = Reply::get(&message.head).unwrap();
-                if number == request {
-                    reply = Some((answer, message.body.clone()));
-                }
-            }
+            let came = cluster.replies().into_iter().find(|(number, ..)| *number == request);
+            reply = came.map(|(_, answer, body)| (answer, body));
             reply.is_some()
         });
         reply
+    }
+
+    /// Sends a request to a node; its number.
+    pub fn send(&mut self, node: usize, asked: &Request, body: &[Slice]) -> u64 {
+        self.request += 1;
+        let mut head = Vec::new();
+        asked.put(7, self.request, &mut head);
+        let kind = client::kind::REQUEST;
+        self.client.send(address(node), kind, &head, body, self.now).unwrap();
+        self.client.flush(self.now);
+        self.request
+    }
+
+    /// What has come: number of the request, the reply and its body.
+    pub fn replies(&mut self) -> Vec<(u64, Reply, Slice)> {
+        let mut messages = Vec::new();
+        self.client.receive(self.now, &mut messages);
+        self.client.flush(self.now);
+        let taken = messages.into_iter().map(|message| {
+            let (_, number, answer) = Reply::get(&message.head).unwrap();
+            (number, answer, message.body)
+        });
+        taken.collect()
+    }
+
+    /// Sends a put to a node; the number of the request.
+    pub fn send_put(&mut self, node: usize, key: &[u8], value: &[u8]) -> u64 {
+        self.sequence += 1;
+        let (session, sequence) = (self.session, self.sequence);
+        let stamp = Stamp { session, sequence, low: sequence };
+        let mut buf = self.pool.get(value.len()).unwrap();
+        buf.copy_from_slice(value);
+        self.send(node, &Request::Put { stamp, key: key.to_vec() }, &[buf.freeze()])
     }
 
     pub fn put(&mut self, node: usize, key: &[u8], value: &[u8]) {
