@@ -410,6 +410,10 @@ impl<L: Link, D: Device> Node<L, D> {
         hangs.or_else(|| self.scrub.danger())
     }
 
+    /// States taken from peers since the start.
+    pub fn jumps(&self) -> u64 {
+        self.snaps.installed
+    }
     /// Whether a peer's state is on its way in.
     pub fn takes_state(&self) -> bool {
         self.snaps.fetching().is_some() || self.checkpoints.takes_peers()

@@ -127,13 +127,17 @@ impl Snaps {
 impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 9.3-d: a node asked for slots from `from` on that are not told here any more.
     pub(crate) fn offer_snapshot(&mut self, to: u8, from: Slot) {
+        self.send_offer(to, from, false);
+    }
+
+    fn send_offer(&mut self, to: u8, from: Slot, is_instead: bool) {
         let newest = self.checkpoints.newest();
         if newest.generation == 0 || newest.exec <= from {
             return;
         }
         let id = SnapId { generation: newest.generation, exec: newest.exec };
         let mut head = Vec::with_capacity(32);
-        Offer { id, pieces: newest.pieces.len() as u32 }.put(&mut head);
+        Offer { id, pieces: newest.pieces.len() as u32, is_instead }.put(&mut head);
         self.send(to, kind::SNAPOFFER, &head, &[]);
     }
 
@@ -153,7 +157,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(snapshot) = found.cloned() else {
             // It was before a restart of this node: from the beginning, of another one.
             self.snaps.sending.remove(&from);
-            return self.offer_snapshot(from, 0);
+            return self.send_offer(from, 0, true);
         };
         let segments = snapshot.pieces.iter().map(|(_, place)| place.segment).collect();
         let (next, until, reading) = (0, 0, false);
@@ -172,8 +176,8 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         }
         match &self.snaps.fetching {
-            // The same sender has started again, or has not got that any more.
-            Some(fetching) if fetching.from == from && fetching.offer != offer => {}
+            // The sender has started again, and has not got that any more.
+            Some(fetching) if fetching.from == from && offer.is_instead => {}
             Some(_) => return,
             None => {}
         }

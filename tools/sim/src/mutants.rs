@@ -109,6 +109,13 @@ pub const MUTANTS: &[Mutant] = &[
     seed("checksum of datagrams unchecked", 40000002),
     seed("scrub passes over damage", 40000000),
     seed("damage not put on the missing list", 40000000),
+    // States taken from peers (PROTOCOL 9.3).
+    seed("state taken in part", 40000000),
+    seed("state of a peer used before it is durable", 40000000),
+    seed("own records dropped by a jump", 40000000),
+    seed("mark beyond own records", 40000000),
+    seed("fragments matched by slot", 40000000),
+    seed("own_next left behind", 40000000),
 ];
 
 /// What became of a mutant.

@@ -8,7 +8,7 @@
 use crate::client::{Book, SimClient};
 use crate::content::Contents;
 use crate::guest::{self, Door, Guest};
-use crate::host::{CLUSTER, Host, State};
+use crate::host::{CLUSTER, Host, SimNode, State};
 use crate::net::{Net, Packet, SimLink, address};
 use crate::oracle::{Oracle, Witness};
 use crate::plan::{KINDS, Kind, Plan};
@@ -17,6 +17,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use racos_buffer::Pool;
 use racos_client::ClientConfig;
+use racos_machine::OpId;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -301,6 +302,7 @@ impl World {
         let Some(node) = &mut host.node else { return };
         host.disk.borrow_mut().advance(now_ns);
         let before = node.exec();
+        let (jumps, held) = (node.jumps(), held_before_jump(node));
         let is_busy = node.poll(host.clock.local(now_ns));
         host.busy_until_ns = now_ns + self.plan.node.turn_ns;
         let exec = node.exec();
@@ -309,7 +311,10 @@ impl World {
             false => node.deadline().map(|local| host.clock.virtual_of(local)),
         };
         let failed = node.failed().map(str::to_owned);
-        let unfit = unfit(node, &self.plan);
+        let mut unfit = unfit(node, &self.plan);
+        if node.jumps() > jumps && !self.spoiled.contains(&index) {
+            unfit = unfit.or_else(|| dropped_by_jump(node, &held));
+        }
         if exec != before {
             self.trace.note(now_ns, &[3, index as u64, exec]);
             self.trace.say(now_ns, || format!("node {index}: exec {before} -> {exec}"));
@@ -444,8 +449,24 @@ fn describe(completion: &racos_client::Completion) -> String {
     }
 }
 
+/// What is stored here and in use, if a state that a peer told may be in place soon.
+fn held_before_jump(node: &SimNode) -> Vec<OpId> {
+    if !node.takes_state() {
+        return Vec::new();
+    }
+    let ops = node.machine().values().map(|used| used.value.op);
+    ops.filter(|op| node.has_fragment(*op)).collect()
+}
+
+/// PROTOCOL 9.3-f: a fragment that was here, is still in use, and is not here any more.
+fn dropped_by_jump(node: &SimNode, held: &[OpId]) -> Option<String> {
+    let gone = |op: &&OpId| node.machine().value(**op).is_some() && !node.has_fragment(**op);
+    let op = held.iter().find(gone)?;
+    Some(format!("the fragment of {op} was dropped though the state taken names it"))
+}
+
 /// What of a node is out of its bounds.
-fn unfit(node: &crate::host::SimNode, plan: &Plan) -> Option<String> {
+fn unfit(node: &SimNode, plan: &Plan) -> Option<String> {
     let (exec, seen) = (node.core().exec(), node.core().seen());
     if seen > exec + plan.node.alpha {
         return Some(format!("slots up to {seen} in use at exec {exec}: beyond the window"));

@@ -21,6 +21,8 @@ pub struct SnapId {
 pub struct Offer {
     pub id: SnapId,
     pub pieces: u32,
+    /// The one that was asked for is not here any more.
+    pub is_instead: bool,
 }
 
 /// SNAPQ: some pieces of it; none: it is still wanted.
@@ -49,15 +51,25 @@ fn get_id(from: &mut Reader<'_>) -> Result<SnapId, WireError> {
     Ok(SnapId { generation: from.u64("generation")?, exec: from.u64("exec")? })
 }
 
+fn get_flag(from: &mut Reader<'_>, field: &'static str) -> Result<bool, WireError> {
+    match from.u8(field)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError { field }),
+    }
+}
+
 impl Offer {
     pub fn put(self, out: &mut Vec<u8>) {
         put_id(self.id, out);
         out.put_u32(self.pieces);
+        out.put_u8(u8::from(self.is_instead));
     }
 
     pub fn get(bytes: &[u8]) -> Result<Offer, WireError> {
         let mut from = Reader::new(bytes);
-        let offer = Offer { id: get_id(&mut from)?, pieces: from.u32("pieces")? };
+        let (id, pieces) = (get_id(&mut from)?, from.u32("pieces")?);
+        let offer = Offer { id, pieces, is_instead: get_flag(&mut from, "instead")? };
         from.end("offer")?;
         if offer.pieces == 0 || offer.pieces > PIECES_MAX {
             return Err(WireError { field: "pieces" });
@@ -92,11 +104,7 @@ impl PieceHead {
     pub fn get(bytes: &[u8]) -> Result<PieceHead, WireError> {
         let mut from = Reader::new(bytes);
         let (id, index) = (get_id(&mut from)?, from.u32("index")?);
-        let ends_part = match from.u8("end of part")? {
-            0 => false,
-            1 => true,
-            _ => return Err(WireError { field: "end of part" }),
-        };
+        let ends_part = get_flag(&mut from, "end of part")?;
         from.end("piece")?;
         Ok(PieceHead { id, index, ends_part })
     }
@@ -111,7 +119,7 @@ mod tests {
     fn heads_survive_the_wire() {
         let id = SnapId { generation: 3, exec: 1 << 40 };
         let mut out = Vec::new();
-        let offer = Offer { id, pieces: 7 };
+        let offer = Offer { id, pieces: 7, is_instead: true };
         offer.put(&mut out);
         assert_eq!(Offer::get(&out), Ok(offer));
         assert!(Offer::get(&out[..out.len() - 1]).is_err());
@@ -130,7 +138,7 @@ mod tests {
         let id = SnapId { generation: 3, exec: 9 };
         for pieces in [0, PIECES_MAX + 1] {
             let mut out = Vec::new();
-            Offer { id, pieces }.put(&mut out);
+            Offer { id, pieces, is_instead: false }.put(&mut out);
             assert!(Offer::get(&out).is_err());
         }
     }

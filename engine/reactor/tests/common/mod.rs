@@ -83,11 +83,17 @@ impl Cluster {
         let mut cluster =
             Cluster { hub, pool, now: 0, hosts, steps_left, client, session, sequence, request };
         (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
-        cluster.session = match cluster.ask(0, &Request::OpenSession { window: 8 }, &[]) {
+        cluster.new_session();
+        cluster
+    }
+
+    /// Puts from now on are of a session of their own.
+    pub fn new_session(&mut self) {
+        self.session = match self.ask(0, &Request::OpenSession { window: 8 }, &[]) {
             Some((Reply::SessionOpened { session }, _)) => session,
             other => panic!("{other:?}"),
         };
-        cluster
+        self.sequence = 0;
     }
 
     /// The disk of a node is gone; an empty one of the next incarnation is in its place.
