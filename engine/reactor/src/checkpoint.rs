@@ -399,7 +399,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A part of the replicated state, cut to what the log takes in one record, and the own places of
     /// what it names.
     fn queue_part(&mut self, part: Vec<u8>, writing: &mut Writing) {
-        let most = (self.config.bounds.segment_bytes as usize / 16).clamp(4096, 256 << 10);
+        let bounds = &self.config.bounds;
+        let most = bounds.piece_bytes_max.min(bounds.segment_bytes as usize / 16).max(OWN_ENTRY);
         let number = writing.parts;
         writing.parts += 1;
         let cost = part.len() as u64 * 1_000_000_000 / RATE_BYTES;

@@ -39,6 +39,8 @@ pub struct Bounds {
     /// Bytes that the log's files may take besides what is live and a quarter more: beyond it,
     /// segments of little use are copied together.
     pub space_reserve_bytes: u64,
+    /// Bytes of one record of a checkpoint, and of one message of a state that a node takes.
+    pub piece_bytes_max: usize,
     /// How many executed slots at least keep their batches for nodes that lag, while the log's files
     /// do not take more than they may; one that lags further gets a checkpoint.
     pub history_slots: u64,
@@ -58,6 +60,7 @@ impl Default for Bounds {
             value_bytes_max: VALUE_BYTES_MAX,
             checkpoint_bytes: 256 << 20,
             space_reserve_bytes: 1 << 30,
+            piece_bytes_max: 256 << 10,
             history_slots: 65_536,
             disk_reserve_bytes: 1 << 30,
             scrub_ns: 14 * DAY_NS,

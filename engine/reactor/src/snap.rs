@@ -301,9 +301,7 @@ impl<L: Link, D: Device> Node<L, D> {
             if let Err(why) = fetching.take(ends_part, &bytes) {
                 return self.refuse_snapshot(fetching.from, why);
             }
-            let pieces = fetching.offer.pieces;
-            let last = if mutant!("state taken in part") { pieces.div_ceil(2) } else { pieces };
-            if fetching.next == last {
+            if fetching.next == fetching.offer.pieces {
                 return self.finish_fetching(fetching);
             }
         } else if now >= fetching.progress_at + PATIENCE_NS {

@@ -263,6 +263,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         checkpoint_bytes: plan.node.checkpoint_bytes,
         space_reserve_bytes: plan.node.space_reserve_bytes,
         history_slots: plan.node.history_slots,
+        piece_bytes_max: plan.node.piece_bytes_max,
         disk_reserve_bytes: 0,
         scrub_ns: plan.node.scrub_ns,
     };

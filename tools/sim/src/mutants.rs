@@ -110,12 +110,12 @@ pub const MUTANTS: &[Mutant] = &[
     seed("scrub passes over damage", 40000000),
     seed("damage not put on the missing list", 40000000),
     // States taken from peers (PROTOCOL 9.3).
-    seed("state taken in part", 40000000),
-    seed("state of a peer used before it is durable", 40000000),
-    seed("own records dropped by a jump", 40000000),
-    seed("mark beyond own records", 40000000),
-    seed("fragments matched by slot", 40000000),
-    seed("own_next left behind", 40000000),
+    probe!("state taken in part", a_state_without_its_end_is_none),
+    seed("state of a peer used before it is durable", 40000039),
+    seed("own records dropped by a jump", 40000005),
+    seed("mark beyond own records", 40000008),
+    seed("fragments matched by slot", 40000005),
+    probe!("own_next left behind", nothing_is_skipped_below_a_jump),
 ];
 
 /// What became of a mutant.

@@ -66,6 +66,8 @@ pub struct NodePlan {
     /// What of the history is kept for nodes that lag; those that lag further take a state.
     pub history_slots: u64,
     pub space_reserve_bytes: u64,
+    /// Small, so that states consist of many pieces.
+    pub piece_bytes_max: usize,
     pub cache_bytes_max: usize,
     /// How long a round over the disk takes: short, so that every run has some.
     pub scrub_ns: u64,
@@ -222,6 +224,7 @@ impl Plan {
         if plan.faults.lag_ns_mean > 0 {
             // So that a state is what it takes to catch up, and takes some pieces.
             plan.node.checkpoint_bytes = rng.between(8, 64) << 10;
+            plan.node.piece_bytes_max = *rng.pick(&[200, 1_000, 10_000]);
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
@@ -311,6 +314,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         checkpoint_bytes: [64 << 10, 256 << 10, 1 << 20][(alpha % 3) as usize],
         history_slots: 512,
         space_reserve_bytes: 0,
+        piece_bytes_max: 256 << 10,
         cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
         // Of what was drawn, as above.
         scrub_ns: [500, 2_000, 8_000][(alpha / 3 % 3) as usize] * MS,

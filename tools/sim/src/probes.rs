@@ -6,11 +6,12 @@
 
 use racos_buffer::Pool;
 use racos_machine::{
-    Action, Content, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId, Stamp, Value as Stored,
+    Action, Content, Exported, Import, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId,
+    Stamp, Value as Stored,
 };
 use racos_protocol::{
-    BatchInfo, CoinKey, Config, Core, Effect, Effects, Input, Message, Node, ReadQuorum, ReadStep,
-    Record, Recovery, Release, Slot, Target, Timing, Value, Wait,
+    BatchInfo, CoinKey, Config, Configuration, Core, Effect, Effects, Input, Message, Node,
+    ReadQuorum, ReadStep, Record, Recovery, Release, Slot, Target, Timing, Value, Wait,
 };
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing as DiskTiming};
 use racos_storage::{Class, Event, Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
@@ -498,4 +499,53 @@ pub fn a_damaged_fragment_is_not_read() -> Result<(), String> {
         true => Err("a fragment was read with other bytes than were written".into()),
         false => Ok(()),
     }
+}
+
+/// PROTOCOL 9.3-e: parts of a state, but not the last: they make no state.
+pub fn a_state_without_its_end_is_none() -> Result<(), String> {
+    let mut machine = Machine::new(Limits::default());
+    for slot in 0..8u64 {
+        let action = Action::OpenSession { window: 4 };
+        machine.apply(slot, 0, &Op { id: OpId::new(0, 1, 1, slot + 1), stamp: None, action });
+    }
+    machine.export_begin(64);
+    let mut import = Import::new(Limits::default());
+    let mut parts = 0;
+    loop {
+        match machine.export_slice(100, &mut |_| {}) {
+            Exported::Part(part) => {
+                import.part(&part, &mut |_| {}).map_err(|error| error.to_string())?;
+                parts += 1;
+            }
+            Exported::Working => {}
+            Exported::Last(_) => break,
+        }
+    }
+    match import.finish() {
+        Err(_) if parts > 1 => Ok(()),
+        _ => Err(format!("{parts} parts, but not the last, were taken for a state")),
+    }
+}
+
+/// PROTOCOL 9.3-i: a node that jumped says nothing of its slots below: what came of them is settled.
+pub fn nothing_is_skipped_below_a_jump() -> Result<(), String> {
+    let mut core = Core::new(config(5, 1, 3, 4)).expect("possible parameters");
+    let mut effects = Effects::default();
+    core.start(0, &mut effects);
+    let seats = core.seats().to_vec();
+    core.jump(1003, &Configuration { seats, epoch: 1, effect: 0 }, 0, 0, &mut effects);
+    core.step(Input::InUse { slot: 1200 }, 0, &mut effects);
+    while let Some(at) = effects.list.iter().position(|it| matches!(it, Effect::Persist { .. })) {
+        if let Effect::Persist { release, .. } = effects.list.remove(at) {
+            core.step(Input::Durable(release), 0, &mut effects);
+        }
+    }
+    for effect in &effects.list {
+        if let Effect::Send { message: Message::Skip { from, .. }, .. } = effect
+            && *from < 1003
+        {
+            return Err(format!("slot {from} was skipped after a jump to 1003"));
+        }
+    }
+    Ok(())
 }
