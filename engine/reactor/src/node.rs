@@ -27,8 +27,8 @@ use racos_codec::Codec;
 use racos_machine::{Machine, OpId};
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
-    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Record, Release,
-    Slot, Target,
+    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Record, Release, Slot,
+    Target,
 };
 use racos_storage::device::Device;
 use racos_storage::{Class, Event, Full, Log, LogError, Place, RecordId};

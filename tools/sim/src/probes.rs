@@ -10,8 +10,9 @@ use racos_machine::{
     Stamp, Value as Stored,
 };
 use racos_protocol::{
-    BatchInfo, CoinKey, Config, Configuration, Core, Effect, Effects, Input, Message, Node,
-    ReadQuorum, ReadStep, Record, Recovery, Release, Slot, Target, Timing, Value, Wait,
+    BatchInfo, CoinKey, Config, Configuration, Core, Effect, Effects, Input, Membership, Message,
+    Node, NodeSet, ReadQuorum, ReadStep, Record, Recovery, Release, Slot, Target, Timing, Value,
+    Wait,
 };
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing as DiskTiming};
 use racos_storage::{Class, Event, Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
@@ -532,8 +533,15 @@ pub fn nothing_is_skipped_below_a_jump() -> Result<(), String> {
     let mut core = Core::new(config(5, 1, 3, 4)).expect("possible parameters");
     let mut effects = Effects::default();
     core.start(0, &mut effects);
-    let seats = core.seats().to_vec();
-    core.jump(1003, &Configuration { seats, epoch: 1, effect: 0 }, 0, 0, &mut effects);
+    let founding = Configuration::new(0, (0..5).collect(), 1, 3).expect("possible parameters");
+    let to = Membership {
+        seats: core.seats().to_vec(),
+        lost: NodeSet::EMPTY,
+        configurations: vec![founding],
+        epoch: 1,
+        effect: 0,
+    };
+    core.jump(1003, to, 0, 0, &mut effects);
     core.step(Input::InUse { slot: 1200 }, 0, &mut effects);
     while let Some(at) = effects.list.iter().position(|it| matches!(it, Effect::Persist { .. })) {
         if let Effect::Persist { release, .. } = effects.list.remove(at) {
