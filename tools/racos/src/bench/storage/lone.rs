@@ -119,7 +119,7 @@ fn config(setup: &Setup) -> NodeConfig {
         initial_segments: setup.initial_segments,
         checkpoint_bytes: setup.checkpoint_bytes,
         space_reserve_bytes: setup.space_reserve_bytes,
-        history_margin: Some(setup.history_slots),
+        history_slots: setup.history_slots,
         ..Bounds::default()
     };
     config
