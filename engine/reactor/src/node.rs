@@ -20,7 +20,7 @@ use crate::secrets::Secrets;
 use crate::snap::Snaps;
 use crate::status::RequestCounts;
 use crate::wire::client::{self, ErrorCode, RequestError};
-use crate::wire::cursor::Reader;
+use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{get_message, kind, put_message};
 use racos_buffer::{Pool, Slice};
 use racos_codec::Codec;
@@ -578,15 +578,22 @@ impl<L: Link, D: Device> Node<L, D> {
     /// is a straggler from before the peer's restart, or the peer's disk was rolled back: it is
     /// told.
     pub(crate) fn on_old_boot(&mut self, from: u8) {
-        let boot = self.peer_boots[usize::from(from)].1;
-        self.send(from, kind::BOOT, &boot.to_le_bytes(), &[]);
+        let (incarnation, boot) = self.peer_boots[usize::from(from)];
+        let mut head = Vec::with_capacity(8);
+        head.put_u32(incarnation);
+        head.put_u32(boot);
+        self.send(from, kind::BOOT, &head, &[]);
     }
 
     /// PROTOCOL 9.1-b, 10-a: a peer remembers a boot of this node. A higher one than its own was on
     /// this disk once.
     fn on_boot(&mut self, head: &[u8]) {
-        let Ok(boot) = Reader::new(head).u32("boot") else { return };
-        if boot > self.boot {
+        let mut reader = Reader::new(head);
+        let (Ok(incarnation), Ok(boot)) = (reader.u32("incarnation"), reader.u32("boot")) else {
+            return;
+        };
+        // What was heard of the disk that this one has replaced says nothing of this one.
+        if incarnation == self.config.incarnation && boot > self.boot {
             self.fail(format!(
                 "this disk was rolled back or copied: another node has heard boot {boot}, the disk \
                  says {}; replace the node with `racos member replace`, and do not edit its data",

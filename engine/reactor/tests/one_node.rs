@@ -476,11 +476,12 @@ fn an_older_boot_is_refused_and_a_higher_one_stops_the_node() {
         }
     });
     assert!(!kinds.contains(&kind::READR), "the question of an old boot is answered");
-    assert_eq!(boots, [5u32.to_le_bytes().to_vec()]);
-    world.speak(3, kind::BOOT, &1u32.to_le_bytes());
+    let told = |boot: u32| [1u32.to_le_bytes(), boot.to_le_bytes()].concat();
+    assert_eq!(boots, [told(5)]);
+    world.speak(3, kind::BOOT, &told(1));
     world.pass(5 * MS, |_| {});
     assert_eq!(world.nodes[0].failed(), None, "its own boot is 1");
-    world.speak(3, kind::BOOT, &2u32.to_le_bytes());
+    world.speak(3, kind::BOOT, &told(2));
     world.pass(5 * MS, |_| {});
     assert!(world.nodes[0].failed().is_some_and(|why| why.contains("rolled back")));
 }

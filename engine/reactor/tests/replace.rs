@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Cluster, MS};
+use common::{CLUSTER, Cluster, MS, address};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
+use racos_engine::wire::node::kind;
+use racos_net::{Identity, Transport, TransportConfig};
 
 fn value(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|index| (index / 7) as u8 ^ seed).collect()
@@ -121,6 +123,31 @@ fn only_the_disk_that_the_change_names_speaks() {
     let stopped = cluster.pass_until(3000 * MS, |cluster| cluster.node(4).failed().is_some());
     assert!(stopped && cluster.node(4).failed().unwrap().contains("was replaced"));
     assert_eq!(cluster.get(2, b"k\x01"), Some(value(1300, 1)));
+}
+
+/// tests PROTOCOL 9.1-b, 10-d: what a peer remembers of the boots of a lost disk does not stop the one
+/// that has replaced it: its boots begin anew.
+#[test]
+fn a_boot_of_the_lost_disk_does_not_stop_the_new_one() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    fill(&mut cluster, 4);
+    cluster.stop(4);
+    cluster.new_disk(4, 44);
+    assert_eq!(cluster.replace(0, 4, 1, 44), Ok(()));
+    cluster.start(4).unwrap();
+    rebuilt(&mut cluster, 4);
+    let tell = |cluster: &mut Cluster, incarnation: u32| {
+        let head = [incarnation.to_le_bytes(), 99u32.to_le_bytes()].concat();
+        let identity = Identity { cluster: CLUSTER, node: Some(0), incarnation: 1, boot: 1 };
+        let (link, pool) = (cluster.hub.link(address(50)), cluster.pool.clone());
+        let mut peer = Transport::new(link, identity, pool, TransportConfig::default());
+        peer.send(address(4), kind::BOOT, &head, &[], cluster.now).unwrap();
+        peer.flush(cluster.now);
+        cluster.pass(10 * MS);
+        cluster.node(4).failed().map(str::to_owned)
+    };
+    assert_eq!(tell(&mut cluster, 1), None);
+    assert!(tell(&mut cluster, 2).is_some_and(|why| why.contains("rolled back")));
 }
 
 /// tests PROTOCOL 10-q, 10-r: the replaced disk runs on until the change is in effect: what it says of

@@ -21,7 +21,7 @@ pub mod kind {
     pub const SEG: u8 = 0x08;
     /// This node cannot store the batch of a slot: its disk is full.
     pub const FULL: u8 = 0x09;
-    /// The highest boot of the receiver that this node has heard.
+    /// The newest incarnation of the receiver that this node has heard, and its highest boot.
     pub const BOOT: u8 = 0x0a;
     /// The receiver's fragment of an operation is not what its value gives.
     pub const BAD: u8 = 0x0b;
