@@ -176,11 +176,14 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn takes_too_much(&self) -> bool {
+    /// Bytes that the files may take before segments are copied together.
+    pub(crate) fn space_wanted(&self) -> u64 {
         let reserve = self.config.bounds.space_reserve_bytes;
-        let checkpoint = self.checkpoints.newest().bytes;
-        let wanted = bytes_wanted(self.fragments.live_bytes(), checkpoint, reserve);
-        self.log.file_bytes() > wanted || self.log.is_disk_full()
+        bytes_wanted(self.fragments.live_bytes(), self.checkpoints.newest().bytes, reserve)
+    }
+
+    fn takes_too_much(&self) -> bool {
+        self.log.file_bytes() > self.space_wanted() || self.log.is_disk_full()
     }
 
     fn copy_some(&mut self) {

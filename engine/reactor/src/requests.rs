@@ -179,6 +179,8 @@ impl<L: Link, D: Device> Node<L, D> {
             cache_hits: self.fragments.cache_counts().hits,
             cache_misses: self.fragments.cache_counts().misses,
             live_bytes: self.fragments.live_bytes(),
+            wanted_bytes: self.space_wanted(),
+            reserve_bytes: self.config.bounds.space_reserve_bytes,
             checkpoints: self.checkpoints.written,
             checkpoint_exec: self.checkpoints.newest().exec,
             checkpoint_bytes: self.checkpoints.newest().bytes,

@@ -64,7 +64,7 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let newest = answered().map(|status| status.exec).max().unwrap_or(0);
     let heading = [
         "node", "endpoint", "executed", "lag", "repair", "scrub", "keys", "peers", "live", "disk",
-        "fast", "slow", "told", "null", "memory", "up",
+        "reserve", "fast", "slow", "told", "null", "memory", "up",
     ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
@@ -110,6 +110,7 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         peers,
         output::bytes(status.disk.live_bytes),
         format!("{}{full}", output::bytes(status.disk.file_bytes)),
+        output::bytes(status.disk.reserve_bytes),
         slots.fast.to_string(),
         slots.slow.to_string(),
         slots.told.to_string(),

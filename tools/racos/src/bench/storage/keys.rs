@@ -32,6 +32,7 @@ pub fn setup(flush: FlushMethod) -> Setup {
         checkpoint_bytes: 256 << 20,
         space_reserve_bytes: 1 << 30,
         initial_segments: 4,
+        segment_bytes: 64 << 20,
         history_slots: 1024,
     }
 }
@@ -236,6 +237,8 @@ pub fn amplification(
     let tight = Setup {
         space_reserve_bytes: 0,
         history_slots: 16,
+        // Short ones: those ahead, spare, and kept for the marks take the same however full the rest is.
+        segment_bytes: 8 << 20,
         checkpoint_bytes: (live / 16).max(16 << 20),
         ..setup(flush)
     };

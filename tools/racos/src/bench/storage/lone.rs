@@ -26,6 +26,8 @@ const CLUSTER: u64 = 0xbe7c;
 /// Operations of one session under way.
 const WINDOW: u32 = 64;
 const POOL_BYTES: usize = 768 << 20;
+/// A fragment of one is at most a quarter of the shortest segment that a bench asks for.
+const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Longest sleep of the loop.
 const SLEEP_NS_MAX: u64 = 1_000_000;
 /// Bytes of a key.
@@ -39,6 +41,7 @@ pub struct Setup {
     pub checkpoint_bytes: u64,
     pub space_reserve_bytes: u64,
     pub initial_segments: u32,
+    pub segment_bytes: u32,
     /// Executed slots that keep their batches.
     pub history_slots: u64,
 }
@@ -117,6 +120,8 @@ fn config(setup: &Setup) -> NodeConfig {
         buffer_bytes_max: POOL_BYTES,
         cache_bytes_max: setup.cache_bytes,
         initial_segments: setup.initial_segments,
+        segment_bytes: setup.segment_bytes,
+        value_bytes_max: VALUE_BYTES_MAX,
         checkpoint_bytes: setup.checkpoint_bytes,
         space_reserve_bytes: setup.space_reserve_bytes,
         history_slots: setup.history_slots,
@@ -328,7 +333,10 @@ impl Lone {
             let Some(asked) = self.requests.remove(&number) else { continue };
             self.lanes[asked.lane].under_way.remove(&asked.sequence);
             match (asked.operation, reply) {
-                (_, Reply::Error(error)) if error.code == ErrorCode::Busy => {
+                // Or it waited long for the disk: the same value again does no harm.
+                (_, Reply::Error(error))
+                    if matches!(error.code, ErrorCode::Busy | ErrorCode::Unavailable) =>
+                {
                     self.again.push_back(asked.operation);
                     continue;
                 }

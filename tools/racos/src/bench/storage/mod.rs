@@ -55,9 +55,9 @@ pub struct StorageArgs {
     /// Bytes that the log of a soak may take besides what is live and a quarter more.
     #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes, default_value = "256m")]
     reserve: u64,
-    /// How writes are flushed: linked, dsync or sync.
-    #[arg(long, default_value = "linked")]
-    flush: String,
+    /// How writes are flushed: linked, dsync or sync [default: measured, as by `racos tune`].
+    #[arg(long)]
+    flush: Option<String>,
     /// One JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -97,11 +97,14 @@ pub fn run(args: &StorageArgs) -> Outcome {
     if !(0.05..=3600.0).contains(&args.seconds) || args.value_size > 1 << 20 {
         return Err(usage("--seconds from 0.05 to 3600, --value-size up to 1m"));
     }
-    let flush = crate::config::parse_flush(&args.flush)
-        .ok_or_else(|| usage(format!("--flush {}: linked, dsync or sync", args.flush)))?;
     let scratch = match &args.dir {
         Some(dir) => Scratch::below(dir, "bench-storage")?,
         None => Scratch::new("bench-storage", None)?,
+    };
+    let flush = match &args.flush {
+        Some(name) => crate::config::parse_flush(name)
+            .ok_or_else(|| usage(format!("--flush {name}: linked, dsync or sync")))?,
+        None => crate::tune::profile_here(scratch.path(), 1).flush,
     };
     if let Some(minutes) = args.soak {
         let load = soak::Load {
