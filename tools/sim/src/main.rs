@@ -53,6 +53,9 @@ enum Command {
         /// Try so many seeds never used before for each, instead of the kept ones.
         #[arg(long)]
         fresh: Option<u64>,
+        /// Only the guard of this name.
+        #[arg(long)]
+        only: Option<String>,
     },
 }
 
@@ -61,8 +64,8 @@ const PROGRESS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(Command::Mutants { jobs, fresh }) = options.command {
-        return all_mutants(jobs, fresh);
+    if let Some(Command::Mutants { jobs, fresh, only }) = options.command {
+        return all_mutants(jobs, fresh, only.as_deref());
     }
     let code = options.nodes.zip(options.f).zip(options.k).map(|((n, f), k)| (n, f, k));
     if let Some((n, f, k)) = code
@@ -88,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn all_mutants(jobs: usize, fresh: Option<u64>) -> ExitCode {
+fn all_mutants(jobs: usize, fresh: Option<u64>, only: Option<&str>) -> ExitCode {
     if !mutants::are_built_in() {
         eprintln!(
             "racos-sim: the guards of this build cannot be left out; run \
@@ -97,7 +100,7 @@ fn all_mutants(jobs: usize, fresh: Option<u64>) -> ExitCode {
         return ExitCode::from(2);
     }
     println!("{}", mutants::heading());
-    let verdicts = mutants::judge_all(jobs, fresh, |verdict| println!("{verdict}"));
+    let verdicts = mutants::judge_all(jobs, fresh, only, |verdict| println!("{verdict}"));
     let caught = verdicts.iter().filter(|verdict| verdict.is_caught()).count();
     let missed = verdicts.len() - caught;
     println!("mutants: {caught} caught, {missed} missed");

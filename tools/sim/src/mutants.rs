@@ -107,8 +107,8 @@ pub const MUTANTS: &[Mutant] = &[
     seed("GONE answered as MISSING", 40000011),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
-    seed("scrub passes over damage", 40000000),
-    seed("damage not put on the missing list", 40000000),
+    probe!("scrub passes over damage", what_rots_is_made_again_unasked),
+    probe!("damage not put on the missing list", what_rots_is_made_again_unasked),
     // States taken from peers (PROTOCOL 9.3).
     probe!("state taken in part", a_state_without_its_end_is_none),
     seed("state of a peer used before it is durable", 40000039),
@@ -221,8 +221,13 @@ fn noticed(probe: fn() -> Result<(), String>) -> Option<String> {
     crate::run::caught(probe).err()
 }
 
-/// All mutants, on several threads; `each` is told of every verdict as it comes.
-pub fn judge_all(jobs: usize, fresh: Option<u64>, mut each: impl FnMut(&Verdict)) -> Vec<Verdict> {
+/// All mutants, or `only` one, on several threads; `each` is told of every verdict as it comes.
+pub fn judge_all(
+    jobs: usize,
+    fresh: Option<u64>,
+    only: Option<&str>,
+    mut each: impl FnMut(&Verdict),
+) -> Vec<Verdict> {
     let (next, whole) = (AtomicUsize::new(0), Whole::default());
     let (sender, receiver) = mpsc::sync_channel(MUTANTS.len());
     let mut verdicts = Vec::new();
@@ -231,6 +236,9 @@ pub fn judge_all(jobs: usize, fresh: Option<u64>, mut each: impl FnMut(&Verdict)
             let (sender, next, whole) = (sender.clone(), &next, &whole);
             scope.spawn(move || {
                 while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if only.is_some_and(|name| name != mutant.name) {
+                        continue;
+                    }
                     let from = racos_engine::runtime::random_u128() as u64 >> 16;
                     let verdict = judge(mutant, fresh.map(|count| (from, count)), whole);
                     if sender.send(verdict).is_err() {

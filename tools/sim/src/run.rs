@@ -7,7 +7,7 @@
 use crate::client::What;
 use crate::host::{Host, SimNode, State, Upkeep};
 use crate::net::NetCounts;
-use crate::plan::{Fixed, KINDS, MS, Plan};
+use crate::plan::{Fixed, KINDS, Kind, MS, Plan};
 use crate::world::World;
 use racos_client::Route;
 use racos_engine::UnderWay;
@@ -146,6 +146,29 @@ pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
     let fixed = *fixed;
     caught(move || {
         let mut world = World::new(Plan::draw(seed, &fixed), print);
+        let account = whole_run(&mut world)?;
+        Ok(report(&world, &account))
+    })
+}
+
+/// A run of little but large values whose fragments rot.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_rotting(seed: u64) -> Result<Report, String> {
+    caught(move || {
+        let fixed = Fixed { code: Some((3, 1, 1)), ..Fixed::default() };
+        let mut plan = Plan::draw(seed, &fixed);
+        plan.ends_in_blackout = false;
+        plan.faults.kinds = vec![Kind::ClockJump];
+        (plan.faults.every_ns_mean, plan.faults.spoil_ns_mean) = (1_000 * MS, 20 * MS);
+        (plan.faults.replace_ns_mean, plan.faults_end_ns) = (0, 2_000 * MS);
+        (plan.node.segment_bytes, plan.node.value_bytes_max) = (256 << 10, 40 << 10);
+        (plan.node.cache_bytes_max, plan.node.scrub_ns) = (0, 500 * MS);
+        (plan.work.families, plan.work.family_keys) = (6, 4);
+        (plan.work.hot_ppm, plan.work.delete_ppm, plan.work.get_ppm) = (0, 0, 0);
+        (plan.work.large_ppm, plan.work.striped_ppm) = (900_000, 0);
+        let mut world = World::new(plan, false);
         let account = whole_run(&mut world)?;
         Ok(report(&world, &account))
     })

@@ -10,7 +10,7 @@ fn every_guard_is_missed_when_it_is_left_out() {
     assert!(are_built_in(), "tests are built with the feature `mutants`");
     assert!(MUTANTS.len() >= LEAST);
     println!("{}", heading());
-    let verdicts = judge_all(JOBS, None, |verdict| println!("{verdict}"));
+    let verdicts = judge_all(JOBS, None, None, |verdict| println!("{verdict}"));
     let caught = verdicts.iter().filter(|verdict| verdict.is_caught()).count();
     let missed = verdicts.len() - caught;
     println!("mutants: {caught} caught, {missed} missed");
