@@ -283,9 +283,9 @@ impl World {
                 self.trace.note(self.now_ns, &[2, index as u64, exec]);
                 self.wake_node(index, self.now_ns);
             }
-            // A promise on it has rotten, and no checkpoint has made it needless yet: such a node
-            // must refuse. It is one of those that may be lost.
-            Err(what) if self.spoiled.contains(&index) && what.contains("lost promises") => {
+            // A promise on it has rotten, or a sector beside one cannot be read, and no checkpoint has
+            // made it needless yet: such a node must refuse. It is one of those that may be lost.
+            Err(what) if self.spoiled.contains(&index) && is_refused(&what) => {
                 self.trace.say(self.now_ns, || format!("{what}: it is lost"));
                 self.hosts[index].stop(&self.net, State::Lost);
                 self.lost += 1;
@@ -463,6 +463,11 @@ fn dropped_by_jump(node: &SimNode, held: &[OpId]) -> Option<String> {
     let gone = |op: &&OpId| node.machine().value(**op).is_some() && !node.has_fragment(**op);
     let op = held.iter().find(gone)?;
     Some(format!("the fragment of {op} was dropped though the state taken names it"))
+}
+
+/// Cases M, T and Q of the recovery table.
+fn is_refused(what: &str) -> bool {
+    what.contains("lost promises") || what.contains("unreadable sector")
 }
 
 /// What of a node is out of its bounds.
