@@ -43,6 +43,8 @@ pub(crate) const HISTORY_ENTRY: usize = 12;
 const QUEUE_MAX: usize = 8;
 /// Bytes that may wait for a flush when a checkpoint adds to them.
 const BACKLOG_MAX: usize = 1 << 20;
+/// The same for a checkpoint that is late.
+const LATE_BACKLOG_MAX: usize = 32 << 20;
 
 /// What a record of a checkpoint holds, in its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -427,8 +429,13 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Hands records to the log as far as it takes them; true if no more wait than may.
     fn hand_over(&mut self, writing: &mut Writing) -> bool {
+        // One that clients keep back for as long as it takes until the next is due goes beside them:
+        // without it the log only grows.
+        let since = self.log.counters().bytes_flushed - self.checkpoints.begun_at;
+        let due = self.config.bounds.checkpoint_bytes.max(4 * self.checkpoints.newest.bytes);
+        let backlog_max = if since > due { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
         while let Some((piece, body)) = writing.queue.front() {
-            if self.log.queued_bytes() > BACKLOG_MAX {
+            if self.log.queued_bytes() > backlog_max {
                 return false;
             }
             let Some(slice) = self.pool.copy(body) else { return false };

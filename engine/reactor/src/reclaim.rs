@@ -26,12 +26,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// Bytes of a segment read at a time, and what one COPIES record holds at most.
 const STRETCH: usize = 128 << 10;
 const COPIES_MAX: usize = 512;
-/// Bytes copied a second while there is room.
-const RATE_BYTES: u64 = 64 << 20;
 /// Segments with more than this share of use are not copied, in percent: little would be gained.
 const USE_MAX_PERCENT: u64 = 85;
-/// Bytes that may wait for a flush when copies add to them.
-const BACKLOG_MAX: usize = 1 << 20;
 
 /// Between two segments' worth of history that go.
 const SHORTEN_NS: Nanos = 1_000_000;
@@ -88,6 +84,34 @@ impl Reclaim {
 /// checkpoints of small states).
 pub(crate) fn bytes_wanted(live: u64, checkpoint: u64, reserve: u64) -> u64 {
     live + live / 4 + 6 * checkpoint + reserve
+}
+
+/// How hard segments are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Bytes read a second.
+    rate_bytes: u64,
+    /// Bytes that may wait for a flush when copies add to them.
+    backlog_max: usize,
+}
+
+impl Pace {
+    const GENTLE: Pace = Pace { rate_bytes: 64 << 20, backlog_max: 1 << 20 };
+    const BRISK: Pace = Pace { rate_bytes: 128 << 20, backlog_max: 8 << 20 };
+    /// In the way of clients, who otherwise fill the disk before room is made.
+    const HARD: Pace = Pace { rate_bytes: 1 << 30, backlog_max: 32 << 20 };
+
+    /// By how much too much the files take; `None`: they take no more than they may. Behind what clients
+    /// write while that is little, so that they hardly notice; beside them when it grows all the same.
+    pub(crate) fn of(file_bytes: u64, wanted: u64, is_disk_full: bool) -> Option<Pace> {
+        if is_disk_full || file_bytes > wanted + wanted / 4 {
+            return Some(Pace::HARD);
+        }
+        if file_bytes > wanted + wanted / 10 {
+            return Some(Pace::BRISK);
+        }
+        (file_bytes > wanted).then_some(Pace::GENTLE)
+    }
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -183,14 +207,20 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn takes_too_much(&self) -> bool {
-        self.log.file_bytes() > self.space_wanted() || self.log.is_disk_full()
+        self.reclaim_pace().is_some()
+    }
+
+    fn reclaim_pace(&self) -> Option<Pace> {
+        Pace::of(self.log.file_bytes(), self.space_wanted(), self.log.is_disk_full())
     }
 
     fn copy_some(&mut self) {
-        if self.reclaim.job.is_none()
-            || self.reclaim.not_before > self.now
-            || self.log.queued_bytes() > BACKLOG_MAX
-        {
+        if self.reclaim.job.is_none() || self.reclaim.not_before > self.now {
+            return;
+        }
+        // A segment that was begun is ended.
+        let pace = self.reclaim_pace().unwrap_or(Pace::GENTLE);
+        if self.log.queued_bytes() > pace.backlog_max {
             return;
         }
         let full = self.reclaim.bytes.len() >= self.copies_bytes_max()
@@ -220,8 +250,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(job) = &mut self.reclaim.job {
             job.reading = reading;
         }
-        let cost = u64::from(place.len) * 1_000_000_000 / RATE_BYTES;
-        self.reclaim.not_before = self.now + if self.log.is_disk_full() { 0 } else { cost };
+        self.reclaim.not_before = self.now + u64::from(place.len) * 1_000_000_000 / pace.rate_bytes;
     }
 
     fn copies_bytes_max(&self) -> usize {
@@ -378,6 +407,16 @@ impl<L: Link, D: Device> Node<L, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copying_is_gentle_until_it_does_not_keep_up() {
+        let pace = |file_bytes| Pace::of(file_bytes, 1000, false);
+        assert_eq!((pace(999), pace(1000)), (None, None));
+        assert_eq!((pace(1001), pace(1100)), (Some(Pace::GENTLE), Some(Pace::GENTLE)));
+        assert_eq!((pace(1101), pace(1250)), (Some(Pace::BRISK), Some(Pace::BRISK)));
+        assert_eq!(pace(1251), Some(Pace::HARD));
+        assert_eq!(Pace::of(10, 1000, true), Some(Pace::HARD), "a full disk waits for it");
+    }
 
     #[test]
     fn the_space_wanted_is_a_quarter_more_than_what_is_live_and_a_fixed_reserve() {
