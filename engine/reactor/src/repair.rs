@@ -86,6 +86,15 @@ impl Repair {
         }
     }
 
+    /// What was stored of it cannot be read: a record of it that is about to be flushed is of no use.
+    fn again(&mut self, op: OpId, slot: Slot, now: Nanos) {
+        self.unflushed.retain(|(_, of)| *of != op);
+        self.missing.add(op, slot, now);
+        if !self.jobs.values().any(|job| job.value.op == op) {
+            self.missing.put_aside(op, now);
+        }
+    }
+
     /// PROTOCOL 9.5-a: stored and flushed: only now it leaves the list.
     pub fn flushed(&mut self, up_to: RecordId) {
         while let Some((_, op)) = self.unflushed.pop_front_if(|(id, _)| *id <= up_to) {
@@ -124,7 +133,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if mutant!("damage not put on the missing list") {
             return;
         }
-        self.repair.missing.add(op, used.slot, self.now);
+        self.repair.again(op, used.slot, self.now);
         self.repair.missing.grew(u64::from(used.value.len));
     }
 
@@ -366,5 +375,26 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut buf = self.pool.get(len).ok_or(Unfit::NoBuffers)?;
         self.rebuild(chosen, &[usize::from(index)], &mut [&mut buf[..len]]);
         Ok(buf.freeze().slice(0..len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fragment_that_cannot_be_read_before_its_flush_is_made_once_more() {
+        let mut repair = Repair::default();
+        let op = OpId::new(1, 1, 1, 7);
+        repair.missing.add(op, 3, 0);
+        assert_eq!(repair.missing.next(0), Some((3, op)), "its repair is begun");
+        repair.placed(RecordId(9), op);
+        repair.again(op, 3, 10);
+        repair.flushed(RecordId(9));
+        assert!(repair.missing.contains(op), "the record that is flushed cannot be read");
+        assert_eq!(repair.missing.next(10), Some((3, op)), "and is repaired again");
+        repair.placed(RecordId(11), op);
+        repair.flushed(RecordId(11));
+        assert!(!repair.missing.contains(op));
     }
 }

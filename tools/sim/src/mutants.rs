@@ -85,7 +85,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
     seed("reservation used before its flush", 44376336232355),
-    seed("slots opened beyond the reservation", 40000013),
+    probe!("slots opened beyond the reservation", nothing_is_opened_beyond_the_reservation),
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
     seed("no end of the window", 40000000),

@@ -262,6 +262,26 @@ pub fn what_was_skipped_is_not_opened_after_a_restart() -> Result<(), String> {
     }
 }
 
+/// PROTOCOL 4.3-b: all below the reservation is skipped and decided, the next one is not flushed.
+pub fn nothing_is_opened_beyond_the_reservation() -> Result<(), String> {
+    let mut lab = Lab::new(3, 1, 1);
+    let reserved = lab.cores[1].reservation();
+    let propose = Message::Propose { slot: 900, value: Value::Null };
+    lab.step(1, Input::Message { from: 0, message: propose });
+    for slot in 0..reserved {
+        let message = Message::Decide { slot, value: Value::Null };
+        lab.step(1, Input::Message { from: 0, message });
+    }
+    if lab.cores[1].exec() < reserved {
+        return Err(format!("slots up to {} of {reserved} are executed", lab.cores[1].exec()));
+    }
+    if let Some(slot) = lab.cores[1].can_open() {
+        return Err(format!("slot {slot} would be opened; {reserved} is reserved"));
+    }
+    lab.flush(1);
+    lab.cores[1].can_open().map(drop).ok_or("nothing is opened after the flush either".into())
+}
+
 /// PROTOCOL 8.1-b, the counterexample to the published read: only the owner knows that the slot is
 /// decided, and the read quorum is without it.
 pub fn a_decision_known_to_one_node_is_read() -> Result<(), String> {
@@ -512,7 +532,7 @@ pub fn a_damaged_fragment_is_not_read() -> Result<(), String> {
 /// PROTOCOL 9.3-e: parts of a state, but not the last: they make no state.
 pub fn a_state_without_its_end_is_none() -> Result<(), String> {
     let mut machine = Machine::new(Limits::default());
-    for slot in 0..8u64 {
+    for slot in 0..64u64 {
         let action = Action::OpenSession { window: 4 };
         machine.apply(slot, 0, &Op { id: OpId::new(0, 1, 1, slot + 1), stamp: None, action });
     }
