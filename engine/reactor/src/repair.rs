@@ -386,13 +386,14 @@ mod tests {
     fn a_fragment_that_cannot_be_read_before_its_flush_is_made_once_more() {
         let mut repair = Repair::default();
         let op = OpId::new(1, 1, 1, 7);
+        const SECOND: Nanos = 1_000_000_000;
         repair.missing.add(op, 3, 0);
-        assert_eq!(repair.missing.next(0), Some((3, op)), "its repair is begun");
+        assert_eq!(repair.missing.next(SECOND), Some((3, op)), "its repair is begun");
         repair.placed(RecordId(9), op);
-        repair.again(op, 3, 10);
+        repair.again(op, 3, 2 * SECOND);
         repair.flushed(RecordId(9));
         assert!(repair.missing.contains(op), "the record that is flushed cannot be read");
-        assert_eq!(repair.missing.next(10), Some((3, op)), "and is repaired again");
+        assert_eq!(repair.missing.next(2 * SECOND), Some((3, op)), "and is repaired again");
         repair.placed(RecordId(11), op);
         repair.flushed(RecordId(11));
         assert!(!repair.missing.contains(op));
