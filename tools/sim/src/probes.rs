@@ -275,11 +275,10 @@ pub fn nothing_is_opened_beyond_the_reservation() -> Result<(), String> {
     if lab.cores[1].exec() < reserved {
         return Err(format!("slots up to {} of {reserved} are executed", lab.cores[1].exec()));
     }
-    if let Some(slot) = lab.cores[1].can_open() {
-        return Err(format!("slot {slot} would be opened; {reserved} is reserved"));
+    match lab.cores[1].can_open() {
+        Some(slot) => Err(format!("slot {slot} would be opened; {reserved} is reserved")),
+        None => Ok(()),
     }
-    lab.flush(1);
-    lab.cores[1].can_open().map(drop).ok_or("nothing is opened after the flush either".into())
 }
 
 /// PROTOCOL 8.1-b, the counterexample to the published read: only the owner knows that the slot is
