@@ -6,7 +6,8 @@
 
 use crate::batch::Batch;
 use crate::history::Past;
-use crate::node::{DiskRead, Node};
+use crate::journal::DiskRead;
+use crate::node::Node;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{get_facts_head, kind, put_facts_head};
 use racos_buffer::Slice;

@@ -44,6 +44,7 @@ mod facts;
 mod fragments;
 mod history;
 pub mod inspect;
+mod journal;
 mod jump;
 pub mod layout;
 mod members;

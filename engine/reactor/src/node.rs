@@ -10,10 +10,11 @@ use crate::config::NodeConfig;
 use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
+use crate::journal::Journal;
 use crate::observe::Observer;
 use crate::reads::Reads;
 use crate::reclaim::Reclaim;
-use crate::record::{self, DecidedRun};
+use crate::record::DecidedRun;
 use crate::repair::Repair;
 use crate::scrub::Scrub;
 use crate::secrets::Secrets;
@@ -27,11 +28,10 @@ use racos_codec::Codec;
 use racos_machine::{Machine, OpId};
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
-    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Record, Release, Slot,
-    Target,
+    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Slot, Target,
 };
 use racos_storage::device::Device;
-use racos_storage::{Class, Event, Full, Log, LogError, Place, RecordId};
+use racos_storage::{Class, Full, Log, LogError, Place};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::fmt;
@@ -72,71 +72,11 @@ pub(crate) struct Known {
     pub place: Option<Place>,
 }
 
-/// What of a record is to be found again.
-pub(crate) enum Stored {
-    /// A batch; `fragments`: with this node's fragments.
-    Batch { slot: Slot, batch: Rc<Batch>, fragments: bool },
-    /// A repaired fragment.
-    Repaired { slot: Slot, op: OpId },
-    /// Fragments copied from another segment: operation, where it lay, offset in the body.
-    Copies { moves: Vec<(OpId, Place, u32)> },
-}
-
-/// A record that the log could not take yet. Order is kept.
-pub(crate) struct Waiting {
-    pub kind: u8,
-    pub head: Vec<u8>,
-    pub body: Vec<Slice>,
-    pub release: Release,
-    pub stored: Option<Stored>,
-}
-
 /// A batch that has just arrived, until the core has said what becomes of it.
 pub(crate) struct Arrived {
     pub slot: Slot,
     pub head: Slice,
     pub body: Slice,
-}
-
-/// What a read of the log is for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum DiskRead {
-    /// The own fragment, for a read of this node.
-    Own {
-        read: u64,
-        op: u128,
-        at: Place,
-    },
-    /// A fragment for another node's read.
-    Serve {
-        to: u8,
-        read: u64,
-        op: u128,
-        at: Place,
-    },
-    /// A batch that a node asked for.
-    Meta {
-        to: u8,
-        slot: Slot,
-    },
-    /// A batch of a range of facts.
-    Facts {
-        job: u64,
-        index: usize,
-    },
-    /// What is read only to see whether it is good.
-    Scrub,
-    /// A piece of a checkpoint that a node takes.
-    Snap {
-        to: u8,
-        generation: u64,
-        index: u32,
-    },
-    /// A stretch of a segment that is to be used again; one large fragment of it.
-    Reclaim,
-    ReclaimOne {
-        op: u128,
-    },
 }
 
 /// Counts of what a node has not finished.
@@ -182,15 +122,12 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) decided: DecidedRun,
     effects: Effects,
     inbox: Vec<Frame>,
-    events: Vec<Event>,
     /// Encoded core messages for all other nodes, and for each.
     out_all: Vec<u8>,
     out_one: Vec<Vec<u8>>,
     /// Something among them cannot wait for the flush that is under way.
     out_urgent: bool,
-    releases: VecDeque<(RecordId, Release)>,
-    placing: VecDeque<(RecordId, Stored)>,
-    unappended: VecDeque<Waiting>,
+    pub(crate) journal: Journal,
     pub(crate) reads: Reads,
     pub(crate) repair: Repair,
     pub(crate) scrub: Scrub,
@@ -198,8 +135,6 @@ pub struct Node<L: Link, D: Device> {
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
     pub(crate) last_batch: Option<Slot>,
     pub(crate) facts: FactsJobs,
-    pub(crate) disk_reads: Vec<Option<DiskRead>>,
-    pub(crate) disk_reads_free: Vec<usize>,
     /// Requests under way, by (client, request).
     pub(crate) requests: FxHashSet<(u64, u64)>,
     /// Own slots that another node could not store for want of space.
@@ -212,8 +147,6 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
     released: Vec<OpId>,
-    /// When the disk last completed something, or had nothing to do.
-    disk_at: Nanos,
     last_work: Nanos,
     beacon_at: Nanos,
     pub(crate) stalled_check_at: Nanos,
@@ -258,9 +191,6 @@ const OUT_BYTES_MAX: usize = 16 << 10;
 const BEACON_NS: Nanos = 500_000_000;
 /// A log without work for this long confirms its last group.
 const IDLE_CONFIRM_NS: Nanos = 200_000_000;
-/// A disk that has completed nothing of what it was asked for so long hangs: clients are sent to other
-/// nodes until it goes on.
-const HANGS_NS: Nanos = 1_000_000_000;
 /// Turns of receiving before the disk gets its turn.
 const RECEIVE_ROUNDS: usize = 4;
 const RECEIVE_FULL: usize = 64;
@@ -308,13 +238,10 @@ impl<L: Link, D: Device> Node<L, D> {
             decided: DecidedRun::default(),
             effects: Effects::default(),
             inbox: Vec::new(),
-            events: Vec::new(),
             out_all: Vec::new(),
             out_one: vec![Vec::new(); n],
             out_urgent: false,
-            releases: VecDeque::new(),
-            placing: VecDeque::new(),
-            unappended: VecDeque::new(),
+            journal: Journal::new(now),
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
@@ -322,8 +249,6 @@ impl<L: Link, D: Device> Node<L, D> {
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
             facts: FactsJobs::default(),
-            disk_reads: Vec::new(),
-            disk_reads_free: Vec::new(),
             requests: FxHashSet::default(),
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
@@ -333,7 +258,6 @@ impl<L: Link, D: Device> Node<L, D> {
             started: now,
             scratch: Vec::new(),
             released: Vec::new(),
-            disk_at: now,
             last_work: now,
             beacon_at: now + BEACON_NS,
             stalled_check_at: now + BEACON_NS,
@@ -382,21 +306,11 @@ impl<L: Link, D: Device> Node<L, D> {
             requests: self.requests.len() + self.api.len(),
             reads: self.reads.len(),
             batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
-            records: self.unappended.len() + self.releases.len() + self.placing.len(),
-            disk_reads: self.disk_reads_under_way() - usize::from(self.scrub.is_reading()),
+            records: self.journal.records(),
+            disk_reads: self.journal.reads_under_way() - usize::from(self.scrub.is_reading()),
             missing: self.repair.missing.len(),
         }
     }
-    fn disk_reads_under_way(&self) -> usize {
-        self.disk_reads.len() - self.disk_reads_free.len()
-    }
-
-    /// How long the disk has completed nothing of what it was asked, if that is too long.
-    pub fn disk_hangs_ns(&self) -> Option<Nanos> {
-        let hangs = self.now.saturating_sub(self.disk_at);
-        (hangs >= HANGS_NS).then_some(hangs)
-    }
-
     /// What is wrong with this node, in words for the person who runs it.
     pub fn problem(&self) -> Option<String> {
         let hangs = self.disk_hangs_ns().map(|ns| {
@@ -450,10 +364,6 @@ impl<L: Link, D: Device> Node<L, D> {
         self.now = now;
         let (received, drained) = self.receive();
         let completed = self.reap();
-        let is_asked = self.log.is_writing() || self.disk_reads_under_way() > 0;
-        if completed || !is_asked {
-            self.disk_at = now;
-        }
         // Timers judge what did not come: first everything that has come must be taken in.
         if drained && self.core.deadline().is_some_and(|at| at <= now) {
             self.step(Input::Tick);
@@ -490,7 +400,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// When the node has something to do even if nothing comes; `None`: never.
     pub fn deadline(&self) -> Option<Nanos> {
         let idle = (!self.confirmed).then_some(self.last_work + IDLE_CONFIRM_NS);
-        let waiting = !self.unappended.is_empty()
+        let waiting = !self.nothing_unappended()
             || (!self.sealed.is_empty() && self.core.can_open().is_some());
         let retry = waiting.then_some(self.now + 1_000_000);
         let beacon = (self.n > 1).then_some(self.beacon_at);
@@ -659,205 +569,6 @@ impl<L: Link, D: Device> Node<L, D> {
 
     pub(crate) fn fail(&mut self, why: String) {
         self.failed.get_or_insert(why);
-    }
-
-    fn persist(&mut self, record: Record, release: Release) {
-        match record {
-            Record::Vote { .. } if mutant!("votes not recorded") => {
-                self.releases.push_front((RecordId(0), release));
-            }
-            Record::Hold { slot, .. } => self.store(slot, record::kind::HOLD, release),
-            Record::SegmentOnly { slot, .. } => {
-                self.store(slot, record::kind::SEGMENT_ONLY, release)
-            }
-            _ => {
-                let mut head = std::mem::take(&mut self.scratch);
-                head.clear();
-                let kind = record::put_record(&mut head, &record);
-                self.append(kind, &head, &[], release, None);
-                self.scratch = head;
-            }
-        }
-    }
-
-    /// Hands a record to the log, behind everything handed to it before.
-    ///
-    /// Decisions noted so far go first: a record for slot s implies that the decisions of all slots
-    /// below s - alpha are in the log before it (`Recovery::finish` relies on it).
-    pub(crate) fn append(
-        &mut self,
-        kind: u8,
-        head: &[u8],
-        body: &[Slice],
-        release: Release,
-        stored: Option<Stored>,
-    ) {
-        if !self.decided.is_empty() {
-            let mut decisions = Vec::with_capacity(64);
-            self.decided.take(&mut decisions);
-            self.append_now(record::kind::DECIDED, &decisions, &[], Release::Nothing, None);
-        }
-        self.append_now(kind, head, body, release, stored);
-    }
-
-    fn append_now(
-        &mut self,
-        kind: u8,
-        head: &[u8],
-        body: &[Slice],
-        release: Release,
-        stored: Option<Stored>,
-    ) {
-        if self.unappended.is_empty()
-            && let Ok(id) = self.append_to_log(kind, head, body)
-        {
-            return self.appended(id, release, stored);
-        }
-        let (head, body) = (head.to_vec(), body.to_vec());
-        self.unappended.push_back(Waiting { kind, head, body, release, stored });
-    }
-
-    fn append_to_log(&mut self, kind: u8, head: &[u8], body: &[Slice]) -> Result<RecordId, Full> {
-        let until = record::needed_until(kind, head);
-        self.log.append_until(kind, head, body, Class::Urgent, until)
-    }
-
-    /// Whether the log has taken everything that was to be said.
-    pub(crate) fn nothing_unappended(&self) -> bool {
-        self.unappended.is_empty()
-    }
-
-    fn appended(&mut self, id: RecordId, release: Release, stored: Option<Stored>) {
-        let early = match release {
-            Release::Propose { .. } => mutant!("PROPOSE sent before its flush"),
-            Release::Reserve { .. } => mutant!("reservation used before its flush"),
-            _ => false,
-        };
-        if early {
-            self.releases.push_front((RecordId(0), release));
-        } else if release != Release::Nothing {
-            self.releases.push_back((id, release));
-        }
-        if let Some(stored) = stored {
-            self.placing.push_back((id, stored));
-        }
-    }
-
-    /// What becomes of a record when it is placed. Records are placed in order.
-    pub(crate) fn placed_later(&mut self, id: RecordId, stored: Stored) {
-        self.placing.push_back((id, stored));
-    }
-
-    /// Tries again what the log could not take.
-    fn append_waiting(&mut self) {
-        while let Some(waiting) = self.unappended.pop_front() {
-            match self.append_to_log(waiting.kind, &waiting.head, &waiting.body) {
-                Ok(id) => self.appended(id, waiting.release, waiting.stored),
-                Err(_) => return self.unappended.push_front(waiting),
-            }
-        }
-    }
-
-    /// Collects what the disk has done.
-    fn reap(&mut self) -> bool {
-        let mut events = std::mem::take(&mut self.events);
-        self.log.poll(&mut events);
-        let any = !events.is_empty();
-        for event in events.drain(..) {
-            match event {
-                Event::Placed { id, head, body, .. } => self.placed(id, head, body),
-                Event::Flushed { up_to } => self.flushed(up_to),
-                Event::Read { token, result } => self.on_disk_read(token, result.ok()),
-                Event::Failed(what) => self.fail(format!("the disk failed: {what}")),
-                Event::Marked { tag } => self.checkpoint_marked(tag),
-                Event::SpaceLow { .. } | Event::SpaceBack => {}
-            }
-        }
-        self.events = events;
-        self.append_waiting();
-        #[cfg(feature = "mutants")]
-        self.flushed(RecordId(0));
-        any
-    }
-
-    fn placed(&mut self, id: RecordId, head: Place, body: Place) {
-        self.checkpoints.placed(id, body);
-        let Some((_, stored)) = self.placing.pop_front_if(|(of, _)| *of == id) else { return };
-        let (slot, batch, fragments) = match stored {
-            Stored::Batch { slot, batch, fragments } => (slot, batch, fragments),
-            Stored::Repaired { slot, op } => {
-                if self.fragments.placed(op, slot, body) {
-                    self.repair.placed(id, op);
-                }
-                return;
-            }
-            Stored::Copies { moves } => {
-                for (op, from, offset) in moves {
-                    if let Some(to) = body.part(offset, from.len) {
-                        self.fragments.moved(op, from, to);
-                    }
-                }
-                return self.reclaim.placed();
-            }
-        };
-        if fragments {
-            for spot in crate::layout::fragments(&batch.ops) {
-                if let Some(place) = body.part(spot.offset as u32, spot.len as u32)
-                    && self.fragments.placed(spot.value.op, slot, place)
-                {
-                    self.repair.placed(id, spot.value.op);
-                }
-            }
-        }
-        match self.window.get_mut(&slot) {
-            Some(known) => known.place = known.place.or(Some(head)),
-            None => self.history.placed(slot, head),
-        }
-    }
-
-    /// PROTOCOL 4.1-h, 13-d: what was waiting for this flush may now be said.
-    fn flushed(&mut self, up_to: RecordId) {
-        self.repair.flushed(up_to);
-        while let Some((id, release)) = self.releases.front().copied()
-            && id <= up_to
-        {
-            self.releases.pop_front();
-            self.step(Input::Durable(release));
-        }
-    }
-
-    fn on_disk_read(&mut self, token: u64, bytes: Option<Slice>) {
-        let index = token as usize;
-        let Some(read) = self.disk_reads.get_mut(index).and_then(Option::take) else { return };
-        self.disk_reads_free.push(index);
-        match read {
-            DiskRead::Own { read, op, at } => self.own_fragment_read(read, op, at, bytes),
-            DiskRead::Serve { to, read, op, at } => {
-                self.serve_fragment_read(to, read, op, at, bytes)
-            }
-            DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
-            DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
-            DiskRead::Scrub => self.scrub_read_done(bytes),
-            DiskRead::Snap { to, generation, index } => {
-                self.piece_read(to, generation, index, bytes)
-            }
-            DiskRead::Reclaim => self.reclaim_read(bytes),
-            DiskRead::ReclaimOne { op } => self.reclaim_one(OpId(op), bytes),
-        }
-    }
-
-    /// Starts a read of the log; false if it cannot take one now.
-    pub(crate) fn read_disk(&mut self, what: DiskRead, place: Place, crc: Option<u32>) -> bool {
-        let index = self.disk_reads_free.pop().unwrap_or_else(|| {
-            self.disk_reads.push(None);
-            self.disk_reads.len() - 1
-        });
-        if self.log.read(index as u64, place, crc).is_err() {
-            self.disk_reads_free.push(index);
-            return false;
-        }
-        self.disk_reads[index] = Some(what);
-        true
     }
 
     fn open_batches(&mut self) {

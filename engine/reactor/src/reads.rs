@@ -8,7 +8,8 @@
 use crate::assemble::Unfit;
 use crate::batch::{Waiter, key_hash, touches};
 use crate::fragments::Fetch;
-use crate::node::{DiskRead, Node};
+use crate::journal::DiskRead;
+use crate::node::Node;
 use crate::wire::client::{ErrorCode, Reply, RequestError, put_stripes};
 use crate::wire::node::{
     AnswerForm, AnswerHead, Asked, Query, ReadQuestion, SegmentAnswer, get_question,

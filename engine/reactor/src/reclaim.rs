@@ -10,8 +10,9 @@
 //! before that, or believing bytes whose checksum was not looked at.
 
 use crate::batch::Batch;
+use crate::journal::{DiskRead, Stored};
 use crate::layout;
-use crate::node::{DiskRead, Node, Stored};
+use crate::node::Node;
 use crate::record::{self, COPY_BYTES, CopyOf, kind};
 use crate::wire::cursor::Reader;
 use crate::wire::node::SpreadHead;

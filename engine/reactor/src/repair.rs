@@ -8,9 +8,10 @@
 //! digest.
 
 use crate::assemble::Unfit;
+use crate::journal::Stored;
 use crate::layout;
 use crate::missing::MissingList;
-use crate::node::{Node, Stored};
+use crate::node::Node;
 use crate::reads::Held;
 use crate::record;
 use crate::wire::cursor::{Reader, Writer};

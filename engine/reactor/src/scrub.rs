@@ -16,7 +16,8 @@
 //! does not lie there any more. What would break it: judging bytes by a place that has moved since.
 
 use crate::checkpoint::Piece;
-use crate::node::{DiskRead, Node};
+use crate::journal::DiskRead;
+use crate::node::Node;
 use crate::record::kind;
 use crate::status::ScrubStatus;
 use racos_buffer::Slice;

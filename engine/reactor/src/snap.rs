@@ -12,8 +12,9 @@
 //! checkpoint before the receiver has had them.
 
 use crate::checkpoint::Snapshot;
+use crate::journal::DiskRead;
 use crate::jump;
-use crate::node::{DiskRead, Node};
+use crate::node::Node;
 use crate::wire::node::kind;
 use crate::wire::snap::{Offer, PIECE_BYTES_MAX, PieceHead, Question, SnapId};
 use racos_buffer::Slice;

@@ -4,8 +4,9 @@
 //! flushed; the machine applies exactly the batch whose digest was decided.
 
 use crate::batch::{Batch, Parcel, Waiter};
+use crate::journal::{DiskRead, Stored};
 use crate::layout;
-use crate::node::{Arrived, DiskRead, Known, Node, Stored};
+use crate::node::{Arrived, Known, Node};
 use crate::record::kind as record_kind;
 use crate::wire::client::{ErrorCode, Reply, RequestError};
 use crate::wire::cursor::{Reader, Writer};
