@@ -62,6 +62,7 @@ mod requests;
 pub mod runtime;
 mod scrub;
 mod secrets;
+mod serve;
 mod snap;
 mod spread;
 pub mod status;
