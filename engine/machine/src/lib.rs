@@ -15,21 +15,10 @@
 //! PROTOCOL 7 (execution), 9.8 (value table) and 11 (sessions) are the rules followed here.
 #![forbid(unsafe_code)]
 
-mod changes;
-/// Whether a test has left out the guard of this name: never, in any but a test build.
-#[cfg(feature = "mutants")]
-macro_rules! mutant {
-    ($name:literal) => {
-        racos_mutants::is_out($name)
-    };
-}
-#[cfg(not(feature = "mutants"))]
-macro_rules! mutant {
-    ($name:literal) => {
-        false
-    };
-}
+#[macro_use]
+extern crate racos_mutants;
 
+mod changes;
 mod export;
 mod hash;
 mod hash_kv;

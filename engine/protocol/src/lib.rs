@@ -8,19 +8,8 @@
 //! VOTE or STATE directly.
 #![forbid(unsafe_code)]
 
-/// Whether a test has left out the guard of this name: never, in any but a test build.
-#[cfg(feature = "mutants")]
-macro_rules! mutant {
-    ($name:literal) => {
-        racos_mutants::is_out($name)
-    };
-}
-#[cfg(not(feature = "mutants"))]
-macro_rules! mutant {
-    ($name:literal) => {
-        false
-    };
-}
+#[macro_use]
+extern crate racos_mutants;
 
 mod coin;
 mod config;

@@ -91,6 +91,8 @@ pub(crate) struct Journal {
     reads: Vec<Option<DiskRead>>,
     reads_free: Vec<usize>,
     events: Vec<Event>,
+    /// The record of decisions, while it is written.
+    decisions: Vec<u8>,
     /// When the disk last completed something, or had nothing to do.
     disk_at: Nanos,
 }
@@ -104,6 +106,7 @@ impl Journal {
             reads: Vec::new(),
             reads_free: Vec::new(),
             events: Vec::new(),
+            decisions: Vec::new(),
             disk_at: now,
         }
     }
@@ -157,9 +160,11 @@ impl<L: Link, D: Device> Node<L, D> {
         stored: Option<Stored>,
     ) {
         if !self.decided.is_empty() {
-            let mut decisions = Vec::with_capacity(64);
+            let mut decisions = std::mem::take(&mut self.journal.decisions);
             self.decided.take(&mut decisions);
             self.append_now(record::kind::DECIDED, &decisions, &[], Release::Nothing, None);
+            decisions.clear();
+            self.journal.decisions = decisions;
         }
         self.append_now(kind, head, body, release, stored);
     }

@@ -20,19 +20,8 @@
 //! | `runtime` | the loop in a real process |
 #![forbid(unsafe_code)]
 
-/// Whether a test has left out the guard of this name: never, in any but a test build.
-#[cfg(feature = "mutants")]
-macro_rules! mutant {
-    ($name:literal) => {
-        racos_mutants::is_out($name)
-    };
-}
-#[cfg(not(feature = "mutants"))]
-macro_rules! mutant {
-    ($name:literal) => {
-        false
-    };
-}
+#[macro_use]
+extern crate racos_mutants;
 
 pub mod api;
 mod assemble;

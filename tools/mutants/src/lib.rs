@@ -1,9 +1,9 @@
 //! Switches that take single guards out of racos, to show that some test notices.
 //!
 //! Purpose: a guard that no test misses may as well not be there. `if mutant!("name")` in a crate of
-//! racos asks here whether this guard is to be left out. The crates ask only when they are built
-//! with their feature `mutants`, which nothing but tests and `racos-sim mutants` turns on; in every
-//! other build the question is the constant `false`, and this crate is not even compiled.
+//! racos asks here whether this guard is to be left out. The answer is the constant `false`, and the
+//! guard costs nothing, but with the feature `armed`, which nothing but tests and `racos-sim mutants`
+//! turns on.
 //! Invariant: at most one guard is out, of the thread that asked for it, until [`Off`] is dropped.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,23 @@ use std::cell::Cell;
 
 thread_local! {
     static OUT: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Whether a test has left out the guard of this name: never, in any but a test build.
+#[cfg(feature = "armed")]
+#[macro_export]
+macro_rules! mutant {
+    ($name:literal) => {
+        $crate::is_out($name)
+    };
+}
+/// Whether a test has left out the guard of this name: never, in any but a test build.
+#[cfg(not(feature = "armed"))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
 }
 
 /// Whether the guard of this name is left out on this thread.

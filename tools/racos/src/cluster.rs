@@ -7,6 +7,7 @@ use crate::config;
 use crate::connect::{Target, random_u64};
 use crate::exit::{Failure, failed, usage};
 use crate::node::{PREPARING, READY};
+use crate::output;
 use racos_protocol::Thresholds;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
@@ -124,6 +125,18 @@ impl Cluster {
     pub fn start(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Failure> {
         let all: Vec<usize> = (0..self.n()).collect();
         self.start_nodes(&all, progress)
+    }
+
+    /// As [`Cluster::start`], with a bar for who waits for the log files.
+    pub fn start_with_bar(&mut self) -> Result<(), Failure> {
+        let bar = output::step_bar(0);
+        self.start(&mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message("log files written for the first time");
+        })?;
+        bar.finish_and_clear();
+        Ok(())
     }
 
     /// As [`Cluster::start`], for some nodes.

@@ -281,13 +281,7 @@ fn found(
     plan.etcd_port_base = Some(args.etcd_port_base);
     plan.tuning = profile_here(dir, args.nodes).to_toml();
     let mut cluster = Cluster::create(dir, &plan)?;
-    let bar = output::step_bar(0);
-    cluster.start(&mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-        bar.set_message("log files written for the first time");
-    })?;
-    bar.finish_and_clear();
+    cluster.start_with_bar()?;
     let restored = runtime.block_on(fill(&args.file, &cluster.etcd[0]));
     cluster.stop();
     restored

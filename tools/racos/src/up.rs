@@ -65,13 +65,7 @@ pub fn run(args: &UpArgs) -> Outcome {
             Cluster::create(&args.dir, &plan)?
         }
     };
-    let bar = output::step_bar(0);
-    cluster.start(&mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-        bar.set_message("log files written for the first time");
-    })?;
-    bar.finish_and_clear();
+    cluster.start_with_bar()?;
     greet(&args.dir, &cluster);
     let mut killed: Vec<(usize, Instant)> = Vec::new();
     let mut said: Vec<String> = vec![String::new(); cluster.n()];

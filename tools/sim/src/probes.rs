@@ -450,14 +450,37 @@ fn reopen(disk: &Rc<RefCell<Disk>>, pool: &Pool, config: &LogConfig) -> Option<H
     Some(Handed { log, inline, stored })
 }
 
+fn append_record(log: &mut Log<MemoryDevice>, pool: &Pool, len: usize) -> Result<(), String> {
+    let body = pool.copy(&vec![7; len]).ok_or("the pool is used up")?;
+    let appended = log.append(1, b"head", &[body], Class::Urgent);
+    appended.map(drop).map_err(|full| format!("a fresh log takes no record: {full:?}"))
+}
+
+/// Where the body of a record lies that has been flushed, and its checksum.
+fn place_record(
+    log: &mut Log<MemoryDevice>,
+    pool: &Pool,
+    len: usize,
+) -> Result<(Place, u32), String> {
+    append_record(log, pool, len)?;
+    let mut events = Vec::new();
+    while log.is_busy() {
+        log.kick();
+        log.poll(&mut events);
+    }
+    let placed = events.iter().find_map(|event| match event {
+        Event::Placed { body, body_crc, .. } => Some((*body, *body_crc)),
+        _ => None,
+    });
+    placed.ok_or_else(|| "the record was not placed".into())
+}
+
 /// PROTOCOL 4.4-g: a group that was torn while it was written is cut, whatever of it is there.
 pub fn a_torn_group_is_not_replayed() -> Result<(), String> {
     for seed in 0..64 {
         let (disk, pool, config) = fresh_log(DiskTiming::Stepped);
         let mut opened = reopen(&disk, &pool, &config).ok_or("a fresh log does not open")?;
-        let body = pool.copy(&[7; 9000]).ok_or("the pool is used up")?;
-        let appended = opened.log.append(1, b"head", &[body], Class::Urgent);
-        appended.map_err(|full| format!("a fresh log takes no record: {full:?}"))?;
+        append_record(&mut opened.log, &pool, 9000)?;
         opened.log.kick();
         drop(opened);
         disk.borrow_mut().power_cut(seed);
@@ -479,20 +502,8 @@ pub fn a_torn_group_is_not_replayed() -> Result<(), String> {
 pub fn a_damaged_record_is_not_replayed() -> Result<(), String> {
     let (disk, pool, config) = fresh_log(DiskTiming::Immediate);
     let mut opened = reopen(&disk, &pool, &config).ok_or("a fresh log does not open")?;
-    let body = pool.copy(&[7; 300]).ok_or("the pool is used up")?;
-    let appended = opened.log.append(1, b"head", &[body], Class::Urgent);
-    appended.map_err(|full| format!("a fresh log takes no record: {full:?}"))?;
-    let mut events = Vec::new();
-    while opened.log.is_busy() {
-        opened.log.kick();
-        opened.log.poll(&mut events);
-    }
+    let (place, _) = place_record(&mut opened.log, &pool, 300)?;
     drop(opened);
-    let place = events.iter().find_map(|event| match event {
-        Event::Placed { body, .. } => Some(*body),
-        _ => None,
-    });
-    let place = place.ok_or("the record was not placed")?;
     disk.borrow_mut().corrupt(place.segment, u64::from(place.offset) + 100);
     match reopen(&disk, &pool, &config) {
         Some(handed) if handed.inline.iter().any(|body| body != &[7; 300]) => {
@@ -506,21 +517,10 @@ pub fn a_damaged_record_is_not_replayed() -> Result<(), String> {
 pub fn a_damaged_fragment_is_not_read() -> Result<(), String> {
     let (disk, pool, config) = fresh_log(DiskTiming::Immediate);
     let mut opened = reopen(&disk, &pool, &config).ok_or("a fresh log does not open")?;
-    let body = pool.copy(&[7; 9000]).ok_or("the pool is used up")?;
-    let appended = opened.log.append(1, b"head", &[body], Class::Urgent);
-    appended.map_err(|full| format!("a fresh log takes no record: {full:?}"))?;
-    let mut events = Vec::new();
-    while opened.log.is_busy() {
-        opened.log.kick();
-        opened.log.poll(&mut events);
-    }
-    let placed = events.drain(..).find_map(|event| match event {
-        Event::Placed { body, body_crc, .. } => Some((body, body_crc)),
-        _ => None,
-    });
-    let (place, crc) = placed.ok_or("the record was not placed")?;
+    let (place, crc) = place_record(&mut opened.log, &pool, 9000)?;
     disk.borrow_mut().corrupt(place.segment, u64::from(place.offset) + 100);
     opened.log.read(1, place, Some(crc)).map_err(|why| format!("{why:?}"))?;
+    let mut events = Vec::new();
     opened.log.poll(&mut events);
     match events.iter().any(|event| matches!(event, Event::Read { result: Ok(_), .. })) {
         true => Err("a fragment was read with other bytes than were written".into()),
