@@ -4,6 +4,7 @@
 
 mod cases;
 mod client;
+mod clients;
 mod crashes;
 mod differential;
 mod etcdctl;
