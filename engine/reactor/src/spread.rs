@@ -12,7 +12,7 @@ use crate::wire::client::{ErrorCode, Reply, RequestError};
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{SpreadHead, kind};
 use racos_buffer::{ALIGN, Slice};
-use racos_machine::{Action, Op, OpId, Outcome, Refusal, SessionId};
+use racos_machine::{Action, Op, OpId, Outcome, SessionId};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Input, Message, Release, Slot, Target, Value};
 use racos_storage::device::Device;
@@ -509,7 +509,6 @@ pub(crate) fn reply_to(
     action: &Action,
     outcome: Outcome,
 ) -> Reply {
-    let error = |code, text: String| Reply::Error(RequestError { code, text });
     match (outcome, action) {
         (Outcome::Applied(_), Action::OpenSession { .. }) => {
             Reply::SessionOpened { session: SessionId { slot, position } }
@@ -522,37 +521,7 @@ pub(crate) fn reply_to(
             Reply::Done { revision: done.revision, changes: done.changes, value: None }
         }
         (Outcome::Refused { reason, .. }, _) => {
-            let code = match reason {
-                Refusal::SessionExpired => ErrorCode::SessionExpired,
-                Refusal::Stale => ErrorCode::Stale,
-                Refusal::Window => ErrorCode::Window,
-                Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
-                Refusal::OtherLayout => ErrorCode::Unavailable,
-                Refusal::NoSpace => ErrorCode::NoSpace,
-                Refusal::Malformed
-                | Refusal::Compacted
-                | Refusal::FutureRevision
-                | Refusal::LeaseNotFound
-                | Refusal::LeaseExists
-                | Refusal::LeaseTtlTooLarge
-                | Refusal::KeyNotFound
-                | Refusal::Unresolved
-                | Refusal::NoSuchNode
-                | Refusal::ChangeInFlight
-                | Refusal::OtherIncarnation
-                | Refusal::DiskInUse
-                | Refusal::TooManyRebuilding
-                | Refusal::OtherEpoch
-                | Refusal::ImpossibleMembers
-                | Refusal::NodeUsed
-                | Refusal::StillMember
-                | Refusal::NotEmpty
-                | Refusal::NotRestoring
-                | Refusal::OutOfOrder
-                | Refusal::RestoreMismatch => ErrorCode::BadRequest,
-                Refusal::Restoring => ErrorCode::Unavailable,
-            };
-            error(code, reason.to_string())
+            Reply::Error(RequestError { code: ErrorCode::of(reason), text: reason.to_string() })
         }
     }
 }

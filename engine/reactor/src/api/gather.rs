@@ -7,7 +7,7 @@
 use super::types::Error;
 use crate::batch::Waiter;
 use crate::node::Node;
-use crate::wire::client::{ErrorCode, Reply};
+use crate::wire::client::Reply;
 use bytes::Bytes;
 use racos_buffer::Slice;
 use racos_machine::{Content, OpId, Value};
@@ -185,11 +185,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let result = match reply {
             Reply::Found { .. } => Ok(joined(body)),
             Reply::NotFound => Err(Lost::Gone),
-            Reply::Error(error) => Err(Lost::Failed(match error.code {
-                ErrorCode::DataLoss => Error::DataLoss(error.text.clone()),
-                ErrorCode::Busy => Error::Busy(error.text.clone()),
-                _ => Error::Unavailable(error.text.clone()),
-            })),
+            Reply::Error(error) => {
+                Err(Lost::Failed(super::write::coded(error.code, error.text.clone())))
+            }
             other => unreachable!("a fetch is not answered with {other:?}"),
         };
         if let Ok(bytes) = &result {

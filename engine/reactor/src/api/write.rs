@@ -300,14 +300,7 @@ impl<L: Link, D: Device> Node<L, D> {
             unreachable!("an operation's outcome is not a reply: {reply:?}")
         };
         self.counts.failed += 1;
-        let text = error.text.clone();
-        let error = match error.code {
-            ErrorCode::Busy => Error::Busy(text),
-            ErrorCode::NoSpace => Error::NoSpace(text),
-            ErrorCode::TooLarge => Error::TooLarge(text),
-            ErrorCode::BadRequest => Error::Invalid(text),
-            _ => Error::Unavailable(text),
-        };
+        let error = coded(error.code, error.text.clone());
         self.api.applied.push_back((number, Err(error)));
     }
 
@@ -335,7 +328,6 @@ impl<L: Link, D: Device> Node<L, D> {
         match reason {
             Refusal::Compacted => Error::Compacted { compact_revision: self.compact_revision() },
             Refusal::FutureRevision => Error::FutureRevision,
-            Refusal::NoSpace => Error::NoSpace(reason.to_string()),
             Refusal::LeaseNotFound => Error::LeaseNotFound,
             Refusal::LeaseExists => Error::LeaseExists,
             Refusal::LeaseTtlTooLarge => Error::LeaseTtlTooLarge,
@@ -344,31 +336,29 @@ impl<L: Link, D: Device> Node<L, D> {
             Refusal::ValueMissing | Refusal::ValueConflict => Error::Unavailable(
                 "too many large values wait for the requests that store them; try again".into(),
             ),
-            Refusal::OtherLayout => Error::Unavailable(reason.to_string()),
-            Refusal::SessionExpired
-            | Refusal::Stale
-            | Refusal::Window
-            | Refusal::Malformed
-            | Refusal::NoSuchNode
-            | Refusal::ChangeInFlight
-            | Refusal::OtherIncarnation
-            | Refusal::DiskInUse
-            | Refusal::TooManyRebuilding
-            | Refusal::OtherEpoch
-            | Refusal::ImpossibleMembers
-            | Refusal::NodeUsed
-            | Refusal::StillMember
-            | Refusal::NotEmpty
-            | Refusal::NotRestoring
-            | Refusal::RestoreMismatch => Error::Invalid(reason.to_string()),
-            Refusal::Restoring => Error::Unavailable(reason.to_string()),
-            Refusal::OutOfOrder => Error::Busy(reason.to_string()),
+            other => coded(ErrorCode::of(other), other.to_string()),
         }
     }
 
     /// -1: nothing was compacted.
     pub(super) fn compact_revision(&self) -> i64 {
         self.machine.compact_revision().map_or(-1, |revision| revision as i64)
+    }
+}
+
+/// What has a code on the wire between nodes and native clients.
+pub(super) fn coded(code: ErrorCode, text: String) -> Error {
+    match code {
+        ErrorCode::Busy => Error::Busy(text),
+        ErrorCode::NoSpace => Error::NoSpace(text),
+        ErrorCode::TooLarge => Error::TooLarge(text),
+        ErrorCode::DataLoss => Error::DataLoss(text),
+        ErrorCode::Unavailable | ErrorCode::ValueMissing => Error::Unavailable(text),
+        // Operations of this role carry no session.
+        ErrorCode::BadRequest
+        | ErrorCode::SessionExpired
+        | ErrorCode::Stale
+        | ErrorCode::Window => Error::Invalid(text),
     }
 }
 

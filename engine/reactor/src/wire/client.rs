@@ -6,7 +6,7 @@
 
 use super::cursor::{Reader, WireError, Writer};
 use super::value::{get_value, get_values, put_value};
-use racos_machine::{KEY_BYTES_MAX, SessionId, Stamp, Value};
+use racos_machine::{KEY_BYTES_MAX, Refusal, SessionId, Stamp, Value};
 use std::fmt;
 
 /// Kinds of frames between clients and nodes.
@@ -214,6 +214,39 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// What a client is told of a refusal; a client of the API is told some more exactly.
+    pub(crate) fn of(reason: Refusal) -> ErrorCode {
+        match reason {
+            Refusal::SessionExpired => ErrorCode::SessionExpired,
+            Refusal::Stale => ErrorCode::Stale,
+            Refusal::Window => ErrorCode::Window,
+            Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
+            Refusal::OtherLayout | Refusal::Restoring => ErrorCode::Unavailable,
+            Refusal::NoSpace => ErrorCode::NoSpace,
+            Refusal::OutOfOrder => ErrorCode::Busy,
+            Refusal::Malformed
+            | Refusal::Compacted
+            | Refusal::FutureRevision
+            | Refusal::LeaseNotFound
+            | Refusal::LeaseExists
+            | Refusal::LeaseTtlTooLarge
+            | Refusal::KeyNotFound
+            | Refusal::Unresolved
+            | Refusal::NoSuchNode
+            | Refusal::ChangeInFlight
+            | Refusal::OtherIncarnation
+            | Refusal::DiskInUse
+            | Refusal::TooManyRebuilding
+            | Refusal::OtherEpoch
+            | Refusal::ImpossibleMembers
+            | Refusal::NodeUsed
+            | Refusal::StillMember
+            | Refusal::NotEmpty
+            | Refusal::NotRestoring
+            | Refusal::RestoreMismatch => ErrorCode::BadRequest,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<ErrorCode> {
         use ErrorCode::*;
         const ALL: [ErrorCode; 10] = [
