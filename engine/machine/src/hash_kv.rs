@@ -7,10 +7,12 @@
 
 use crate::index::{Revision, Version};
 use crate::machine::Machine;
-use crate::op::Value;
+use crate::op::{Key, Value};
 use crate::outcome::Refusal;
+use std::collections::BTreeMap;
 
 /// A CRC over bytes of which some are known by their own CRC only.
+#[derive(Debug)]
 struct Crc(u32);
 
 impl Crc {
@@ -72,47 +74,127 @@ fn write(crc: &mut Crc, out: &mut Vec<u8>, key: &[u8], version: &Version<'_>) {
     crc.bytes(out);
 }
 
+/// A hash that is put together slice by slice, while other operations are applied.
+#[derive(Debug)]
+pub struct Hashing {
+    revision: u64,
+    /// What was compacted when it was begun: what is left out follows from it.
+    compacted: Option<u64>,
+    /// The last version looked at; `None`: all were.
+    after: Option<(Key, Revision)>,
+    /// The versions that count, in the order of their revisions, with whether the state shows them.
+    listed: BTreeMap<Revision, (Key, bool)>,
+    any_alive: bool,
+    crc: Crc,
+}
+
+impl Hashing {
+    /// The revision up to which the history is hashed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
 impl Machine {
     /// The hash of the history up to a revision, 0: the newest; and that revision.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision`.
     pub fn hash_kv(&self, revision: u64) -> Result<(u32, u64), Refusal> {
+        let mut hashing = self.begin_hashing(revision)?;
+        loop {
+            if let Some(hash) = self.go_on_hashing(&mut hashing, usize::MAX)? {
+                return Ok((hash, hashing.revision));
+            }
+        }
+    }
+
+    /// Begins the hash of the history up to a revision, 0: the newest.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn begin_hashing(&self, revision: u64) -> Result<Hashing, Refusal> {
         if self.compacted.is_some_and(|compacted| revision > 0 && revision < compacted) {
             return Err(Refusal::Compacted);
         }
         if revision > self.revision {
             return Err(Refusal::FutureRevision);
         }
-        let revision = if revision == 0 { self.revision } else { revision };
-        let mut listed: Vec<(&[u8], Version<'_>, bool)> = Vec::new();
-        let mut any_alive = false;
-        let mut versions = self.index.all(&self.values).peekable();
+        let mut crc = Crc(0);
+        crc.bytes(b"key");
+        Ok(Hashing {
+            revision: if revision == 0 { self.revision } else { revision },
+            compacted: self.compacted,
+            after: Some((Key::default(), Revision::default())),
+            listed: BTreeMap::new(),
+            any_alive: false,
+            crc,
+        })
+    }
+
+    /// Looks at so many versions more; the hash when it is complete.
+    ///
+    /// # Errors
+    /// `Compacted`: something was compacted since it was begun, and it is to be begun again.
+    pub fn go_on_hashing(
+        &self,
+        hashing: &mut Hashing,
+        versions_max: usize,
+    ) -> Result<Option<u32>, Refusal> {
+        if self.compacted != hashing.compacted {
+            return Err(Refusal::Compacted);
+        }
+        match hashing.after.take() {
+            Some((key, modified)) => {
+                self.list_versions(hashing, &key, modified, versions_max);
+                Ok(None)
+            }
+            None => {
+                self.hash_listed(hashing, versions_max);
+                Ok(hashing.listed.is_empty().then_some(hashing.crc.0))
+            }
+        }
+    }
+
+    /// Lists the versions behind one that count.
+    fn list_versions(&self, hashing: &mut Hashing, key: &[u8], modified: Revision, most: usize) {
+        let revision = hashing.revision;
+        let mut versions = self.index.versions_after(key, modified, &self.values).peekable();
+        let mut looked = 0;
         while let Some((key, version)) = versions.next() {
             let next = versions.peek().filter(|(other, _)| *other == key);
             let next = next.map(|(_, next)| next.modified().main);
             // The state at `revision` shows it.
             let newest = version.modified().main <= revision && next.is_none_or(|at| at > revision);
             let alive = newest && !version.is_tombstone();
-            any_alive |= alive;
+            hashing.any_alive |= alive;
             if version.modified().main <= revision && !self.is_compacted_away(&version, next) {
-                listed.push((key, version, alive));
+                hashing.listed.insert(version.modified(), (key.into(), alive));
+            }
+            looked += 1;
+            if looked == most {
+                hashing.after = Some((key.into(), version.modified()));
+                return;
             }
         }
-        listed.sort_by_key(|(_, version, _)| version.modified());
-        let mut crc = Crc(0);
-        crc.bytes(b"key");
+    }
+
+    /// Hashes the first of those that are listed.
+    fn hash_listed(&self, hashing: &mut Hashing, most: usize) {
         let mut scratch = Vec::new();
-        for (key, version, alive) in listed {
-            let main = version.modified().main;
+        for _ in 0..most {
+            let Some((modified, (key, alive))) = hashing.listed.pop_first() else { return };
+            let (version, _) = self
+                .index
+                .exactly(&key, modified, &self.values)
+                .expect("what no compaction leaves out stays");
             // As in etcd: with no key alive, nothing is left out.
-            let skipped = Some(main) <= self.compacted && any_alive && !alive;
-            let at_compaction = Some(main) == self.compacted && version.is_tombstone();
+            let skipped = Some(modified.main) <= self.compacted && hashing.any_alive && !alive;
+            let at_compaction = Some(modified.main) == self.compacted && version.is_tombstone();
             if !skipped && !at_compaction {
-                write(&mut crc, &mut scratch, key, &version);
+                write(&mut hashing.crc, &mut scratch, &key, &version);
             }
         }
-        Ok((crc.0, revision))
     }
 
     /// Whether a finished compaction would have dropped it; `next`: where the key's next version is.

@@ -354,12 +354,40 @@ impl Index {
         values: &'a ValueTable,
     ) -> impl Iterator<Item = (&'a [u8], Version<'a>)> + use<'a> {
         self.keys.range(Bound::Included(from), to).filter_map(move |(key, handle)| {
-            let version = match revision {
-                Some(revision) => self.live_at(handle, revision, values),
-                None => self.live(self.histories.get(handle).newest(), values),
-            };
-            Some((key, version?))
+            Some((key, self.live_as_of(handle, revision, values)?))
         })
+    }
+
+    /// Visits live keys in order, and looks at no more than `keys_max` keys, live or not. Returns the
+    /// key to go on from; `None` after the last one.
+    pub(crate) fn visit<'a>(
+        &'a self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        revision: Option<u64>,
+        keys_max: usize,
+        values: &'a ValueTable,
+        mut visit: impl FnMut(&'a [u8], Version<'a>),
+    ) -> Option<Key> {
+        let mut keys = self.keys.range(Bound::Included(from), to);
+        for (key, handle) in keys.by_ref().take(keys_max) {
+            if let Some(version) = self.live_as_of(handle, revision, values) {
+                visit(key, version);
+            }
+        }
+        keys.next().map(|(key, _)| key.into())
+    }
+
+    fn live_as_of<'a>(
+        &'a self,
+        handle: Handle,
+        revision: Option<u64>,
+        values: &'a ValueTable,
+    ) -> Option<Version<'a>> {
+        match revision {
+            Some(revision) => self.live_at(handle, revision, values),
+            None => self.live(self.histories.get(handle).newest(), values),
+        }
     }
 
     fn live_at<'a>(

@@ -40,6 +40,7 @@ mod wire;
 
 pub use changes::Changed;
 pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Exported};
+pub use hash_kv::Hashing;
 pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
@@ -52,7 +53,7 @@ pub use op::{
 };
 pub use outcome::{Done, Outcome, Refusal};
 pub use restore::{Restore, RestoreEnd, RestoredVersion};
-pub use select::{ByValue, Item, Selection};
+pub use select::{ByValue, Item, Selecting, Selection};
 pub use sessions::SessionState;
 pub use transact::{StepReport, TxnReport};
 pub use txn::{

@@ -747,7 +747,7 @@ impl Machine {
         )
     }
 
-    fn check_readable(&self, revision: u64) -> Result<(), Refusal> {
+    pub(crate) fn check_readable(&self, revision: u64) -> Result<(), Refusal> {
         if self.compacted.is_some_and(|compacted| revision < compacted) {
             return Err(Refusal::Compacted);
         }

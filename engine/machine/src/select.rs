@@ -7,7 +7,9 @@
 use std::cmp::Ordering;
 
 use crate::index::{Revision, Version};
+use crate::machine::Machine;
 use crate::op::{Content, Key};
+use crate::outcome::Refusal;
 use crate::txn::{Select, SortBy, SortOrder, Span};
 
 /// A live key as of some revision.
@@ -81,28 +83,26 @@ impl Selection {
         keys: impl Iterator<Item = (&'a [u8], Version<'a>)>,
     ) -> Selection {
         let mut found = Selection::default();
-        if select.count_only {
-            found.count = keys.count() as u64;
-            return found;
-        }
-        let filtered =
-            [select.modified_min, select.modified_max, select.create_min, select.create_max]
-                .iter()
-                .any(|&bound| bound != 0);
-        // As etcd does: an order asked for by target alone is made of what the limit has left.
-        let cut_first = select.limit > 0 && select.order == SortOrder::None && !filtered;
-        let most = if cut_first { select.limit as u64 + 1 } else { u64::MAX };
-        for (key, version) in keys {
-            found.count += 1;
-            if found.count <= most && passes(select, &version) {
-                found.items.extend(Item::new(key, &version));
-            }
-        }
-        found.sort(select);
-        if found.by_value.is_none() {
-            found.cut(select.limit);
-        }
+        let most = most_items(select);
+        keys.for_each(|(key, version)| found.take(select, most, key, &version));
+        found.finish(select);
         found
+    }
+
+    /// Takes the next live key of the span.
+    fn take(&mut self, select: &Select, most: u64, key: &[u8], version: &Version<'_>) {
+        self.count += 1;
+        if self.count <= most && passes(select, version) {
+            self.items.extend(Item::new(key, version));
+        }
+    }
+
+    /// All keys were taken.
+    fn finish(&mut self, select: &Select) {
+        self.sort(select);
+        if self.by_value.is_none() {
+            self.cut(select.limit);
+        }
     }
 
     fn sort(&mut self, select: &Select) {
@@ -166,6 +166,98 @@ impl Selection {
         let mut items: Vec<Option<Item>> = self.items.drain(..).map(Some).collect();
         self.items = places.iter().filter_map(|&place| items[place].take()).collect();
         self.cut(limit);
+    }
+}
+
+/// Items that are worth being kept, of those that the filters let pass.
+fn most_items(select: &Select) -> u64 {
+    let bounds = [select.modified_min, select.modified_max, select.create_min, select.create_max];
+    let filtered = bounds.iter().any(|&bound| bound != 0);
+    // As etcd does: an order asked for by target alone is made of what the limit has left.
+    let cut_first = select.limit > 0 && select.order == SortOrder::None && !filtered;
+    match (select.count_only, cut_first) {
+        (true, _) => 0,
+        (false, true) => select.limit as u64 + 1,
+        (false, false) => u64::MAX,
+    }
+}
+
+/// An answer that is put together slice by slice, while other operations are applied: it is that of
+/// the revision at which it was begun.
+#[derive(Debug)]
+pub struct Selecting {
+    select: Select,
+    revision: u64,
+    most: u64,
+    /// The first key that was not looked at; `None` before the first slice and after the last.
+    next: Option<Key>,
+    complete: bool,
+    found: Selection,
+}
+
+impl Selecting {
+    /// The answer.
+    ///
+    /// # Panics
+    /// If it is not complete.
+    pub fn into_selection(self) -> Selection {
+        assert!(self.complete, "only a complete answer is given");
+        self.found
+    }
+}
+
+impl Machine {
+    /// Begins to answer a question, at the newest state unless it names a revision.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn begin_select(&self, select: Select) -> Result<Selecting, Refusal> {
+        let revision = match u64::try_from(select.revision) {
+            Ok(asked) if asked > 0 => asked,
+            _ => self.revision,
+        };
+        let most = most_items(&select);
+        let found = Selection::default();
+        let selecting = Selecting { select, revision, most, next: None, complete: false, found };
+        self.check_selectable(&selecting).map(|()| selecting)
+    }
+
+    /// Looks at so many keys more; whether the answer is complete.
+    ///
+    /// # Errors
+    /// `Compacted`: the revision at which it was begun, meanwhile.
+    pub fn go_on_selecting(
+        &self,
+        selecting: &mut Selecting,
+        keys_max: usize,
+    ) -> Result<bool, Refusal> {
+        self.check_selectable(selecting)?;
+        if selecting.complete {
+            return Ok(true);
+        }
+        let Selecting { select, revision, most, next, found, .. } = selecting;
+        let next = next.take();
+        let mut end = Vec::new();
+        let (first, to) = select.span.range(&mut end);
+        // The newest versions are found without a search.
+        let revision = (*revision != self.revision).then_some(*revision);
+        let visit = |key: &_, version: Version<'_>| found.take(select, *most, key, &version);
+        let first = next.as_deref().unwrap_or(first);
+        let next = self.index.visit(first, to, revision, keys_max, &self.values, visit);
+        selecting.complete = next.is_none();
+        selecting.next = next;
+        if selecting.complete {
+            selecting.found.finish(&selecting.select);
+        }
+        Ok(selecting.complete)
+    }
+
+    fn check_selectable(&self, selecting: &Selecting) -> Result<(), Refusal> {
+        // The newest state can be read at any time, also where nothing was compacted yet.
+        if selecting.revision == self.revision {
+            return Ok(());
+        }
+        self.check_readable(selecting.revision)
     }
 }
 

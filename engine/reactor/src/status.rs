@@ -163,4 +163,10 @@ pub struct RequestCounts {
     pub failed: u64,
     /// Reads that needed no second round.
     pub reads_one_round: u64,
+    /// Spans and watches looked at for changes that watches were told, or not.
+    #[serde(default)]
+    pub watch_steps: u64,
+    /// Slices of reads through the API: of at most 1000 keys, versions or items each.
+    #[serde(default)]
+    pub slices: u64,
 }

@@ -12,12 +12,14 @@
 //! | `pin` | linearizable states |
 //! | `read`, `write`, `txn` | requests on their way |
 //! | `watch` | cursors, and responses when a stream takes one |
+//! | `audience` | the watches of a key that changes |
 //! | `told` | what several watches tell, built once |
 //! | `lease` | renewals, times to live, and the end of leases |
 //! | `compactor` | compactions by age or number of revisions |
 //! | `backup` | the state read for a backup, and written from one |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
+mod audience;
 mod backup;
 mod bells;
 mod compactor;

@@ -1,117 +1,189 @@
-//! Ranges and transactions that only read.
+//! Ranges, transactions that only read, and hashes.
+//!
+//! Invariant: a range or a hash looks at no more than [`SLICE`] keys, versions or items before others
+//! have their turn, and is all the same the answer of one revision. What would break it: looking at the
+//! newest state in a later slice.
 
-use super::convert::{range_answer, select};
+use super::convert::{key_value, select, with_value};
 use super::gather::Lost;
 use super::pending::Answer;
 use super::txn::txn_answer;
 use super::types::*;
 use crate::node::Node;
-use racos_machine::{Content, Refusal, Selection};
+use bytes::Bytes;
+use racos_machine::{Content, Hashing, Refusal, Selecting, Selection};
 use racos_net::Link;
 use racos_storage::device::Device;
 
 /// A read whose values keep being replaced while they are fetched is given up after so many tries.
 const TRIES_MAX: u32 = 16;
+/// Keys, versions or items looked at before others have their turn: some tens of microseconds.
+const SLICE: usize = 1000;
+
+/// A range on its way.
+pub(super) struct Ranging {
+    range: Range,
+    serializable: bool,
+    answer: Answer<RangeAnswer>,
+    tries: u32,
+}
+
+/// A range whose items are known.
+struct Telling {
+    ranging: Ranging,
+    selection: Selection,
+    /// The first items, with their values.
+    kvs: Vec<KeyValue>,
+    revision: u64,
+}
 
 impl<L: Link, D: Device> Node<L, D> {
     pub(super) fn range(&mut self, range: Range, serializable: bool, answer: Answer<RangeAnswer>) {
-        self.range_again(range, serializable, answer, 0);
+        self.range_again(Ranging { range, serializable, answer, tries: 0 });
     }
 
-    fn range_again(
-        &mut self,
-        range: Range,
-        serializable: bool,
-        answer: Answer<RangeAnswer>,
-        tries: u32,
-    ) {
+    fn range_again(&mut self, ranging: Ranging) {
         self.counts.reads += 1;
-        if serializable {
-            return self.range_here(range, serializable, answer, tries);
+        if ranging.serializable {
+            return self.range_here(ranging);
         }
         self.at_pin(Box::new(move |node, pinned| match pinned {
-            Ok(()) => node.range_here(range, serializable, answer, tries),
-            Err(error) => answer.send(Err(error)),
+            Ok(()) => node.range_here(ranging),
+            Err(error) => ranging.answer.send(Err(error)),
         }));
     }
 
-    fn range_here(
-        &mut self,
-        range: Range,
-        serializable: bool,
-        answer: Answer<RangeAnswer>,
-        tries: u32,
-    ) {
+    fn range_here(&mut self, ranging: Ranging) {
+        match self.machine.begin_select(select(&ranging.range)) {
+            Ok(selecting) => self.range_slice(ranging, selecting, self.machine.revision()),
+            Err(reason) => ranging.answer.send(Err(self.refusal(reason))),
+        }
+    }
+
+    /// Looks at some keys; at those behind them when others have had their turn.
+    fn range_slice(&mut self, ranging: Ranging, mut selecting: Selecting, revision: u64) {
         if self.machine.is_restoring() {
-            return answer.send(Err(self.refusal(Refusal::Restoring)));
+            return ranging.answer.send(Err(self.refusal(Refusal::Restoring)));
         }
-        let revision = self.machine.revision();
-        let mut selection = match self.machine.select(&select(&range)) {
-            Ok(selection) => selection,
-            Err(reason) => return answer.send(Err(self.refusal(reason))),
-        };
+        self.counts.slices += 1;
+        match self.machine.go_on_selecting(&mut selecting, SLICE) {
+            Ok(true) => self.range_order(ranging, selecting.into_selection(), revision),
+            Ok(false) => self.api.slice(Box::new(move |node| {
+                node.range_slice(ranging, selecting, revision);
+            })),
+            Err(_) => self.range_lost(ranging, Lost::Gone),
+        }
+    }
+
+    /// Finishes the order, for which values may be needed.
+    fn range_order(&mut self, ranging: Ranging, mut selection: Selection, revision: u64) {
         let ties = selection.ties();
-        if ties.is_empty() {
-            selection.order_by_value(|_| unreachable!("no two values tie"));
-            return self.range_values(range, serializable, answer, tries, revision, selection);
-        }
         let wanted: Vec<Content> =
             ties.iter().map(|&place| selection.items[place].content.clone()).collect();
+        if wanted.is_empty() {
+            selection.order_by_value(|_| unreachable!("no two values tie"));
+            return self.range_values(Telling { ranging, selection, kvs: Vec::new(), revision });
+        }
+        self.gather(
+            wanted.iter(),
+            Box::new(move |node, gathered| match gathered {
+                Ok(values) => {
+                    order_by_value(&mut selection, &values);
+                    let kvs = Vec::new();
+                    node.range_values(Telling { ranging, selection, kvs, revision });
+                }
+                Err(lost) => node.range_lost(ranging, lost),
+            }),
+        );
+    }
+
+    /// Fetches the values of some items; of those behind them when others have had their turn.
+    fn range_values(&mut self, mut telling: Telling) {
+        let keys_only = telling.ranging.range.keys_only;
+        let first = telling.kvs.len();
+        let items = &telling.selection.items[first..];
+        let items = &items[..items.len().min(SLICE)];
+        let wanted: Vec<Content> = match keys_only {
+            true => Vec::new(),
+            false => items.iter().map(|item| item.content.clone()).collect(),
+        };
+        let last = first + items.len();
+        self.counts.slices += 1;
         self.gather(
             wanted.iter(),
             Box::new(move |node, gathered| {
                 let values = match gathered {
                     Ok(values) => values,
-                    Err(lost) => return node.range_lost(range, serializable, answer, tries, lost),
+                    Err(lost) => return node.range_lost(telling.ranging, lost),
                 };
-                order_by_value(&mut selection, &values);
-                node.range_values(range, serializable, answer, tries, revision, selection);
-            }),
-        );
-    }
-
-    fn range_values(
-        &mut self,
-        range: Range,
-        serializable: bool,
-        answer: Answer<RangeAnswer>,
-        tries: u32,
-        revision: u64,
-        selection: Selection,
-    ) {
-        let wanted: Vec<Content> = match range.keys_only {
-            true => Vec::new(),
-            false => selection.items.iter().map(|item| item.content.clone()).collect(),
-        };
-        self.gather(
-            wanted.iter(),
-            Box::new(move |node, gathered| match gathered {
-                Ok(values) => {
-                    answer.send(Ok(range_answer(revision, &selection, range.keys_only, &values)));
+                let items = &telling.selection.items[first..last];
+                telling.kvs.extend(items.iter().map(|item| match keys_only {
+                    true => key_value(item, Bytes::new()),
+                    false => with_value(item, &values),
+                }));
+                if last < telling.selection.items.len() {
+                    return node.api.slice(Box::new(move |node| node.range_values(telling)));
                 }
-                Err(lost) => node.range_lost(range, serializable, answer, tries, lost),
+                let Telling { ranging, selection, kvs, revision } = telling;
+                ranging.answer.send(Ok(RangeAnswer {
+                    revision: revision as i64,
+                    kvs,
+                    more: selection.more,
+                    count: selection.count as i64,
+                }));
             }),
         );
     }
 
     /// A version of a named revision that is gone was compacted; the newest state is looked at anew.
-    fn range_lost(
-        &mut self,
-        range: Range,
-        serializable: bool,
-        answer: Answer<RangeAnswer>,
-        tries: u32,
-        lost: Lost,
-    ) {
+    fn range_lost(&mut self, ranging: Ranging, lost: Lost) {
+        let Ranging { range, serializable, answer, tries } = ranging;
         match lost {
             Lost::Gone if range.revision > 0 => {
                 answer.send(Err(self.refusal(Refusal::Compacted)));
             }
             Lost::Gone if tries < TRIES_MAX => {
-                self.range_again(range, serializable, answer, tries + 1);
+                self.range_again(Ranging { range, serializable, answer, tries: tries + 1 });
             }
             Lost::Gone => answer.send(Err(replaced())),
             Lost::Failed(error) => answer.send(Err(error)),
+        }
+    }
+
+    /// The hash of the history, slice by slice.
+    pub(super) fn hash_kv(&mut self, revision: i64, answer: Answer<HashAnswer>, tries: u32) {
+        let asked = u64::try_from(revision).unwrap_or(0);
+        match self.machine.begin_hashing(asked) {
+            Ok(hashing) => self.hash_slice(revision, hashing, answer, tries),
+            Err(reason) => answer.send(Err(self.refusal(reason))),
+        }
+    }
+
+    fn hash_slice(
+        &mut self,
+        revision: i64,
+        mut hashing: Hashing,
+        answer: Answer<HashAnswer>,
+        tries: u32,
+    ) {
+        if self.machine.is_restoring() {
+            return answer.send(Err(self.refusal(Refusal::Restoring)));
+        }
+        self.counts.slices += 1;
+        match self.machine.go_on_hashing(&mut hashing, SLICE) {
+            Ok(Some(hash)) => answer.send(Ok(HashAnswer {
+                revision: self.machine.revision() as i64,
+                hash,
+                compact_revision: self.compact_revision(),
+                hash_revision: hashing.revision() as i64,
+            })),
+            Ok(None) => self.api.slice(Box::new(move |node| {
+                node.hash_slice(revision, hashing, answer, tries);
+            })),
+            Err(_) if tries < TRIES_MAX => self.hash_kv(revision, answer, tries + 1),
+            Err(_) => answer.send(Err(Error::Unavailable(
+                "the history is compacted whenever it is hashed; try again".into(),
+            ))),
         }
     }
 

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Requests taken in a turn.
 const REQUESTS_TURN: usize = 512;
+/// Slices of long work done in a turn.
+const SLICES_TURN: usize = 8;
 /// The shortest time to live that is granted, in seconds; as in etcd, more than its longest election.
 const LEASE_TTL_MIN: i64 = 2;
 /// Operations of nothing that drive a compaction on, at a time.
@@ -46,6 +48,8 @@ pub(crate) struct Api<L: Link, D: Device> {
     /// The alarm of this member is being raised.
     alarming: bool,
     timers: BTreeMap<(Nanos, u64), Later<L, D>>,
+    /// Work that goes on when others have had their turn, in order.
+    slices: VecDeque<Later<L, D>>,
     /// Compactions that wait until what they free is dropped.
     physical: Vec<(super::pending::Answer<Done>, i64)>,
     sweeping: usize,
@@ -63,11 +67,12 @@ impl<L: Link, D: Device> Api<L, D> {
             gatherings: Gatherings::default(),
             writes: FxHashMap::default(),
             applied: VecDeque::new(),
-            watches: Watches::default(),
+            watches: Watches::new(seed ^ base),
             leases: LeaseClocks::new(base),
             compactor: Compactor::default(),
             alarming: false,
             timers: BTreeMap::new(),
+            slices: VecDeque::new(),
             physical: Vec::new(),
             sweeping: 0,
         }
@@ -84,20 +89,22 @@ impl<L: Link, D: Device> Api<L, D> {
         self.timers.insert((at, number), job);
     }
 
+    /// Goes on with the job in a later turn, soon.
+    pub(super) fn slice(&mut self, job: Later<L, D>) {
+        self.slices.push_back(job);
+    }
+
     /// Splitmix: numbers that differ between nodes and starts, not secrets.
     fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.random;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
+        mixed(self.random)
     }
 
     /// When there is something to do though nothing comes; 0: now.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
         let now = !self.inbox.is_empty() || !self.applied.is_empty() || self.gatherings.has_news();
         let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
-        let now = now || self.watches.has_news();
+        let now = now || self.watches.has_news() || !self.slices.is_empty();
         let parts = [self.pins.deadline(), self.watches.deadline(), self.leases.deadline()];
         [now.then_some(0), timer, self.compactor.deadline()]
             .into_iter()
@@ -109,7 +116,8 @@ impl<L: Link, D: Device> Api<L, D> {
     /// Requests under way.
     pub(crate) fn len(&self) -> usize {
         let asked = self.pins.len() + self.leases.len();
-        self.inbox.len() + self.writes.len() + self.gatherings.len() + asked
+        let working = self.gatherings.len() + self.slices.len();
+        self.inbox.len() + self.writes.len() + working + asked
     }
 }
 
@@ -182,6 +190,11 @@ impl<L: Link, D: Device> Node<L, D> {
         {
             any = true;
             (timer.remove())(self);
+        }
+        for _ in 0..self.api.slices.len().min(SLICES_TURN) {
+            any = true;
+            let job = self.api.slices.pop_front().expect("they are counted");
+            job(self);
         }
         self.turn_compactor();
         loop {
@@ -258,19 +271,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }));
             })),
             Request::Status { answer } => answer.send(Ok(self.api_status())),
-            Request::HashKv { answer, .. } if self.machine.is_restoring() => {
-                answer.send(Err(self.refusal(machine::Refusal::Restoring)));
-            }
-            Request::HashKv { revision, answer } => {
-                let hashed = u64::try_from(revision).unwrap_or(0);
-                let result = self.machine.hash_kv(hashed).map_err(|reason| self.refusal(reason));
-                answer.send(result.map(|(hash, hashed)| HashAnswer {
-                    revision: self.machine.revision() as i64,
-                    hash,
-                    compact_revision: self.compact_revision(),
-                    hash_revision: hashed as i64,
-                }));
-            }
+            Request::HashKv { revision, answer } => self.hash_kv(revision, answer, 0),
             Request::BackupBegin { answer } => self.backup_begin(answer),
             Request::BackupPage { revision, after, answer } => {
                 self.backup_page(revision, after, answer, 0);
@@ -395,6 +396,13 @@ impl<L: Link, D: Device> Node<L, D> {
             native,
         }
     }
+}
+
+/// Every bit of the result depends on every bit of the word.
+pub(super) fn mixed(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
 }
 
 fn alarm((member, kind): (u64, machine::AlarmKind)) -> (u64, AlarmKind) {

@@ -2,9 +2,14 @@
 //!
 //! Invariant: a watch has delivered every event below its cursor that matches, once and in order, and
 //! no response shows a revision above what was delivered with it. A stream waits for at most one
-//! response being built, so what it delivers is in the order of the cursors' moves.
-//! What would break it: moving a cursor for a response that is not delivered in the end.
+//! response being built, so what it delivers is in the order of the cursors' moves. A watch that is
+//! *at the end* has looked at all changes up to `seen_revision`; its cursor stands still, and the first
+//! later change that it tells finds it through the audience. So a change costs what it is told to, not
+//! what there is.
+//! What would break it: moving a cursor for a response that is not delivered in the end; a change that
+//! is passed by while a watch is at the end and not in the audience.
 
+use super::audience::Audience;
 use super::convert::{key_value, span};
 use super::gather::{Lost, Values};
 use super::stream::{Command, StreamShared};
@@ -17,7 +22,7 @@ use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::Device;
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,8 +40,9 @@ struct Watch {
     /// Tells it from another that had its id before.
     serial: u64,
     filter: Rc<Filter>,
-    /// All changes below were delivered, or do not match.
+    /// All changes below were delivered, or do not match; at the end, also those that were seen since.
     next: u64,
+    at_end: bool,
     /// The revision asked for, if it was in the future.
     start: u64,
     /// The round of the stream for which it has told events; 0: none.
@@ -49,6 +55,11 @@ struct Watch {
 struct Stream {
     shared: Arc<StreamShared>,
     watches: BTreeMap<i64, Watch>,
+    /// Of those that are not at the end: who may tell something in this round of the stream, and who
+    /// has told something in it already.
+    behind: BTreeSet<i64>,
+    paused: BTreeSet<i64>,
+    round: u64,
     next_id: i64,
     /// Responses that are ready, in order, before any that is built from now on.
     ready: VecDeque<WatchResponse>,
@@ -60,15 +71,18 @@ struct Stream {
     retry_at: Nanos,
 }
 
-#[derive(Default)]
 pub(super) struct Watches {
     streams: FxHashMap<u64, Stream>,
+    audience: Audience,
+    /// Streams whose client waits for progress.
+    asking: BTreeSet<u64>,
     shared: Shared,
     /// Watches on all streams, and how many there ever were.
     watches: usize,
     made: u64,
     /// Streams to look at.
     due: VecDeque<u64>,
+    /// The audience was told of all changes up to this revision.
     seen_revision: u64,
     seen_compacted: Option<u64>,
     progress_at: Nanos,
@@ -155,10 +169,29 @@ impl Walk {
 }
 
 impl Watches {
+    pub(super) fn new(seed: u64) -> Watches {
+        Watches {
+            streams: FxHashMap::default(),
+            audience: Audience::new(seed),
+            asking: BTreeSet::new(),
+            shared: Shared::default(),
+            watches: 0,
+            made: 0,
+            due: VecDeque::new(),
+            seen_revision: 0,
+            seen_compacted: None,
+            progress_at: 0,
+            retry_at: None,
+        }
+    }
+
     pub(super) fn open(&mut self, shared: Arc<StreamShared>) {
         let stream = Stream {
             shared: shared.clone(),
             watches: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            round: 0,
             next_id: 0,
             ready: VecDeque::new(),
             progress: 0,
@@ -189,10 +222,72 @@ impl Watches {
     }
 
     fn close(&mut self, number: u64) {
+        self.asking.remove(&number);
         if let Some(stream) = self.streams.remove(&number) {
             self.watches -= stream.watches.len();
+            for (id, watch) in &stream.watches {
+                self.audience.remove(&watch.filter.span, (number, *id, watch.serial));
+            }
             stream.shared.end();
         }
+    }
+
+    fn add(&mut self, number: u64, id: i64, watch: Watch) {
+        self.audience.add(&watch.filter.span, (number, id, watch.serial));
+        self.watches += 1;
+        let stream = self.streams.get_mut(&number).expect("a watch is added to a stream");
+        stream.watches.insert(id, watch);
+        stream.settle(id, self.seen_revision);
+    }
+
+    /// Takes a watch out, if it is there.
+    fn remove(&mut self, number: u64, id: i64) -> Option<Watch> {
+        let stream = self.streams.get_mut(&number)?;
+        let watch = stream.watches.remove(&id)?;
+        stream.behind.remove(&id);
+        stream.paused.remove(&id);
+        self.audience.remove(&watch.filter.span, (number, id, watch.serial));
+        self.watches -= 1;
+        Some(watch)
+    }
+
+    /// Ends a watch that needs what was compacted.
+    fn compacted(&mut self, number: u64, id: i64, compact_revision: i64) {
+        let next = self.remove(number, id).map_or(1, |watch| watch.next);
+        let stream = self.streams.get_mut(&number).expect("the caller found it");
+        let (revision, what) = (next as i64 - 1, WatchNews::Compacted { compact_revision });
+        stream.ready.push_back(WatchResponse { revision, id, what });
+    }
+
+    /// Tells the audience of the changes since it was told last; how many spans and watches were
+    /// looked at.
+    fn see(&mut self, machine: &Machine) -> u64 {
+        let (first, revision) = (self.seen_revision + 1, machine.revision());
+        self.seen_revision = revision;
+        let (mut looked, mut due) = (0, BTreeSet::new());
+        if machine.compact_revision().is_some_and(|compacted| compacted > first) {
+            // Changes went before they were seen: every watch that may have missed one ends.
+            for (number, stream) in &mut self.streams {
+                looked += stream.watches.len() as u64;
+                stream.all_from(first, revision);
+                due.insert(*number);
+            }
+        }
+        for changed in machine.changes_since(first).take_while(|_| self.watches > 0) {
+            let main = changed.modified.main;
+            looked += self.audience.of(&changed.key, &mut |&(number, id, _)| {
+                let stream = self.streams.get_mut(&number).expect("a stream of the audience");
+                let watch = stream.watches.get_mut(&id).expect("a watch of the audience");
+                if watch.at_end && main >= watch.next && watch.filter.wants(changed) {
+                    watch.next = main;
+                    stream.settle(id, revision);
+                    due.insert(number);
+                }
+            });
+        }
+        due.extend(&self.asking);
+        self.due.extend(due);
+        looked
     }
 
     fn list(&mut self, number: u64) {
@@ -250,24 +345,28 @@ impl<L: Link, D: Device> Node<L, D> {
                     filter: Rc::new(filter),
                     next,
                     start,
+                    at_end: true,
                     round: 0,
                     progress_notify: create.progress_notify,
                     told: now,
                 };
-                stream.watches.insert(id, watch);
                 stream.ready.push_back(respond(id, WatchNews::Created));
                 if watches.watches == 0 {
                     watches.progress_at = now + PROGRESS_NS;
                 }
-                watches.watches += 1;
+                watches.add(number, id, watch);
             }
             Command::Cancel(id) => {
-                if stream.watches.remove(&id).is_some() {
+                if watches.remove(number, id).is_some()
+                    && let Some(stream) = watches.streams.get_mut(&number)
+                {
                     stream.ready.push_back(respond(id, WatchNews::Cancelled));
-                    watches.watches -= 1;
                 }
             }
-            Command::Progress => stream.progress += 1,
+            Command::Progress => {
+                stream.progress += 1;
+                watches.asking.insert(number);
+            }
         }
     }
 
@@ -283,8 +382,10 @@ impl<L: Link, D: Device> Node<L, D> {
             watches.retry_at = None;
             watches.list_all();
         }
-        if revision != watches.seen_revision || compacted != watches.seen_compacted {
-            watches.seen_revision = revision;
+        if revision != watches.seen_revision {
+            self.counts.watch_steps += watches.see(&self.machine);
+        }
+        if compacted != watches.seen_compacted {
             watches.seen_compacted = compacted;
             watches.list_all();
         }
@@ -305,7 +406,7 @@ impl<L: Link, D: Device> Node<L, D> {
         for stream in watches.streams.values_mut().filter(|stream| !stream.building) {
             for (&id, watch) in &mut stream.watches {
                 let quiet = watch.progress_notify && now >= watch.told + PROGRESS_NS;
-                if quiet && watch.next > revision && watch.start <= revision {
+                if quiet && watch.at_end && watch.start <= revision {
                     watch.told = now;
                     let (revision, what) = (revision as i64, WatchNews::Progress);
                     stream.ready.push_back(WatchResponse { revision, id, what });
@@ -331,9 +432,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 return;
             }
             let revision = self.machine.revision();
-            match stream.next_behind(revision, round) {
+            match stream.next_behind(round) {
                 Behind::One(id) => {
                     stream.turn = id;
+                    self.counts.watch_steps += 1;
                     if !self.move_on(number, id, round) {
                         return;
                     }
@@ -344,8 +446,12 @@ impl<L: Link, D: Device> Node<L, D> {
                     }
                 }
                 Behind::Nobody => {
+                    if stream.progress == 0 {
+                        self.api.watches.asking.remove(&number);
+                        return;
+                    }
                     let future = stream.watches.values().any(|watch| watch.start > revision);
-                    if stream.progress == 0 || future || stream.watches.is_empty() {
+                    if future || stream.watches.is_empty() {
                         return;
                     }
                     stream.progress -= 1;
@@ -363,8 +469,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let stream = watches.streams.get_mut(&number).expect("the caller found it");
         let watch = stream.watches.get_mut(&id).expect("the caller found it");
         if (watch.next as i64) < compact_revision {
-            stream.compacted(id, compact_revision);
-            watches.watches -= 1;
+            watches.compacted(number, id, compact_revision);
             return true;
         }
         let asked: Asked = (watch.next, watch.filter.clone());
@@ -372,6 +477,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match watches.shared.look(&asked, who, self.machine.revision()) {
             Look::Tell(told) => {
                 stream.tell(id, told, round, self.now);
+                stream.settle(id, watches.seen_revision);
                 return true;
             }
             Look::Wait => {
@@ -383,6 +489,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let walk = Walk::new(&self.machine, asked.0, &asked.1);
         if walk.drafts.is_empty() {
             watch.next = watch.next.max(walk.last + 1);
+            stream.settle(id, watches.seen_revision);
             return true;
         }
         stream.building = true;
@@ -414,18 +521,17 @@ impl<L: Link, D: Device> Node<L, D> {
                 let round = stream.shared.round();
                 // Before what became ready meanwhile: a cancellation of it removed the watch.
                 stream.tell(id, told, round, now);
+                stream.settle(id, watches.seen_revision);
             }
             Err(Lost::Failed(error @ Error::DataLoss(_))) => {
                 let revision = watch.next as i64 - 1;
-                stream.watches.remove(&id);
                 let what = WatchNews::Failed(error);
                 stream.ready.push_back(WatchResponse { revision, id, what });
-                watches.watches -= 1;
+                watches.remove(number, id);
             }
             // What it needs was compacted away, or will be known to be so.
             Err(Lost::Gone) if (watch.next as i64) < compact_revision => {
-                stream.compacted(id, compact_revision);
-                watches.watches -= 1;
+                watches.compacted(number, id, compact_revision);
             }
             Err(_) => {
                 stream.retry_at = now + RETRY_NS;
@@ -465,33 +571,56 @@ impl Stream {
         self.next_id - 1
     }
 
-    /// A watch that has not looked at all changes up to the revision; they take turns.
-    fn next_behind(&self, revision: u64, round: u64) -> Behind {
-        let after = self.watches.range(self.turn.saturating_add(1)..);
-        let mut found = Behind::Nobody;
-        for (&id, watch) in after.chain(self.watches.range(..=self.turn)) {
-            if watch.next > revision {
-                continue;
-            }
-            if watch.round != round {
-                return Behind::One(id);
-            }
-            found = Behind::ToldThisRound;
+    /// A watch that is not at the end; they take turns.
+    fn next_behind(&mut self, round: u64) -> Behind {
+        self.enter(round);
+        let after = self.behind.range(self.turn.saturating_add(1)..).next();
+        match after.or(self.behind.first()) {
+            Some(id) => Behind::One(*id),
+            None if self.paused.is_empty() => Behind::Nobody,
+            None => Behind::ToldThisRound,
         }
-        found
+    }
+
+    /// Who told something in the round before may tell more.
+    fn enter(&mut self, round: u64) {
+        if round != self.round {
+            self.round = round;
+            self.behind.append(&mut self.paused);
+        }
+    }
+
+    /// Moves the cursors of watches at the end to a revision, if they are not further.
+    fn all_from(&mut self, first: u64, seen_revision: u64) {
+        let at_end = self.watches.iter_mut().filter(|(_, watch)| watch.at_end);
+        let moved = at_end.map(|(id, watch)| {
+            watch.next = watch.next.max(first);
+            *id
+        });
+        for id in moved.collect::<Vec<_>>() {
+            self.settle(id, seen_revision);
+        }
+    }
+
+    /// Notes where a watch stands after its cursor was set.
+    fn settle(&mut self, id: i64, seen_revision: u64) {
+        let watch = self.watches.get_mut(&id).expect("the caller found it");
+        self.behind.remove(&id);
+        self.paused.remove(&id);
+        watch.at_end = watch.next > seen_revision;
+        if !watch.at_end {
+            let told = watch.round == self.round && watch.round != 0;
+            let rest = if told { &mut self.paused } else { &mut self.behind };
+            rest.insert(id);
+        }
     }
 
     fn tell(&mut self, id: i64, told: Told, round: u64, now: Nanos) {
+        self.enter(round);
         let watch = self.watches.get_mut(&id).expect("the caller found it");
         let Told { events, last, bytes, .. } = told;
         (watch.next, watch.round, watch.told) = (last + 1, round, now);
         let (revision, what) = (last as i64, WatchNews::Events(events));
         self.shared.deliver(WatchResponse { revision, id, what }, bytes);
-    }
-
-    fn compacted(&mut self, id: i64, compact_revision: i64) {
-        let next = self.watches.remove(&id).map_or(1, |watch| watch.next);
-        let (revision, what) = (next as i64 - 1, WatchNews::Compacted { compact_revision });
-        self.ready.push_back(WatchResponse { revision, id, what });
     }
 }

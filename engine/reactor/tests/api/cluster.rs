@@ -91,6 +91,11 @@ impl Cluster {
         self.stopped.push(node);
     }
 
+    /// It has turns again.
+    pub fn start(&mut self, node: usize) {
+        self.stopped.retain(|stopped| *stopped != node);
+    }
+
     pub fn wait<T>(&mut self, mut pending: Pending<T>) -> Result<T, Error> {
         self.until(|| pending.try_take())
     }

@@ -297,6 +297,93 @@ fn a_slow_watcher_holds_up_nobody_and_misses_nothing() {
     assert!(responses <= 3, "what waited came together: {responses}");
 }
 
+/// What twenty puts of watched keys cost in looks at spans and watches, beside so many watches of
+/// other keys on one stream.
+fn steps_of_twenty_puts(others: usize) -> u64 {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let mut stream = cluster.handles[0].watches();
+    let watched = |at: usize| format!("watched/{at:06}");
+    for at in 0..others {
+        stream.create(watch(key(&watched(at)), 0)).unwrap();
+        // Ranges that hold none of the keys put.
+        stream.create(watch(prefix(&format!("x{at:06}"), &format!("x{at:06}/")), 0)).unwrap();
+        if at % 1000 == 999 {
+            (0..2000).for_each(|_| assert_eq!(cluster.next(&mut stream).what, WatchNews::Created));
+        }
+    }
+    let steps = |cluster: &mut Cluster| {
+        let status = cluster.handles[0].status();
+        cluster.wait(status).unwrap().native.requests.watch_steps
+    };
+    let before = steps(&mut cluster);
+    for at in 0..20 {
+        let revision = cluster.put(1, &watched(at * others / 20), "v");
+        let told = cluster.next(&mut stream);
+        let WatchNews::Events(events) = told.what else { panic!("{told:?}") };
+        assert_eq!((told.revision, events.len(), events[0].kv.modified), (revision, 1, revision));
+    }
+    steps(&mut cluster) - before
+}
+
+#[test]
+fn an_event_costs_no_more_beside_ten_times_the_watches() {
+    let (few, many) = (steps_of_twenty_puts(1_000), steps_of_twenty_puts(10_000));
+    assert!(many <= few * 2, "{few} looks beside 2,000 watches, {many} beside 20,000");
+}
+
+#[test]
+fn a_watch_of_the_future_begins_there_and_progress_waits_for_it() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let mut stream = cluster.handles[0].watches();
+    stream.create(watch(prefix("a", "b"), 4)).unwrap();
+    assert_eq!(cluster.next(&mut stream).what, WatchNews::Created);
+    stream.progress().unwrap();
+    for revision in 2..6 {
+        assert_eq!(cluster.put(1, "a", "v"), revision);
+    }
+    let mut revisions = Vec::new();
+    loop {
+        let told = cluster.next(&mut stream);
+        match told.what {
+            WatchNews::Events(events) => revisions.extend(events.iter().map(|it| it.kv.modified)),
+            other => {
+                assert_eq!((other, told.id), (WatchNews::Progress, -1));
+                break;
+            }
+        }
+    }
+    assert!(revisions.starts_with(&[4]), "{revisions:?}: nothing before, and progress after");
+}
+
+#[test]
+fn what_is_compacted_in_the_turn_of_its_change_ends_a_watch_that_did_not_see_it() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let mut stream = cluster.handles[0].watches();
+    stream.create(watch(key("a"), 0)).unwrap();
+    assert_eq!(cluster.next(&mut stream).what, WatchNews::Created);
+    // Node 0 sees all of it at once.
+    cluster.stop(0);
+    for _ in 0..3 {
+        cluster.put(1, "a", "v");
+    }
+    let done = cluster.handles[1].compact(4, false);
+    cluster.wait(done).unwrap();
+    cluster.start(0);
+    let mut told = Vec::new();
+    while told.last() != Some(&4) {
+        match cluster.next(&mut stream).what {
+            WatchNews::Events(events) => told.extend(events.iter().map(|it| it.kv.modified)),
+            // A gap, and it says so.
+            other => {
+                assert_eq!(other, WatchNews::Compacted { compact_revision: 4 });
+                break;
+            }
+        }
+    }
+    let all: Vec<i64> = (2..5).collect();
+    assert!(all.starts_with(&told), "{told:?}: nothing is passed by");
+}
+
 #[test]
 fn leases_delete_their_keys_when_they_are_revoked() {
     let mut cluster = Cluster::new(5, 1, 3);
@@ -390,4 +477,47 @@ fn alarms_stop_what_stores_until_they_are_lowered() {
     let lowered = cluster.handles[4].alarm(9, AlarmKind::NoSpace, false);
     cluster.wait(lowered).unwrap();
     assert_eq!(cluster.put(1, "a", "v"), 2);
+}
+
+/// Keys `k/000000` and on, 128 with each transaction.
+fn fill(cluster: &mut Cluster, keys: usize) {
+    for first in (0..keys).step_by(128) {
+        let ops = (first..first + 128).map(|at| TxnOp::Put(put(&format!("k/{at:06}"), "v")));
+        cluster.txn(1, Txn { success: ops.collect(), ..Txn::default() }).unwrap();
+    }
+}
+
+#[test]
+fn long_reads_are_made_in_slices_and_see_one_revision_beside_writes() {
+    const KEYS: usize = 80 * 128;
+    let mut cluster = Cluster::new(3, 1, 1);
+    fill(&mut cluster, KEYS);
+    let slices = |cluster: &mut Cluster| {
+        let status = cluster.handles[0].status();
+        cluster.wait(status).unwrap().native.requests.slices
+    };
+    let all = || Range::new(prefix("k/", "k0"));
+    let before = slices(&mut cluster);
+    assert_eq!(cluster.get(0, Range { count_only: true, ..all() }).count, KEYS as i64);
+    // Ten thousand keys and a few more, and nothing to fetch.
+    assert_eq!(slices(&mut cluster) - before, KEYS.div_ceil(1000) as u64 + 1);
+    let hash = cluster.handles[0].hash_kv(0);
+    let first = cluster.wait(hash).unwrap();
+
+    // All that is asked in one turn has its first slice in it; a key is gone before the last.
+    let read = |keys_only| {
+        let sort = Range { sort_order: SortOrder::Descending, ..all() };
+        cluster.handles[0].range(Range { keys_only, ..sort }, true)
+    };
+    let (whole, keys) = (read(false), read(true));
+    let hash = cluster.handles[0].hash_kv(81);
+    let gone = cluster.handles[0].delete(Delete { keys: prefix("k/", "k0"), prev_kv: false });
+    let gone = cluster.wait(gone).unwrap();
+    assert_eq!((gone.revision, gone.deleted), (82, KEYS as i64));
+    for answer in [cluster.wait(whole).unwrap(), cluster.wait(keys).unwrap()] {
+        assert_eq!((answer.revision, answer.count, answer.kvs.len()), (81, KEYS as i64, KEYS));
+        assert_eq!(&answer.kvs[0].key[..], format!("k/{:06}", KEYS - 1).as_bytes());
+    }
+    assert_eq!(cluster.wait(hash).unwrap().hash, first.hash);
+    assert_eq!(cluster.get(0, all()).count, 0);
 }
