@@ -1,13 +1,24 @@
-//! The service Auth: not served yet. Who asks whether it is on is told that it is not.
+//! The service Auth, of a cluster that has no users, no roles, and authentication off.
+//!
+//! Invariant: everything is answered as by an etcd in that state, but for the two calls that would leave
+//! it, which are refused: a user or role that is stored and not obeyed would be a false promise.
 
-use crate::errors::{AUTH_NOT_ENABLED, known, not_served};
+use crate::errors::{
+    AUTH_NOT_ENABLED, PERMISSION_NOT_GIVEN, ROLE_EMPTY, ROLE_NOT_FOUND, ROOT_USER_NOT_FOUND,
+    USER_EMPTY, USER_NOT_FOUND, known, not_served,
+};
 use crate::face::{Face, answer, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::auth_server::Auth;
 use tonic::{Request, Response, Status};
 
-fn refused<T>() -> Result<Response<T>, Status> {
-    Err(not_served("users and roles are not served yet"))
+/// Of a cluster in which no user or role was ever changed.
+const AUTH_REVISION: u64 = 1;
+
+impl Face {
+    async fn auth_header(&self) -> Result<Option<pb::ResponseHeader>, Status> {
+        Ok(self.header(answer(self.node.status()).await?.revision))
+    }
 }
 
 #[tonic::async_trait]
@@ -17,119 +28,141 @@ impl Auth for Face {
         request: Request<pb::AuthStatusRequest>,
     ) -> Result<Response<pb::AuthStatusResponse>, Status> {
         self.open(request)?;
-        let header = self.header(answer(self.node.status()).await?.revision);
-        reply(pb::AuthStatusResponse { header, enabled: false, auth_revision: 0 })
+        let header = self.auth_header().await?;
+        reply(pb::AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION })
     }
 
     async fn authenticate(
         &self,
-        _: Request<pb::AuthenticateRequest>,
+        request: Request<pb::AuthenticateRequest>,
     ) -> Result<Response<pb::AuthenticateResponse>, Status> {
+        self.open(request)?;
         Err(known(AUTH_NOT_ENABLED))
     }
 
     async fn auth_enable(
         &self,
-        _: Request<pb::AuthEnableRequest>,
+        request: Request<pb::AuthEnableRequest>,
     ) -> Result<Response<pb::AuthEnableResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(ROOT_USER_NOT_FOUND))
     }
 
     async fn auth_disable(
         &self,
-        _: Request<pb::AuthDisableRequest>,
+        request: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
-        refused()
+        self.open(request)?;
+        reply(pb::AuthDisableResponse { header: self.auth_header().await? })
     }
 
     async fn user_add(
         &self,
-        _: Request<pb::AuthUserAddRequest>,
+        request: Request<pb::AuthUserAddRequest>,
     ) -> Result<Response<pb::AuthUserAddResponse>, Status> {
-        refused()
+        match self.open(request)?.name.is_empty() {
+            true => Err(known(USER_EMPTY)),
+            false => Err(not_served("there are no users yet: every client may do everything")),
+        }
     }
 
     async fn user_get(
         &self,
-        _: Request<pb::AuthUserGetRequest>,
+        request: Request<pb::AuthUserGetRequest>,
     ) -> Result<Response<pb::AuthUserGetResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(USER_NOT_FOUND))
     }
 
     async fn user_list(
         &self,
-        _: Request<pb::AuthUserListRequest>,
+        request: Request<pb::AuthUserListRequest>,
     ) -> Result<Response<pb::AuthUserListResponse>, Status> {
-        refused()
+        self.open(request)?;
+        reply(pb::AuthUserListResponse { header: self.auth_header().await?, users: Vec::new() })
     }
 
     async fn user_delete(
         &self,
-        _: Request<pb::AuthUserDeleteRequest>,
+        request: Request<pb::AuthUserDeleteRequest>,
     ) -> Result<Response<pb::AuthUserDeleteResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(USER_NOT_FOUND))
     }
 
     async fn user_change_password(
         &self,
-        _: Request<pb::AuthUserChangePasswordRequest>,
+        request: Request<pb::AuthUserChangePasswordRequest>,
     ) -> Result<Response<pb::AuthUserChangePasswordResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(USER_NOT_FOUND))
     }
 
     async fn user_grant_role(
         &self,
-        _: Request<pb::AuthUserGrantRoleRequest>,
+        request: Request<pb::AuthUserGrantRoleRequest>,
     ) -> Result<Response<pb::AuthUserGrantRoleResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(USER_NOT_FOUND))
     }
 
     async fn user_revoke_role(
         &self,
-        _: Request<pb::AuthUserRevokeRoleRequest>,
+        request: Request<pb::AuthUserRevokeRoleRequest>,
     ) -> Result<Response<pb::AuthUserRevokeRoleResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(USER_NOT_FOUND))
     }
 
     async fn role_add(
         &self,
-        _: Request<pb::AuthRoleAddRequest>,
+        request: Request<pb::AuthRoleAddRequest>,
     ) -> Result<Response<pb::AuthRoleAddResponse>, Status> {
-        refused()
+        match self.open(request)?.name.is_empty() {
+            true => Err(known(ROLE_EMPTY)),
+            false => Err(not_served("there are no roles yet: every client may do everything")),
+        }
     }
 
     async fn role_get(
         &self,
-        _: Request<pb::AuthRoleGetRequest>,
+        request: Request<pb::AuthRoleGetRequest>,
     ) -> Result<Response<pb::AuthRoleGetResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(ROLE_NOT_FOUND))
     }
 
     async fn role_list(
         &self,
-        _: Request<pb::AuthRoleListRequest>,
+        request: Request<pb::AuthRoleListRequest>,
     ) -> Result<Response<pb::AuthRoleListResponse>, Status> {
-        refused()
+        self.open(request)?;
+        reply(pb::AuthRoleListResponse { header: self.auth_header().await?, roles: Vec::new() })
     }
 
     async fn role_delete(
         &self,
-        _: Request<pb::AuthRoleDeleteRequest>,
+        request: Request<pb::AuthRoleDeleteRequest>,
     ) -> Result<Response<pb::AuthRoleDeleteResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(ROLE_NOT_FOUND))
     }
 
     async fn role_grant_permission(
         &self,
-        _: Request<pb::AuthRoleGrantPermissionRequest>,
+        request: Request<pb::AuthRoleGrantPermissionRequest>,
     ) -> Result<Response<pb::AuthRoleGrantPermissionResponse>, Status> {
-        refused()
+        match self.open(request)?.perm {
+            None => Err(known(PERMISSION_NOT_GIVEN)),
+            Some(_) => Err(known(ROLE_NOT_FOUND)),
+        }
     }
 
     async fn role_revoke_permission(
         &self,
-        _: Request<pb::AuthRoleRevokePermissionRequest>,
+        request: Request<pb::AuthRoleRevokePermissionRequest>,
     ) -> Result<Response<pb::AuthRoleRevokePermissionResponse>, Status> {
-        refused()
+        self.open(request)?;
+        Err(known(ROLE_NOT_FOUND))
     }
 }

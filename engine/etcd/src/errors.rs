@@ -35,6 +35,14 @@ pub const NOT_LEADER: Known = (Code::FailedPrecondition, "etcdserver: not leader
 pub const AUTH_NOT_ENABLED: Known =
     (Code::FailedPrecondition, "etcdserver: authentication is not enabled");
 
+pub const ROOT_USER_NOT_FOUND: Known =
+    (Code::FailedPrecondition, "etcdserver: root user does not exist");
+pub const USER_NOT_FOUND: Known = (Code::FailedPrecondition, "etcdserver: user name not found");
+pub const ROLE_NOT_FOUND: Known = (Code::FailedPrecondition, "etcdserver: role name not found");
+pub const USER_EMPTY: Known = (Code::InvalidArgument, "etcdserver: user name is empty");
+pub const ROLE_EMPTY: Known = (Code::InvalidArgument, "etcdserver: role name is empty");
+pub const PERMISSION_NOT_GIVEN: Known = (Code::InvalidArgument, "etcdserver: permission not given");
+
 /// As a status.
 pub fn known((code, text): Known) -> Status {
     Status::new(code, text)

@@ -1,6 +1,6 @@
 //! Chosen programs: the edges that a random one meets rarely.
 
-use crate::client::Step;
+use crate::client::{AuthStep, Step};
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use racos_etcd::pb::etcdserverpb::request_op::Request;
@@ -66,6 +66,7 @@ pub fn all() -> Vec<(&'static str, Vec<Step>)> {
         ("compaction", compaction()),
         ("sizes of values", sizes()),
         ("hashes after compactions", hashes()),
+        ("authentication that is off", auth_is_off()),
     ]
 }
 
@@ -397,4 +398,31 @@ fn hashes() -> Vec<Step> {
     steps.push(compact(30));
     steps.push(hash(0));
     steps
+}
+
+fn auth_is_off() -> Vec<Step> {
+    use AuthStep::*;
+    let asked = [
+        Users,
+        Roles,
+        Authenticate,
+        Enable,
+        Disable,
+        User("nobody"),
+        User(""),
+        Role("no role"),
+        Role(""),
+        AddUser(""),
+        AddRole(""),
+        DeleteUser,
+        DeleteRole,
+        Password,
+        GrantRole,
+        RevokeRole,
+        GrantPermission,
+        RevokePermission,
+    ];
+    let asked = asked.map(Step::Auth);
+    let after = [Step::Put(put("a", b"still for everybody")), Step::Auth(Users)];
+    asked.into_iter().chain(after).collect()
 }

@@ -4,6 +4,7 @@
 //! the seconds that a lease has left.
 
 use racos_etcd::pb::etcdserverpb as pb;
+use racos_etcd::pb::etcdserverpb::auth_client::AuthClient;
 use racos_etcd::pb::etcdserverpb::kv_client::KvClient;
 use racos_etcd::pb::etcdserverpb::lease_client::LeaseClient;
 use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -24,6 +25,28 @@ pub enum Step {
     TimeToLive(pb::LeaseTimeToLiveRequest),
     Leases,
     HashKv(pb::HashKvRequest),
+    Auth(AuthStep),
+}
+
+/// What is asked of users and roles where there are none.
+#[derive(Debug, Clone)]
+pub enum AuthStep {
+    Enable,
+    Disable,
+    Authenticate,
+    Users,
+    Roles,
+    User(&'static str),
+    Role(&'static str),
+    AddUser(&'static str),
+    AddRole(&'static str),
+    DeleteUser,
+    DeleteRole,
+    Password,
+    GrantRole,
+    RevokeRole,
+    GrantPermission,
+    RevokePermission,
 }
 
 /// Connections to all members of one cluster.
@@ -85,6 +108,7 @@ impl Client {
                 }
                 told(answer, |it| &mut it.header)
             }
+            Step::Auth(step) => self.ask_auth(member, step).await,
             Step::HashKv(asked) => {
                 // A hash is that of one member alone: it shall have executed what was done before.
                 let range = pb::RangeRequest { key: "a".into(), ..Default::default() };
@@ -96,6 +120,59 @@ impl Client {
                     answer.get_mut().hash_revision = 0;
                 }
                 told(answer, |it| &mut it.header)
+            }
+        }
+    }
+}
+
+impl Client {
+    async fn ask_auth(&self, member: usize, step: AuthStep) -> String {
+        let mut auth = AuthClient::new(self.channel(member));
+        let (name, role) = ("nobody".to_string(), "no role".to_string());
+        macro_rules! told {
+            ($call:ident, $request:expr) => {
+                told(auth.$call($request).await, |it| &mut it.header)
+            };
+        }
+        match step {
+            AuthStep::Enable => told!(auth_enable, pb::AuthEnableRequest {}),
+            AuthStep::Disable => told!(auth_disable, pb::AuthDisableRequest {}),
+            AuthStep::Authenticate => {
+                told!(authenticate, pb::AuthenticateRequest { name, ..Default::default() })
+            }
+            AuthStep::Users => told!(user_list, pb::AuthUserListRequest {}),
+            AuthStep::Roles => told!(role_list, pb::AuthRoleListRequest {}),
+            AuthStep::User(name) => told!(user_get, pb::AuthUserGetRequest { name: name.into() }),
+            AuthStep::Role(role) => told!(role_get, pb::AuthRoleGetRequest { role: role.into() }),
+            AuthStep::AddUser(name) => {
+                let name = name.into();
+                told!(user_add, pb::AuthUserAddRequest { name, ..Default::default() })
+            }
+            AuthStep::AddRole(name) => {
+                told!(role_add, pb::AuthRoleAddRequest { name: name.into() })
+            }
+            AuthStep::DeleteUser => told!(user_delete, pb::AuthUserDeleteRequest { name }),
+            AuthStep::DeleteRole => told!(role_delete, pb::AuthRoleDeleteRequest { role }),
+            AuthStep::Password => {
+                let asked = pb::AuthUserChangePasswordRequest { name, ..Default::default() };
+                told!(user_change_password, asked)
+            }
+            AuthStep::GrantRole => {
+                told!(user_grant_role, pb::AuthUserGrantRoleRequest { user: name, role })
+            }
+            AuthStep::RevokeRole => {
+                told!(user_revoke_role, pb::AuthUserRevokeRoleRequest { name, role })
+            }
+            AuthStep::GrantPermission => {
+                let perm = Some(Default::default());
+                told!(
+                    role_grant_permission,
+                    pb::AuthRoleGrantPermissionRequest { name: role, perm }
+                )
+            }
+            AuthStep::RevokePermission => {
+                let asked = pb::AuthRoleRevokePermissionRequest { role, ..Default::default() };
+                told!(role_revoke_permission, asked)
             }
         }
     }
