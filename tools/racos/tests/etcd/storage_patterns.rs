@@ -14,8 +14,11 @@ use racos_etcd::pb::etcdserverpb::response_op::Response;
 use racos_etcd::pb::etcdserverpb::watch_client::WatchClient;
 use racos_etcd::pb::etcdserverpb::watch_request::RequestUnion;
 use racos_etcd::pb::mvccpb::{Event, KeyValue};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 
 const PREFIX: &str = "/registry/pods/";
@@ -23,6 +26,10 @@ const OBJECTS: usize = 10_000;
 const WRITERS: usize = 32;
 const UPDATES_EACH: usize = 40;
 const PAGE: i64 = 500;
+/// Revisions that compactions leave behind what the watch has told.
+const COMPACT_BEHIND: i64 = 100;
+/// Lists of all objects that are kept, to be looked at in the end.
+const LISTS_MAX: usize = 6;
 
 fn name_of(object: usize) -> Vec<u8> {
     format!("{PREFIX}namespace-{}/pod-{object:05}", object % 20).into_bytes()
@@ -97,8 +104,9 @@ async fn update(client: &Client, member: usize, object: usize) -> u64 {
     unreachable!("an update ends")
 }
 
-/// All objects, page by page, at the revision of the first page.
-async fn list(client: &Client, member: usize) -> (i64, Vec<KeyValue>) {
+/// All objects, page by page, at the revision of the first page. `None` if that was compacted on the
+/// way: Kubernetes begins again then.
+async fn try_list(client: &Client, member: usize) -> Option<(i64, Vec<KeyValue>)> {
     let end = format!("{}0", &PREFIX[..PREFIX.len() - 1]);
     let (mut key, mut revision, mut all) = (PREFIX.as_bytes().to_vec(), 0, Vec::new());
     loop {
@@ -109,7 +117,13 @@ async fn list(client: &Client, member: usize) -> (i64, Vec<KeyValue>) {
             revision,
             ..Default::default()
         };
-        let page = client.kv(member).range(asked).await.unwrap().into_inner();
+        let page = match client.kv(member).range(asked).await {
+            Ok(page) => page.into_inner(),
+            Err(status) => {
+                assert!(status.message().contains("required revision has been compacted"));
+                return None;
+            }
+        };
         if revision == 0 {
             revision = page.header.unwrap().revision;
         }
@@ -117,15 +131,53 @@ async fn list(client: &Client, member: usize) -> (i64, Vec<KeyValue>) {
         assert_eq!(is_last, page.count as usize == page.kvs.len(), "the count is of what is left");
         all.extend(page.kvs);
         if is_last {
-            return (revision, all);
+            return Some((revision, all));
         }
         key = all.last().unwrap().key.to_vec();
         key.push(0);
     }
 }
 
+async fn list(client: &Client, member: usize) -> (i64, Vec<KeyValue>) {
+    try_list(client, member).await.expect("nothing is compacted meanwhile")
+}
+
+/// How far the watch of a test has come; 0: nothing was told yet.
+type Watched = Rc<Cell<i64>>;
+
+/// Compacts closely behind the watch until that has told the last revision; how often.
+async fn compact_behind(client: Arc<Client>, watched: Watched, until: i64) -> u64 {
+    let (mut compacted, mut times) = (0, 0);
+    while watched.get() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let revision = watched.get() - COMPACT_BEHIND;
+        if revision > compacted {
+            let asked = pb::CompactionRequest { revision, physical: false };
+            client.kv(times as usize).compact(asked).await.unwrap();
+            (compacted, times) = (revision, times + 1);
+        }
+    }
+    times
+}
+
+/// Lists some times while the watch has not told the last revision.
+async fn list_beside(
+    client: Arc<Client>,
+    watched: Watched,
+    until: i64,
+) -> (Vec<(i64, Vec<KeyValue>)>, u64) {
+    let (mut lists, mut begun_again) = (Vec::new(), 0);
+    while watched.get() < until && lists.len() < LISTS_MAX {
+        match try_list(&client, lists.len()).await {
+            Some(list) => lists.push(list),
+            None => begun_again += 1,
+        }
+    }
+    (lists, begun_again)
+}
+
 /// Every event after a revision, until one of `until`; events of one object follow each other.
-async fn watch(client: &Client, member: usize, from: i64, until: i64) -> Vec<Event> {
+async fn watch(client: &Client, member: usize, from: i64, until: i64, at: Watched) -> Vec<Event> {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let create = pb::WatchCreateRequest {
         key: PREFIX.into(),
@@ -139,12 +191,12 @@ async fn watch(client: &Client, member: usize, from: i64, until: i64) -> Vec<Eve
     sender.send(pb::WatchRequest { request_union }).await.unwrap();
     let mut watch = WatchClient::new(client.channel(member)).max_decoding_message_size(256 << 20);
     let mut answers = watch.watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-    let (mut events, mut last): (Vec<Event>, i64) = (Vec::new(), 0);
-    while last < until {
+    let mut events: Vec<Event> = Vec::new();
+    while at.get() < until {
         let answer = answers.message().await.unwrap().expect("the watch goes on");
         assert!(!answer.canceled, "{} {}", answer.compact_revision, answer.cancel_reason);
         events.extend(answer.events);
-        last = events.last().map_or(0, |event| event.kv.as_ref().unwrap().mod_revision);
+        at.set(events.last().map_or(0, |event| event.kv.as_ref().unwrap().mod_revision));
     }
     events
 }
@@ -202,24 +254,41 @@ async fn exercise(client: Arc<Client>) {
 
     // Updates that meet, with a watch from the list on another node and compaction behind it.
     let updates = (WRITERS * UPDATES_EACH) as u64;
+    let (until, watched) = (revision + updates as i64, Watched::default());
     let watching = tokio::task::spawn_local({
-        let client = client.clone();
-        async move { watch(&client, 3, revision, revision + updates as i64).await }
+        let (client, watched) = (client.clone(), watched.clone());
+        async move { watch(&client, 3, revision, until, watched).await }
     });
+    let compacting =
+        tokio::task::spawn_local(compact_behind(client.clone(), watched.clone(), until));
+    let listing = tokio::task::spawn_local(list_beside(client.clone(), watched, until));
     let attempts = all_writers(&client, |client, at| Box::pin(update_share(client, at))).await;
     println!("{updates} updates took {attempts} attempts");
     assert!(attempts > updates, "some updates met");
     let events = watching.await.unwrap();
+    let compactions = compacting.await.unwrap();
+    let (lists, begun_again) = listing.await.unwrap();
+    println!("{compactions} compactions, {} lists, {begun_again} begun again", lists.len());
+    assert!(compactions > 0, "there was something to compact");
+    let mut lists = lists.into_iter().peekable();
 
     // The list and the events make the state; each event knows what came before it.
     let mut state: BTreeMap<_, _> = before.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
     let mut last = revision;
+    let mut check_lists = |last: i64, state: &BTreeMap<_, KeyValue>| {
+        while let Some((_, list)) = lists.next_if(|(revision, _)| *revision == last) {
+            assert!(list.iter().eq(state.values()), "a list is the state of its revision");
+        }
+    };
+    check_lists(last, &state);
     for event in events {
         let kv = event.kv.unwrap();
         assert_eq!(kv.mod_revision, last + 1, "one event for each revision, in order");
         last = kv.mod_revision;
         assert_eq!(event.prev_kv, state.insert(kv.key.clone(), kv));
+        check_lists(last, &state);
     }
+    assert_eq!(lists.next().map(|(revision, _)| revision), None, "every list was looked at");
     let compact = pb::CompactionRequest { revision: last, physical: false };
     client.kv(1).compact(compact).await.unwrap();
     let (_, after) = list(&client, 4).await;
