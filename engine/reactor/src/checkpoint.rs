@@ -17,6 +17,7 @@
 //! behind the mark. What would break it: forgetting a fragment's place between the pin and its being
 //! written, or a mark behind a record that was not placed when the state was pinned.
 
+use crate::admission::put_note;
 use crate::history::{History, NULL};
 use crate::jump::Peers;
 use crate::node::Node;
@@ -68,6 +69,8 @@ pub(crate) enum Piece {
         parts: u32,
         exec: Slot,
     },
+    /// Which disks the other nodes have: see `admission`.
+    Notes,
 }
 
 impl Piece {
@@ -78,6 +81,7 @@ impl Piece {
             Piece::Own => (2, 0, 0),
             Piece::History { first } => (3, first, 0),
             Piece::End { parts, exec } => (4, u64::from(parts), exec),
+            Piece::Notes => (5, 0, 0),
         };
         out.put_u8(sort);
         [generation, first, second].into_iter().for_each(|field| out.put_u64(field));
@@ -96,6 +100,7 @@ impl Piece {
             2 => Piece::Own,
             3 => Piece::History { first },
             4 => Piece::End { parts: narrow(first)?, exec: second },
+            5 => Piece::Notes,
             _ => return Err(WireError { field: "piece" }),
         };
         Ok((generation, piece))
@@ -334,13 +339,20 @@ impl<L: Link, D: Device> Node<L, D> {
         self.checkpoints.generation = generation;
         self.checkpoints.begun_at = self.log.counters().bytes_flushed;
         let reserved = self.core.reservation();
+        let mut queue = VecDeque::from([(Piece::Begin { exec, reserved }, Vec::new())]);
+        // PROTOCOL 10-ak
+        let mut notes = Vec::new();
+        self.admission.notes().iter().for_each(|(node, note)| put_note(&mut notes, *node, *note));
+        if !notes.is_empty() {
+            queue.push_back((Piece::Notes, notes));
+        }
         Writing {
             peers: None,
             mark,
             stage: Stage::State,
             parts: 0,
             named: Vec::new(),
-            queue: VecDeque::from([(Piece::Begin { exec, reserved }, Vec::new())]),
+            queue,
             placing: VecDeque::new(),
             snapshot: Snapshot { generation, exec, ..Snapshot::default() },
             not_before: self.now,

@@ -29,6 +29,8 @@ pub(crate) enum Stored {
     Repaired { slot: Slot, op: OpId },
     /// Fragments copied from another segment: operation, where it lay, offset in the body.
     Copies { moves: Vec<(OpId, Place, u32)> },
+    /// Which disk another node has.
+    Note { node: u8 },
 }
 
 /// A record that the log could not take yet. Order is kept.
@@ -273,6 +275,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 return self.reclaim.placed();
             }
+            Stored::Note { node } => return self.admission.placed(id, node),
         };
         if fragments {
             for spot in crate::layout::fragments(&batch.ops) {
@@ -292,6 +295,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 4.1-h, 13-d: what was waiting for this flush may now be said.
     fn flushed(&mut self, up_to: RecordId) {
         self.repair.flushed(up_to);
+        self.notes_flushed(up_to);
         while let Some((id, release)) = self.journal.releases.front().copied()
             && id <= up_to
         {

@@ -12,6 +12,7 @@
 //! | `batch`, `layout` | operations gathered and encoded into fragments |
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
+//! | `admission` | a new disk takes part only once others have vouched for it |
 //! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
@@ -23,6 +24,7 @@
 #[macro_use]
 extern crate racos_mutants;
 
+mod admission;
 pub mod api;
 mod assemble;
 mod batch;
@@ -32,6 +34,7 @@ pub mod config;
 mod facts;
 mod fragments;
 mod history;
+mod inquiry;
 pub mod inspect;
 mod journal;
 mod jump;

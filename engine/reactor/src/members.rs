@@ -4,6 +4,7 @@
 //! one that has replaced another, and judges from whom datagrams are taken in.
 //! Invariant: a node takes part only as the incarnation that the configuration names for its disk.
 
+use crate::admission::replaced;
 use crate::batch::Waiter;
 use crate::node::Node;
 use crate::wire::cursor::{Reader, Writer};
@@ -95,15 +96,17 @@ impl<L: Link, D: Device> Node<L, D> {
         let seat = self.core.seats()[index];
         let is_old = incarnation < seat.incarnation;
         if is_old && (incarnation + 1 < seat.incarnation || self.core.exec() >= seat.from) {
-            let mut head = Vec::with_capacity(4);
-            head.put_u32(seat.incarnation);
-            self.send(from, kind::REPLACED, &head, &[]);
+            self.tell_replaced(from, seat.incarnation);
             return false;
         }
         let known = &mut self.peer_boots[index];
         if incarnation == known.0 && boot < known.1 {
             self.on_old_boot(from);
             return false;
+        }
+        if incarnation > known.0 {
+            // It does not know this disk yet.
+            self.admission.forgotten_by(from);
         }
         *known = (*known).max((incarnation, boot));
         if !is_old {
@@ -112,11 +115,20 @@ impl<L: Link, D: Device> Node<L, D> {
         true
     }
 
+    /// Tells a disk that another one is in its place.
+    pub(crate) fn tell_replaced(&mut self, to: u8, incarnation: u32) {
+        let mut head = Vec::with_capacity(4);
+        head.put_u32(incarnation);
+        self.send(to, kind::REPLACED, &head, &[]);
+    }
+
     /// REPLACED: a member has executed a change that puts another disk in this one's place.
     pub(crate) fn on_replaced(&mut self, head: &[u8]) {
         let Ok(newer) = Reader::new(head).u32("incarnation") else { return };
         let (me, mine) = (self.me, self.config.incarnation);
-        if newer > mine {
+        if newer > mine && !self.takes_part() {
+            self.fail(replaced(me, newer, " --erase"));
+        } else if newer > mine {
             self.fail(format!(
                 "node {me} has incarnation {newer} now, this disk was {mine}: it was replaced; its \
                  directory is of no more use"
@@ -129,6 +141,9 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(ns) = self.disk_hangs_ns() {
             let (me, ms) = (self.me, ns / 1_000_000);
             return Some(format!("node {me}: its disk has not answered for {ms} ms; ask another"));
+        }
+        if let Some(why) = self.waits_for() {
+            return Some(why);
         }
         if self.core.is_active() {
             return None;

@@ -3,6 +3,7 @@
 //! A turn drains the network, reaps the disk, opens own slots, sends everything in as few system
 //! calls as the link can, then starts the next group commit. Nothing in it waits.
 
+use crate::admission::{Admission, Notes};
 use crate::api::Api;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::checkpoint::Checkpoints;
@@ -119,6 +120,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
     pub(crate) snaps: Snaps,
+    pub(crate) admission: Admission,
     pub(crate) decided: DecidedRun,
     effects: Effects,
     inbox: Vec<Frame>,
@@ -181,6 +183,7 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub boot: u32,
     /// Values of which no fragment was found, and some that turned out to be of no use.
     pub absent: Vec<OpId>,
+    pub notes: Notes,
     pub observer: Option<Box<dyn Observer>>,
 }
 
@@ -235,6 +238,7 @@ impl<L: Link, D: Device> Node<L, D> {
             checkpoints: parts.checkpoints,
             reclaim: Reclaim::default(),
             snaps: Snaps::default(),
+            admission: Admission::new(parts.notes),
             decided: DecidedRun::default(),
             effects: Effects::default(),
             inbox: Vec::new(),
@@ -271,10 +275,15 @@ impl<L: Link, D: Device> Node<L, D> {
         node.history.drop_gone(|segment| node.log.holds(segment));
         node.list_missing_of_these(parts.absent);
         node.restart_leases();
-        node.core.start(now, &mut node.effects);
-        node.carry_out();
+        node.enter();
         node.check_seat();
         node
+    }
+
+    /// The core begins to speak.
+    pub(crate) fn start_core(&mut self) {
+        self.core.start(self.now, &mut self.effects);
+        self.carry_out();
     }
 
     /// All slots below are executed here.
@@ -321,7 +330,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 ns / 1_000_000
             )
         });
-        hangs.or_else(|| self.scrub.danger())
+        hangs.or_else(|| self.waits_for()).or_else(|| self.scrub.danger())
     }
 
     /// States taken from peers since the start.
@@ -364,6 +373,12 @@ impl<L: Link, D: Device> Node<L, D> {
         self.now = now;
         let (received, drained) = self.receive();
         let completed = self.reap();
+        if !self.takes_part() {
+            self.admission_turn();
+            self.send_all();
+            self.log.kick();
+            return Turn { busy: received || completed, drained };
+        }
         // Timers judge what did not come: first everything that has come must be taken in.
         if drained && self.core.deadline().is_some_and(|at| at <= now) {
             self.step(Input::Tick);
@@ -378,6 +393,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.beacon_at = now + BEACON_NS;
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
+            self.say_hello();
         }
         self.snapshot_turn();
         self.checkpoint_turn();
@@ -399,6 +415,12 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// When the node has something to do even if nothing comes; `None`: never.
     pub fn deadline(&self) -> Option<Nanos> {
+        if !self.takes_part() {
+            return [self.net.next_deadline_ns(), Some(self.admission.ask_at())]
+                .into_iter()
+                .flatten()
+                .min();
+        }
         let idle = (!self.confirmed).then_some(self.last_work + IDLE_CONFIRM_NS);
         let waiting = !self.nothing_unappended()
             || (!self.sealed.is_empty() && self.core.can_open().is_some());
@@ -453,6 +475,14 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let from = node as u8;
         let incarnation = frame.from.incarnation;
+        // A disk shows itself before anything else of it counts.
+        match frame.kind {
+            kind::HELLO => return self.on_hello(from, &frame),
+            kind::KNOWN => return self.on_known(from, &frame.head),
+            kind::REPLACED => return self.on_replaced(&frame.head),
+            _ if !self.takes_part() => return,
+            _ => {}
+        }
         if !self.is_peer(from, incarnation, frame.from.boot) {
             return;
         }
@@ -470,7 +500,6 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
-            kind::REPLACED => self.on_replaced(&frame.head),
             kind::BAD => self.on_bad_fragment(&frame.head),
             // PROTOCOL 8.1-f, 10-x: asked and answered by those that count before and after a change.
             kind::PINQ | kind::LEASEQ if !self.core.may_answer() => {}

@@ -29,6 +29,10 @@ pub mod kind {
     /// checksum and length of each; the body is their bytes, one after the other. No promise.
     pub const COPIES: u8 = 12;
 
+    /// The first disk of another node that showed itself here, and whether it takes part. About no
+    /// slot; a checkpoint says it again.
+    pub const NOTE: u8 = 13;
+
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
         Some(match kind {
@@ -43,6 +47,7 @@ pub mod kind {
             REPAIRED => "repaired",
             CHECKPOINT => "checkpoint",
             COPIES => "copies",
+            NOTE => "note",
             _ => return None,
         })
     }

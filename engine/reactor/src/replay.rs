@@ -8,6 +8,7 @@
 //! checkpoint's exec on; what the node said in undecided slots is in the core again before anything
 //! is sent.
 
+use crate::admission::{self, Notes};
 use crate::batch::Batch;
 use crate::checkpoint::{Checkpoints, OWN_ENTRY, Piece, Snapshot, get_place, load_history};
 use crate::config::NodeConfig;
@@ -94,6 +95,7 @@ impl<L: Link, D: Device> Node<L, D> {
             generation: 0,
             pending: FxHashMap::default(),
             absent: Vec::new(),
+            notes: Notes::new(),
             problem: None,
             observer,
         };
@@ -126,6 +128,7 @@ impl<L: Link, D: Device> Node<L, D> {
             window: replay.pending,
             boot: recovered.boot,
             absent: replay.absent,
+            notes: replay.notes,
             observer: replay.observer,
         };
         Ok(Node::assemble(config, pool, parts, now))
@@ -209,6 +212,7 @@ struct Replay {
     pending: FxHashMap<Slot, Known>,
     /// Values of which no fragment was met.
     absent: Vec<OpId>,
+    notes: Notes,
     problem: Option<String>,
     observer: Option<Box<dyn Observer>>,
 }
@@ -271,6 +275,7 @@ impl racos_storage::Replay for Replay {
         self.snapshot = Snapshot::default();
         self.pending.clear();
         self.absent.clear();
+        self.notes.clear();
         self.problem = None;
         self.loading = (mark.tag > 0).then(|| {
             self.recovery.begin_at(mark.horizon);
@@ -306,6 +311,10 @@ impl Replay {
         let (generation, piece) = Piece::get(record.head).map_err(|error| error.to_string())?;
         self.generation = self.generation.max(generation);
         let Some(mut loading) = self.loading.take_if(|it| it.generation == generation) else {
+            // True whatever became of the checkpoint.
+            if let (Piece::Notes, ReplayedBody::Inline(body)) = (piece, record.body) {
+                self.take_notes(body).map_err(|error| error.to_string())?;
+            }
             return Ok(());
         };
         if let Piece::Begin { exec, .. } = piece {
@@ -328,6 +337,18 @@ impl Replay {
             }
         }
         self.loading = Some(loading);
+        Ok(())
+    }
+
+    /// PROTOCOL 10-ak: which disks the others have.
+    fn take_notes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let mut from = Reader::new(bytes);
+        while !from.is_empty() {
+            let (node, note) = admission::get_note(&mut from)?;
+            if !mutant!("notes forgotten at restart") {
+                self.notes.insert(node, note);
+            }
+        }
         Ok(())
     }
 
@@ -359,6 +380,7 @@ impl Replay {
             Piece::History { first } => {
                 load_history(&mut loading.history, first, body).map_err(|e| e.to_string())?;
             }
+            Piece::Notes => self.take_notes(body).map_err(|error| error.to_string())?,
             Piece::End { parts, exec } => {
                 let whole = parts == loading.import.next_part()
                     && exec == self.recovery.exec()
@@ -428,6 +450,7 @@ impl Replay {
         match record.kind {
             kind::CHECKPOINT => self.piece(record)?,
             kind::COPIES => self.copies(record)?,
+            kind::NOTE => self.take_notes(record.head).map_err(|error| error.to_string())?,
             kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
             kind::META => {
                 let (head, batch) = self.batch(record.head)?;

@@ -5,12 +5,13 @@
 
 use crate::api::{Handle, Wake};
 use crate::config::{NodeConfig, Profile};
+use crate::inquiry::Inquiry;
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
-use racos_net::{UdpConfig, UdpLink};
+use racos_net::{Link, UdpConfig, UdpLink};
 use racos_storage::device::file::FileDevice;
 use racos_storage::device::waiting::{Next, Waiting};
-use racos_storage::device::{FlushMethod, Sleep, UringConfig};
+use racos_storage::device::{Device, FlushMethod, Sleep, UringConfig};
 use racos_storage::{Condition, Log};
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,7 +20,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a process serves.
 pub struct Options {
@@ -46,6 +47,8 @@ pub enum ServeError {
         dir: PathBuf,
         error: io::Error,
     },
+    /// The directory is empty and the node must not begin anew; the text says why.
+    Refused(String),
     /// The node must not go on; the text says why.
     Stopped(String),
     Sleep(io::Error),
@@ -66,6 +69,7 @@ impl fmt::Display for ServeError {
             ServeError::Directory { dir, error } => {
                 write!(out, "cannot use {}: {error}", dir.display())
             }
+            ServeError::Refused(why) => write!(out, "{why}"),
             ServeError::Stopped(why) => write!(out, "the node stopped itself: {why}"),
             ServeError::Pin { cpu } => write!(
                 out,
@@ -78,6 +82,10 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+/// Between two looks at what the others answer to a node with an empty directory.
+const INQUIRY_PAUSE: Duration = Duration::from_millis(2);
+/// A node that waits for others says so after this time, and when it waits for other ones.
+const WAITING_NS: u64 = 1_000_000_000;
 /// Longest sleep: `stop` is looked at this often.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
@@ -135,13 +143,43 @@ pub fn prepare(
     }
 }
 
-/// Opens, or makes, the directory and serves until `stop` is true. `progress` is told how many log
-/// segments have been written with zeros, and of how many; `ready` is called once, when the node
-/// listens.
+/// How far a process is that was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// So many segments of a new log have been written with zeros, of so many.
+    Preparing { done: u64, total: u64 },
+    /// The node is new and waits for others; the text says for whom.
+    Waiting(&'a str),
+    /// The node takes part. Told once.
+    Ready,
+}
+
+/// Asks the others whether they know the node, before its directory is formatted.
+fn inquire(
+    config: &NodeConfig,
+    listen: SocketAddr,
+    pool: &Pool,
+    stop: &AtomicBool,
+) -> Result<(), ServeError> {
+    if config.members.len() < 2 {
+        return Ok(());
+    }
+    let link = UdpLink::bind(listen, UdpConfig::default())
+        .map_err(|error| ServeError::Listen { address: listen, error })?;
+    let clock = Instant::now();
+    let mut inquiry = Inquiry::new(config.clone(), link, pool.clone(), 0);
+    while !stop.load(Ordering::Relaxed)
+        && !inquiry.turn(clock.elapsed().as_nanos() as u64).map_err(ServeError::Refused)?
+    {
+        std::thread::sleep(INQUIRY_PAUSE);
+    }
+    Ok(())
+}
+
+/// Opens, or makes, the directory and serves until `stop` is true.
 pub fn serve(
     options: Options,
-    progress: &mut dyn FnMut(u64, u64),
-    ready: &mut dyn FnMut(),
+    told: &mut dyn FnMut(Told<'_>),
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
     let Options { mut config, dir, take_device, listen, profile, api } = options;
@@ -166,13 +204,19 @@ pub fn serve(
         // The disk knows which one it is; a new one is made by `racos member replace`.
         config.incarnation = identity.incarnation;
     } else {
+        inquire(&config, listen, &pool, stop)?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         // Zeros are written through the ring: quicker flushes are of no use yet.
         Node::<UdpLink, FileDevice>::format(
             &config,
             &mut device,
             &pool,
             random_u128(),
-            &mut |done, total| progress(u64::from(done), u64::from(total)),
+            &mut |done, total| {
+                told(Told::Preparing { done: u64::from(done), total: u64::from(total) });
+            },
         )
         .map_err(ServeError::Open)?;
     }
@@ -188,13 +232,16 @@ pub fn serve(
     if let Some(api) = api {
         api(node.open_api(alarm.wake().map_err(ServeError::Sleep)?));
     }
-    ready();
+    let mut entry = Entry::default();
     let mut waiting = Waiting::new(profile.poll, now());
     while !stop.load(Ordering::Relaxed) {
         let at = now();
         let turn = node.turn(at);
         if let Some(why) = node.failed() {
             return Err(ServeError::Stopped(why.to_string()));
+        }
+        if !entry.is_over {
+            entry.look(&node, at, told);
         }
         let next = waiting.after_turn(at, turn.busy, turn.drained);
         if next != Next::Sleep {
@@ -215,6 +262,34 @@ pub fn serve(
         alarm.quiet();
     }
     Ok(())
+}
+
+/// Tells when the node takes part, and what it waits for until then.
+#[derive(Default)]
+struct Entry {
+    is_over: bool,
+    said: String,
+    next_at: u64,
+}
+
+impl Entry {
+    fn look<L: Link, D: Device>(
+        &mut self,
+        node: &Node<L, D>,
+        now: u64,
+        told: &mut dyn FnMut(Told<'_>),
+    ) {
+        let Some(words) = node.waits_for() else {
+            self.is_over = true;
+            return told(Told::Ready);
+        };
+        if self.next_at == 0 {
+            self.next_at = now + WAITING_NS;
+        } else if now >= self.next_at && words != self.said {
+            told(Told::Waiting(&words));
+            (self.said, self.next_at) = (words, now + WAITING_NS);
+        }
+    }
 }
 
 /// What wakes the loop for other threads: a byte in a socket of its own.

@@ -66,6 +66,8 @@ impl World {
         let client = transport(&hub, &pool, 100, None, 1);
         let session = SessionId::default();
         let mut world = World { hub, pool, now: 0, nodes, client, session, stand_ins: Vec::new() };
+        // They vouch for each other.
+        world.pass_until(1000 * MS, |world, _| world.nodes.iter().all(TestNode::takes_part));
         world.session = match world.ask(1, &Request::OpenSession { window: 8 }, &[]) {
             (Reply::SessionOpened { session }, _) => session,
             other => panic!("{other:?}"),

@@ -129,14 +129,25 @@ impl Cluster {
 
     /// As [`Cluster::start`], with a bar for who waits for the log files.
     pub fn start_with_bar(&mut self) -> Result<(), Failure> {
+        self.start_all_but(0).map(drop)
+    }
+
+    /// [`Cluster::start_with_bar`] that goes on without those that cannot start, if no more than may be
+    /// down: they are returned, each with the reason.
+    pub fn start_most(&mut self) -> Result<Vec<(usize, Failure)>, Failure> {
+        self.start_all_but(self.f)
+    }
+
+    fn start_all_but(&mut self, ended_max: usize) -> Result<Vec<(usize, Failure)>, Failure> {
+        let all: Vec<usize> = (0..self.n()).collect();
         let bar = output::step_bar(0);
-        self.start(&mut |done, total| {
+        let ended = self.start_but(ended_max, &all, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_message("log files written for the first time");
         })?;
         bar.finish_and_clear();
-        Ok(())
+        Ok(ended)
     }
 
     /// As [`Cluster::start`], for some nodes.
@@ -145,9 +156,19 @@ impl Cluster {
         nodes: &[usize],
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Failure> {
+        self.start_but(0, nodes, progress).map(drop)
+    }
+
+    fn start_but(
+        &mut self,
+        ended_max: usize,
+        nodes: &[usize],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<(usize, Failure)>, Failure> {
         for node in nodes {
             self.spawn(*node)?;
         }
+        let mut ended: Vec<(usize, Failure)> = Vec::new();
         let mut waiting = nodes.to_vec();
         let mut prepared = vec![(0, 0); self.n()];
         let mut deadline = Instant::now() + READY_PATIENCE;
@@ -160,25 +181,29 @@ impl Cluster {
                     progress(sum(|node| node.0), sum(|node| node.1));
                 }
                 Ok(Event::Ready { node }) => waiting.retain(|other| *other != node),
-                Err(RecvTimeoutError::Timeout) => self.check_waiting(&waiting, deadline)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some((node, failure)) = self.first_that_ended(&waiting) {
+                        if ended.len() == ended_max {
+                            return Err(failure);
+                        }
+                        self.kill(&[node]);
+                        waiting.retain(|other| *other != node);
+                        ended.push((node, failure));
+                    } else if Instant::now() > deadline {
+                        let (node, words) = (waiting[0], self.last_words(waiting[0]));
+                        return Err(failed(format!("node {node} does not get ready: {words}")));
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this cluster has a sender"),
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
-    fn check_waiting(&mut self, waiting: &[usize], deadline: Instant) -> Result<(), Failure> {
-        for node in waiting {
-            if !self.is_running(*node) {
-                let words = self.last_words(*node);
-                return Err(failed(format!("node {node} ended before it was ready: {words}")));
-            }
-        }
-        if Instant::now() > deadline {
-            let words = self.last_words(waiting[0]);
-            return Err(failed(format!("node {} does not get ready: {words}", waiting[0])));
-        }
-        Ok(())
+    fn first_that_ended(&mut self, waiting: &[usize]) -> Option<(usize, Failure)> {
+        let node = *waiting.iter().find(|node| !self.is_running(**node))?;
+        let words = self.last_words(node);
+        Some((node, failed(format!("node {node} ended before it was ready: {words}"))))
     }
 
     fn spawn(&mut self, node: usize) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use crate::config;
 use crate::exit::{Outcome, failed, usage};
 use crate::output;
 use clap::Args;
+use racos_engine::runtime::Told;
 use racos_storage::device::file::is_block_device;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
 /// What a node's lines on standard output begin with while it writes its log files for the first
-/// time, and once it listens.
+/// time, and once it takes part.
 pub const PREPARING: &str = "preparing: ";
 pub const READY: &str = "ready: ";
+/// The same while it waits for others, because it is new.
+const WAITING: &str = "waiting: ";
 
 /// Run one node of a cluster, until SIGINT or SIGTERM.
 #[derive(Args, Debug)]
@@ -74,9 +77,6 @@ pub fn run(args: &NodeArgs) -> Outcome {
         std::fs::create_dir_all(&options.dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", options.dir.display())))?;
     }
-    let mut progress = |done, total| {
-        output::line(&format!("{PREPARING}{done}/{total}"));
-    };
     // The port is taken before anything else is done, so that it is known early that it is free.
     let etcd = config.etcd.map(bind_etcd).transpose()?;
     let (started, face) = channel();
@@ -88,19 +88,26 @@ pub fn run(args: &NodeArgs) -> Outcome {
     }
     // Kept until the node has ended: the API ends with it.
     let mut serving = None;
-    let mut ready = || {
-        match face.try_recv() {
-            Ok(Ok(server)) => serving = Some(server),
-            Ok(Err(error)) => {
-                eprintln!("racos: the etcd API cannot be served: {error}");
-                stop.store(true, Ordering::Relaxed);
+    let mut told = |told: Told<'_>| {
+        let line = match told {
+            Told::Preparing { done, total } => format!("{PREPARING}{done}/{total}"),
+            Told::Waiting(words) => format!("{WAITING}{words}"),
+            Told::Ready => {
+                match face.try_recv() {
+                    Ok(Ok(server)) => serving = Some(server),
+                    Ok(Err(error)) => {
+                        eprintln!("racos: the etcd API cannot be served: {error}");
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    // It was not asked for.
+                    Err(_) => {}
+                }
+                greeting.clone()
             }
-            // It was not asked for.
-            Err(_) => {}
-        }
-        output::line(&greeting);
+        };
+        output::line(&line);
     };
-    let served = racos_engine::runtime::serve(options, &mut progress, &mut ready, &stop)
+    let served = racos_engine::runtime::serve(options, &mut told, &stop)
         .map_err(|error| failed(format!("node {node}: {error}")));
     drop(serving);
     served

@@ -65,11 +65,16 @@ pub fn run(args: &UpArgs) -> Outcome {
             Cluster::create(&args.dir, &plan)?
         }
     };
-    cluster.start_with_bar()?;
+    let ended = cluster.start_most()?;
     greet(&args.dir, &cluster);
     let mut killed: Vec<(usize, Instant)> = Vec::new();
     let mut said: Vec<String> = vec![String::new(); cluster.n()];
     let again = || Instant::now() + Duration::from_secs(RESTART_SECONDS);
+    for (node, failure) in ended {
+        output::line(&format!("{}; the others go on", failure.text));
+        said[node] = failure.text;
+        killed.push((node, again()));
+    }
     while !stop.load(Ordering::Relaxed) {
         match cluster.take_ended() {
             Some((node, Ended::Killed)) => {

@@ -222,6 +222,53 @@ fn five_nodes_store_values_of_any_size_and_bytes() {
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }
 
+/// tests PROTOCOL 10-al: a node whose directory is gone, killed and started again under load, ends with
+/// the command that brings it back, and has written nothing; the command brings it back.
+#[test]
+fn a_node_that_lost_its_directory_is_refused_until_it_is_replaced() {
+    let dir = Dir::new("lost");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    let up = [&up[..], &["--etcd-port-base", "0"]].concat();
+    let server = Server::start(&up, "Ctrl-C");
+    good(&["put", "--dir", &data, "before", "1"]);
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let config = |node: usize| dir.path(&format!("cluster/node{node}.toml"));
+    let start = |node: usize| Server::start(&["node", "--config", &config(node)], "ready: ");
+    let mut nodes: Vec<Option<Server>> = (0..5).map(|node| Some(start(node))).collect();
+    let load = dir.path("load");
+    let filled: Vec<(String, String)> =
+        (0..40).map(|index| (format!("{load}/{index}"), format!("value {index}"))).collect();
+    let put = |(key, value): &(String, String)| good(&["put", "--dir", &data, key, value]);
+    filled[..10].iter().for_each(|pair| drop(put(pair)));
+
+    nodes[2] = None;
+    fs::remove_dir_all(dir.path("cluster/node2")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| filled[10..30].iter().for_each(|pair| drop(put(pair))));
+        let why = bad(&["node", "--config", &config(2)], 1);
+        assert!(why.contains("node 2 by another disk"), "{why}");
+        assert!(why.contains("racos member replace 2`"), "{why}");
+    });
+    let left = fs::read_dir(dir.path("cluster/node2")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).filter(|name| name != "lock").collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    good(&["member", "replace", "2", "--dir", &data]);
+    nodes[2] = Some(start(2));
+    filled[30..].iter().for_each(|pair| drop(put(pair)));
+    nodes[3] = None;
+    for (key, value) in &filled {
+        assert_eq!(text(good(&["get", "--dir", &data, key])), *value);
+    }
+    // Started all together: the others go on without the one that is refused.
+    nodes.clear();
+    fs::remove_dir_all(dir.path("cluster/node1")).unwrap();
+    let server = Server::start(&["up", "--dir", &data], "node 1 ended before it was ready");
+    assert_eq!(text(good(&["get", "--dir", &data, "before"])), "1");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+}
+
 #[test]
 fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
     let dir = Dir::new("mistakes");

@@ -98,13 +98,14 @@ impl World {
     pub fn may_lose(&self, index: usize) -> bool {
         let others = self.spoiled.iter().filter(|node| **node != index);
         let others = others.filter(|node| !self.counts_as_lost(**node));
-        self.lost + others.count() < self.plan.f && !self.counts_as_lost(index)
+        let bears = self.lost + others.count() < self.plan.f;
+        bears && !self.counts_as_lost(index) && self.is_founded()
     }
 
-    /// Lost, or replaced and not whole again.
+    /// Lost, on an empty disk, or replaced and not whole again.
     fn counts_as_lost(&self, index: usize) -> bool {
         let host = &self.hosts[index];
-        host.state == State::Lost || host.replacement.is_some()
+        host.state == State::Lost || host.replacement.is_some() || host.is_wiped
     }
 
     /// Something rots on the disk of a node, long enough ago not to be taken for a torn write: a
@@ -122,7 +123,7 @@ impl World {
             return;
         }
         let Some(node) = &self.hosts[index].node else { return };
-        if self.lost + others >= self.plan.f {
+        if self.lost + others >= self.plan.f || !self.is_founded() {
             return;
         }
         let contents = self.contents.borrow();
@@ -270,7 +271,7 @@ impl World {
         for index in self.up().collect::<Vec<_>>() {
             self.kill(index, true);
         }
-        while self.lost < self.plan.f {
+        while self.lost < self.plan.f && self.is_founded() {
             let spoiled = self.spoiled.iter().find(|node| !self.counts_as_lost(**node));
             let index = match spoiled {
                 Some(node) => *node,

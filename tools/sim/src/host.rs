@@ -83,6 +83,9 @@ pub struct Host {
     /// A flush was made to fail: the node has to stop.
     pub flush_fails: bool,
     pub boots: u32,
+    /// Its node, on whatever disk, took part once; it is lost and runs on an empty disk.
+    pub took_part: bool,
+    pub is_wiped: bool,
     /// Starts that began at a checkpoint, checkpoints written, and segments given back, by the
     /// processes that have ended.
     pub upkeep: Upkeep,
@@ -142,6 +145,8 @@ impl Host {
             full_until_ns: 0,
             flush_fails: false,
             boots: 0,
+            took_part: false,
+            is_wiped: false,
             upkeep: Upkeep::default(),
             pool,
             config,
@@ -174,6 +179,24 @@ impl Host {
         self.disk_ns = None;
     }
 
+    /// An empty disk, formatted as one that was never there.
+    pub fn wipe(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
+        self.disk = new_disk(plan, rng.fork(1));
+        self.is_wiped = true;
+        format(&self.running_config(), &self.disk, u128::from(rng.number()));
+        self.disk.borrow_mut().advance(now_ns);
+        self.state = State::Down;
+        self.disk_ns = None;
+    }
+
+    fn running_config(&self) -> NodeConfig {
+        let mut config = self.config.clone();
+        if self.is_wiped {
+            config.incarnation = 1;
+        }
+        config
+    }
+
     /// Starts the process.
     ///
     /// # Errors
@@ -192,7 +215,8 @@ impl Host {
         let pool = self.pool.clone();
         let local = self.clock.local(now_ns);
         let witness = Some(Box::new(witness) as Box<_>);
-        let node = SimNode::open_observed(self.config.clone(), link, device, pool, local, witness);
+        let node =
+            SimNode::open_observed(self.running_config(), link, device, pool, local, witness);
         let mut node =
             node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
         self.upkeep.starts_from_one += u64::from(node.snapshot().generation > 0);

@@ -36,6 +36,7 @@ pub mod rng;
 pub mod run;
 pub mod swarm;
 pub mod trace;
+mod wipe;
 pub mod world;
 
 pub use plan::Fixed;

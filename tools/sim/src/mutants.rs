@@ -54,23 +54,23 @@ macro_rules! probe {
 #[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
-    seed("fast one short", 40000004),
+    seed("fast one short", 51485918858289),
     seed("null as soon as a quorum may lack support", 40000000),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
-    seed("f votes decide", 40000000),
+    seed("f votes decide", 40000012),
     seed("quorum one short", 40000000),
     seed("coin of phase 0 is free", 40000000),
-    seed("a vote for whatever was seen", 40000000),
+    seed("a vote for whatever was seen", 40000001),
     seed("late fragments proposed", 40000000),
     seed("silent once decided", 40000000),
     seed("null inferred from a higher slot", 40000002),
     // Persistence and restart (PROTOCOL 4).
     probe!("own vote counted before its flush", a_vote_counts_from_its_flush_on),
-    seed("PROPOSE sent before its flush", 40000013),
-    seed("votes not recorded", 40000002),
-    seed("promises forgotten at restart", 40000000),
+    seed("PROPOSE sent before its flush", 40000014),
+    seed("votes not recorded", 40000005),
+    seed("promises forgotten at restart", 40000004),
     probe!("refusals forgotten at restart", a_refusal_stands_after_a_restart),
-    seed("votes forgotten at restart", 40000049),
+    seed("votes forgotten at restart", 40000013),
     probe!(
         "late fragments replayed as a promise",
         late_fragments_are_no_promise_after_a_restart
@@ -82,9 +82,13 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("checksum of groups unchecked", a_damaged_record_is_not_replayed),
     seed("boot not raised", 40000000),
     seed("operations named without the boot", 40000000),
+    // Disks that are not what the others noted (PROTOCOL 10).
+    seed("takes part unasked", 40000003),
+    seed("another disk is vouched for", 40000003),
+    seed("notes forgotten at restart", 40000007),
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
-    seed("reservation used before its flush", 44376336232355),
+    seed("reservation used before its flush", 40000013),
     probe!("slots opened beyond the reservation", nothing_is_opened_beyond_the_reservation),
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
@@ -92,19 +96,19 @@ pub const MUTANTS: &[Mutant] = &[
     // Timers and retransmission (PROTOCOL 6.5, 12).
     seed("no timer for a silent owner", 40000000),
     probe!("a vote stops the timer", who_has_voted_still_proposes),
-    seed("nothing asked for again", 40000003),
+    seed("nothing asked for again", 40000002),
     // Execution and sessions (PROTOCOL 7, 11).
     seed("acknowledged before the prefix is decided", 40000003),
     seed("numbers not looked up", 40000002),
-    seed("what the client has received ignored", 40000006),
+    seed("what the client has received ignored", 40000000),
     probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
     // Reads and repair (PROTOCOL 8, 9).
     probe!("read quorum one short", one_of_three_nodes_answers_no_read),
-    seed("marks left out", 40000011),
+    seed("marks left out", 40000010),
     probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
-    seed("marks not waited for", 40000011),
-    seed("the first answer of a read wins", 40000012),
-    seed("GONE answered as MISSING", 40000011),
+    seed("marks not waited for", 40000010),
+    seed("the first answer of a read wins", 40000025),
+    seed("GONE answered as MISSING", 40000001),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
     probe!("scrub passes over damage", what_rots_is_made_again_unasked),
@@ -113,7 +117,7 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("state taken in part", a_state_without_its_end_is_none),
     seed("state of a peer used before it is durable", 40000039),
     seed("own records dropped by a jump", 40000005),
-    seed("mark beyond own records", 40000008),
+    seed("mark beyond own records", 40000006),
     seed("fragments matched by slot", 40000005),
     probe!("own_next left behind", nothing_is_skipped_below_a_jump),
 ];

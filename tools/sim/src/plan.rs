@@ -109,9 +109,11 @@ pub enum Kind {
     /// A node is away until the others have dropped what it lacks; when it takes a state from one, it
     /// or the other may be killed.
     Lag,
+    /// A node that is lost is started on an empty disk, as if it had never been there.
+    Wipe,
 }
 
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 17] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -128,6 +130,7 @@ pub const KINDS: [Kind; 16] = [
     Kind::Spoil,
     Kind::Replace,
     Kind::Lag,
+    Kind::Wipe,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -147,6 +150,8 @@ pub struct FaultPlan {
     pub replace_ns_mean: u64,
     /// Mean time until some node is away for long, and what helps it then is disturbed; 0: none is.
     pub lag_ns_mean: u64,
+    /// Mean time until a lost node is started on an empty disk; 0: none is.
+    pub wipe_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -225,6 +230,10 @@ impl Plan {
             // So that a state is what it takes to catch up, and takes some pieces.
             plan.node.checkpoint_bytes = rng.between(8, 64) << 10;
             plan.node.piece_bytes_max = *rng.pick(&[200, 1_000, 10_000]);
+        }
+        let mut rng = Rng::new(seed).fork(13);
+        if !fixed.calm && f > 0 && rng.one_in(3) {
+            plan.faults.wipe_ns_mean = rng.between(100, 1_500) * MS;
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         plan
@@ -339,6 +348,7 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         spoil_ns_mean: 0,
         replace_ns_mean: 0,
         lag_ns_mean: 0,
+        wipe_ns_mean: 0,
     }
 }
 

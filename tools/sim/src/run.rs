@@ -162,7 +162,8 @@ pub fn run_rotting(seed: u64) -> Result<Report, String> {
         plan.ends_in_blackout = false;
         plan.faults.kinds = vec![Kind::ClockJump];
         (plan.faults.every_ns_mean, plan.faults.spoil_ns_mean) = (1_000 * MS, 20 * MS);
-        (plan.faults.replace_ns_mean, plan.faults_end_ns) = (0, 2_000 * MS);
+        (plan.faults.replace_ns_mean, plan.faults.wipe_ns_mean) = (0, 0);
+        plan.faults_end_ns = 2_000 * MS;
         (plan.node.segment_bytes, plan.node.value_bytes_max) = (256 << 10, 40 << 10);
         (plan.node.cache_bytes_max, plan.node.scrub_ns) = (0, 500 * MS);
         (plan.work.families, plan.work.family_keys) = (6, 4);
@@ -200,6 +201,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     world.calm();
     let calm_ns = world.now_ns;
     finish_work(world)?;
+    finish_wiping(world)?;
     finish_replacing(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
@@ -237,6 +239,17 @@ fn finish_work(world: &mut World) -> Result<(), String> {
         return Err(format!("liveness: operations that do not end, by client: {open:?}"));
     }
     Ok(())
+}
+
+/// Nodes on empty disks in the place of others are refused.
+fn finish_wiping(world: &mut World) -> Result<(), String> {
+    let limit_ns = world.now_ns + WHOLE_NS;
+    let done = |world: &World| world.hosts.iter().all(|host| !host.is_wiped);
+    let refused = world.run(limit_ns, done);
+    problem(world)?;
+    let open =
+        || "liveness: a node on an empty disk is not told that it must not begin anew".into();
+    if refused { Ok(()) } else { Err(open()) }
 }
 
 /// New disks come to hold everything.

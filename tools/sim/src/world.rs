@@ -41,6 +41,8 @@ pub enum Event {
     /// Some node's disk is to be replaced; the replacement of this one goes on.
     Replace,
     Replacing(usize),
+    /// A lost node is to be started on an empty disk.
+    Wipe,
     /// Some node is to be away for long; this one is back and may be catching up.
     Lag,
     Lagging(usize),
@@ -74,6 +76,7 @@ pub struct World {
     pub spoil_rng: Rng,
     pub replace_rng: Rng,
     pub lag_rng: Rng,
+    pub wipe_rng: Rng,
     /// A node that is away, or back for a short time; its slot and the time when it went.
     pub lagging: Option<(usize, u64, u64)>,
     pub problem: Option<String>,
@@ -115,6 +118,7 @@ impl World {
             spoil_rng: rng.fork(4),
             replace_rng: rng.fork(5),
             lag_rng: rng.fork(6),
+            wipe_rng: rng.fork(8),
             lagging: None,
             problem: None,
             queue: Queue::default(),
@@ -149,6 +153,10 @@ impl World {
         if world.plan.faults.lag_ns_mean > 0 {
             let at_ns = world.lag_rng.exponential(world.plan.faults.lag_ns_mean);
             world.at(at_ns, Event::Lag);
+        }
+        if world.plan.faults.wipe_ns_mean > 0 {
+            let at_ns = world.wipe_rng.exponential(world.plan.faults.wipe_ns_mean);
+            world.at(at_ns, Event::Wipe);
         }
         world
     }
@@ -224,6 +232,7 @@ impl World {
             Event::Replace => self.replace(),
             Event::Replacing(index) => self.replacing(index),
             Event::Lag => self.lag(),
+            Event::Wipe => self.wipe(),
             Event::Lagging(index) => self.lagging(index),
             Event::Start(index) => self.start(index),
             Event::Thaw(index) => self.thaw(index),
@@ -312,6 +321,10 @@ impl World {
         };
         let failed = node.failed().map(str::to_owned);
         let mut unfit = unfit(node, &self.plan);
+        if node.takes_part() && host.is_wiped {
+            unfit = Some("it takes part with an empty disk in the place of one that did".into());
+        }
+        host.took_part |= node.takes_part();
         if node.jumps() > jumps && !self.spoiled.contains(&index) {
             unfit = unfit.or_else(|| dropped_by_jump(node, &held));
         }
@@ -335,6 +348,9 @@ impl World {
     fn node_stopped(&mut self, index: usize, why: &str) {
         self.trace.say(self.now_ns, || format!("node {index} stopped itself: {why}"));
         let host = &self.hosts[index];
+        if host.is_wiped && !host.flush_fails {
+            return self.wiped_stopped(index, why);
+        }
         let is_replaced = host.replacement.as_ref().is_some_and(|new| !new.is_in);
         if is_replaced && why.contains("was replaced") {
             self.kill(index, false);

@@ -41,6 +41,10 @@ pub mod kind {
     pub const LEASER: u8 = 0x23;
     /// Another disk is in the receiver's place: its incarnation.
     pub const REPLACED: u8 = 0x0c;
+    /// The sender's disk shows itself, or asks whether another one is known.
+    pub const HELLO: u8 = 0x0d;
+    /// What the sender knows of the receiver's disks.
+    pub const KNOWN: u8 = 0x0e;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).
@@ -470,6 +474,75 @@ pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), Wi
     Ok((read, op, answer))
 }
 
+/// Head of HELLO: the sender's disk, 0 if it only asks, and whether it takes part.
+pub fn put_hello(out: &mut Vec<u8>, disk: u128, takes_part: bool) {
+    out.put_u128(disk);
+    out.put_u8(u8::from(takes_part));
+}
+
+pub fn get_hello(bytes: &[u8]) -> Result<(u128, bool), WireError> {
+    let mut from = Reader::new(bytes);
+    let disk = from.u128("disk")?;
+    let takes_part = match from.u8("takes part")? {
+        0 => false,
+        1 => true,
+        _ => return Err(WireError { field: "takes part" }),
+    };
+    from.end("hello")?;
+    Ok((disk, takes_part))
+}
+
+/// Head of KNOWN: which disk it is about, by the receiver's HELLO, and what the sender knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub incarnation: u32,
+    pub disk: u128,
+    pub known: KnownAs,
+}
+
+/// What a node knows of the disks of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownAs {
+    /// None.
+    Nothing,
+    /// This one, durably, and no other from the founding on.
+    OnlyThis,
+    /// This one, durably; but it does not remember the founding.
+    ThisNow,
+    /// Another one.
+    Other(u128),
+}
+
+impl Known {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.incarnation);
+        out.put_u128(self.disk);
+        match self.known {
+            KnownAs::Nothing => out.put_u8(0),
+            KnownAs::OnlyThis => out.put_u8(1),
+            KnownAs::ThisNow => out.put_u8(2),
+            KnownAs::Other(disk) => {
+                out.put_u8(3);
+                out.put_u128(disk);
+            }
+        }
+    }
+
+    pub fn get(bytes: &[u8]) -> Result<Known, WireError> {
+        let mut from = Reader::new(bytes);
+        let (incarnation, disk) = (from.u32("incarnation")?, from.u128("disk")?);
+        let known = match from.u8("known as")? {
+            0 => KnownAs::Nothing,
+            1 => KnownAs::OnlyThis,
+            2 => KnownAs::ThisNow,
+            3 => KnownAs::Other(from.u128("other disk")?),
+            _ => return Err(WireError { field: "known as" }),
+        };
+        from.end("known")?;
+        Ok(Known { incarnation, disk, known })
+    }
+}
+
 /// Head of FACTS: the sender's exec and the first slot. The body holds one entry a slot: a length,
 /// 0 for null, then the batch.
 pub fn put_facts_head(out: &mut Vec<u8>, exec: Slot, from: Slot) {
@@ -557,6 +630,25 @@ mod tests {
             let _ = get_segment_question(&bytes);
             let _ = get_segment_answer(&bytes);
             let _ = get_facts_head(&bytes);
+            let _ = get_hello(&bytes);
+            let _ = Known::get(&bytes);
+        }
+
+        #[test]
+        fn disks_that_show_themselves_survive_the_wire(
+            disk: u128, takes_part: bool, incarnation: u32, other: u128
+        ) {
+            let mut bytes = Vec::new();
+            put_hello(&mut bytes, disk, takes_part);
+            prop_assert_eq!(get_hello(&bytes), Ok((disk, takes_part)));
+            let all =
+                [KnownAs::Nothing, KnownAs::OnlyThis, KnownAs::ThisNow, KnownAs::Other(other)];
+            for known in all {
+                let said = Known { incarnation, disk, known };
+                bytes.clear();
+                said.put(&mut bytes);
+                prop_assert_eq!(Known::get(&bytes), Ok(said));
+            }
         }
 
         #[test]

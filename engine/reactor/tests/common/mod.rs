@@ -55,6 +55,23 @@ impl Cluster {
 
     /// A cluster whose nodes are configured otherwise.
     pub fn configured(n: usize, f: usize, k: usize, change: impl Fn(&mut NodeConfig)) -> Cluster {
+        let mut cluster = Cluster::formatted(n, f, k, change);
+        (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
+        cluster.founded();
+        cluster.new_session();
+        cluster
+    }
+
+    /// Lets time pass until all nodes that run take part.
+    pub fn founded(&mut self) {
+        let all = |cluster: &mut Cluster| {
+            cluster.hosts.iter().filter_map(|host| host.node.as_ref()).all(TestNode::takes_part)
+        };
+        assert!(all(self) || self.pass_until(1000 * MS, all), "nodes vouch for each other");
+    }
+
+    /// Disks of a cluster, formatted; no node runs.
+    pub fn formatted(n: usize, f: usize, k: usize, change: impl Fn(&mut NodeConfig)) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
         let pool = Pool::new(512 << 20);
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
@@ -80,11 +97,7 @@ impl Cluster {
         let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
         let session = SessionId::default();
         let (sequence, request, steps_left) = (0, 0, None);
-        let mut cluster =
-            Cluster { hub, pool, now: 0, hosts, steps_left, client, session, sequence, request };
-        (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
-        cluster.new_session();
-        cluster
+        Cluster { hub, pool, now: 0, hosts, steps_left, client, session, sequence, request }
     }
 
     /// Puts from now on are of a session of their own.
@@ -101,6 +114,15 @@ impl Cluster {
         self.hosts[node].node = None;
         let host = &mut self.hosts[node];
         host.config.incarnation += 1;
+        host.disk = Disk::new(256 << 20, Timing::Immediate);
+        format(&host.config, &host.disk, &self.pool, disk_id);
+    }
+
+    /// The disk of a node is gone; an empty one is in its place, as if the node had never been there.
+    pub fn wipe(&mut self, node: usize, disk_id: u128) {
+        self.hosts[node].node = None;
+        let host = &mut self.hosts[node];
+        host.config.incarnation = 1;
         host.disk = Disk::new(256 << 20, Timing::Immediate);
         format(&host.config, &host.disk, &self.pool, disk_id);
     }

@@ -1,0 +1,382 @@
+//! A disk's first words (PROTOCOL 10-ag to 10-al): it takes part only once enough of the others have
+//! noted that it, and no other, is the first incarnation of its node.
+//!
+//! Purpose: a node whose directory was lost and that is started with an empty one must not vote again
+//! as if it had promised nothing. The others remember which disk a node was founded on, on disk, from
+//! before the time when it could say anything that counts; so they tell the second one.
+//! Invariant: of one node, at most one disk of incarnation 1 ever takes part. What would break it:
+//! answering before the note is flushed, noting a second disk in the place of one that may have spoken,
+//! or vouching with a memory that does not reach back to the founding.
+
+use crate::journal::Stored;
+use crate::node::Node;
+use crate::record::kind as record_kind;
+use crate::wire::cursor::{Reader, WireError, Writer};
+use crate::wire::node::{Known, KnownAs, get_hello, kind, put_hello};
+use racos_net::{Link, Message as Frame};
+use racos_protocol::{Nanos, NodeSet, Release};
+use racos_storage::RecordId;
+use racos_storage::device::Device;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How often a disk that does not take part yet asks again.
+const ASK_NS: Nanos = 100_000_000;
+
+/// The disk that was the first of a node to show itself here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub disk: u128,
+    /// It takes part: no other can.
+    pub takes_part: bool,
+}
+
+/// Notes, by node.
+pub(crate) type Notes = BTreeMap<u8, Note>;
+
+/// Encodes a note: the head of its record, and an entry of a checkpoint.
+pub(crate) fn put_note(out: &mut Vec<u8>, node: u8, note: Note) {
+    out.put_u8(node);
+    out.put_u8(u8::from(note.takes_part));
+    out.put_u128(note.disk);
+}
+
+pub(crate) fn get_note(from: &mut Reader<'_>) -> Result<(u8, Note), WireError> {
+    let node = from.u8("node")?;
+    let takes_part = match from.u8("takes part")? {
+        0 => false,
+        1 => true,
+        _ => return Err(WireError { field: "takes part" }),
+    };
+    Ok((node, Note { disk: from.u128("disk")?, takes_part }))
+}
+
+/// How many of the others must have noted a disk before it takes part, in a cluster founded with `n`
+/// members of which `f` may be lost: of two such sets f members are in both at least, so one of them
+/// remembers the other disk though f - 1 besides the node itself have forgotten.
+pub fn vouchers(n: usize, f: usize) -> usize {
+    ((n + f.max(1)) / 2).min(n - 1)
+}
+
+/// What came of a HELLO here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It is the one noted, or the first.
+    Is(Note),
+    IsNew(Note),
+    Other(u128),
+}
+
+/// PROTOCOL 10-ai: what a disk that shows itself is to one that has this note.
+fn judge(note: Option<Note>, disk: u128, takes_part: bool) -> Heard {
+    match note {
+        Some(note) if note.disk == disk && (note.takes_part || !takes_part) => Heard::Is(note),
+        // It has enough vouchers, so the one noted here can never get them.
+        Some(note) if note.disk != disk && (note.takes_part || !takes_part) => {
+            if mutant!("another disk is vouched for") {
+                return Heard::IsNew(Note { disk, takes_part });
+            }
+            Heard::Other(note.disk)
+        }
+        _ => Heard::IsNew(Note { disk, takes_part }),
+    }
+}
+
+/// Whether this disk takes part, and what it knows of those of the others.
+#[derive(Default)]
+pub(crate) struct Admission {
+    pub takes_part: bool,
+    /// As handed to the log, and those of them that are not flushed.
+    notes: Notes,
+    placing: VecDeque<u8>,
+    flushing: VecDeque<(RecordId, u8)>,
+    /// Who has noted this disk; who of them remembers the founding; who does not.
+    noted_by: NodeSet,
+    vouched: NodeSet,
+    late: NodeSet,
+    ask_at: Nanos,
+}
+
+impl Admission {
+    pub fn new(notes: Notes) -> Admission {
+        Admission { notes, ..Admission::default() }
+    }
+
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    pub fn ask_at(&self) -> Nanos {
+        self.ask_at
+    }
+
+    /// Another disk is in the place of one that had noted this one.
+    pub fn forgotten_by(&mut self, node: u8) {
+        self.noted_by.remove(node);
+    }
+
+    fn is_flushing(&self, node: u8) -> bool {
+        self.placing.contains(&node) || self.flushing.iter().any(|(_, of)| *of == node)
+    }
+
+    /// The record of the oldest note on its way has its place.
+    pub fn placed(&mut self, id: RecordId, node: u8) {
+        let first = self.placing.pop_front();
+        assert_eq!(first, Some(node), "notes are placed in order");
+        self.flushing.push_back((id, node));
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// Whether this disk takes part, or may as far as it is up to the others' notes: see `admission`.
+    pub fn takes_part(&self) -> bool {
+        self.admission.takes_part
+    }
+
+    /// At the start: this disk takes part, or waits for others to vouch for it.
+    pub(crate) fn enter(&mut self) {
+        // PROTOCOL 10-ag: one that a change names needs nobody else, and one whose log says anything of
+        // slots was vouched for.
+        let is_founding = usize::from(self.me) < self.core.config().n;
+        let is_new = self.config.incarnation == 1 && is_founding && self.core.reservation() == 0;
+        if is_new && self.vouchers() > 0 {
+            return;
+        }
+        self.admission.takes_part = true;
+        self.start_core();
+    }
+
+    /// How many must vouch.
+    fn vouchers(&self) -> usize {
+        vouchers(self.core.config().n, self.config.f)
+    }
+
+    /// What this node waits for before it takes part, if it does.
+    pub fn waits_for(&self) -> Option<String> {
+        if self.admission.takes_part {
+            return None;
+        }
+        let (me, needed) = (self.me, self.vouchers());
+        let admission = &self.admission;
+        let silent: Vec<String> = self
+            .other_members()
+            .filter(|node| !admission.vouched.contains(*node) && !admission.late.contains(*node))
+            .map(|node| format!("{node} ({})", self.config.members[usize::from(node)]))
+            .collect();
+        Some(format!(
+            "node {me} is new: {needed} of the others must say that they know of no other disk of it, \
+             {} have; no answer yet from {}",
+            admission.vouched.len(),
+            silent.join(", ")
+        ))
+    }
+
+    fn other_members(&self) -> impl Iterator<Item = u8> + use<L, D> {
+        let (me, n) = (self.me, self.n as u8);
+        (0..n).filter(move |node| *node != me)
+    }
+
+    /// Shows this disk to those that have not said that they have noted it.
+    pub(crate) fn say_hello(&mut self) {
+        self.admission.ask_at = self.now + ASK_NS;
+        let mut head = Vec::with_capacity(17);
+        put_hello(&mut head, self.log.disk_id(), self.admission.takes_part);
+        for node in self.other_members() {
+            if !self.admission.noted_by.contains(node) {
+                self.send(node, kind::HELLO, &head, &[]);
+            }
+        }
+    }
+
+    /// A disk that does not take part: asks, and goes on waiting.
+    pub(crate) fn admission_turn(&mut self) {
+        if self.admission.vouched.len() >= self.vouchers() || mutant!("takes part unasked") {
+            return self.take_part();
+        }
+        if self.now >= self.admission.ask_at {
+            self.say_hello();
+        }
+    }
+
+    /// From now on this disk speaks.
+    fn take_part(&mut self) {
+        self.admission.takes_part = true;
+        // That it does is noted, too.
+        self.admission.noted_by = NodeSet::EMPTY;
+        self.start_core();
+        self.say_hello();
+    }
+
+    /// HELLO: the disk of another node shows itself.
+    pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
+        let Ok((disk, takes_part)) = get_hello(&frame.head) else { return };
+        let incarnation = frame.from.incarnation;
+        let Some(seat) = self.machine.members().seats().get(usize::from(from)).copied() else {
+            return;
+        };
+        if incarnation < seat.incarnation {
+            // One that takes part goes on until the change is in effect (PROTOCOL 10-r).
+            if !takes_part {
+                self.tell_replaced(from, seat.incarnation);
+            }
+            return;
+        }
+        // A change that is not executed here may name it: it asks again.
+        if incarnation > seat.incarnation {
+            return;
+        }
+        let founded = seat.disk == 0;
+        let note = match founded {
+            true => self.admission.notes.get(&from).copied(),
+            // PROTOCOL 10-e
+            false => Some(Note { disk: seat.disk, takes_part: true }),
+        };
+        // Only asked, by one that has no disk yet.
+        if disk == 0 {
+            let known = note.map_or(KnownAs::Nothing, |note| KnownAs::Other(note.disk));
+            return self.tell_known(from, incarnation, disk, known);
+        }
+        match judge(note, disk, takes_part || !founded) {
+            Heard::Other(known) => {
+                self.tell_known(from, incarnation, disk, KnownAs::Other(known));
+            }
+            Heard::Is(_) if self.admission.is_flushing(from) => {}
+            Heard::Is(_) => self.vouch(from, incarnation, disk),
+            Heard::IsNew(note) => {
+                self.admission.notes.insert(from, note);
+                let mut head = Vec::with_capacity(18);
+                put_note(&mut head, from, note);
+                self.admission.placing.push_back(from);
+                let stored = Some(Stored::Note { node: from });
+                self.append(record_kind::NOTE, &head, &[], Release::Nothing, stored);
+            }
+        }
+    }
+
+    /// PROTOCOL 10-ah: notes that are durable may be told.
+    pub(crate) fn notes_flushed(&mut self, up_to: RecordId) {
+        while let Some((_, node)) = self.admission.flushing.pop_front_if(|(id, _)| *id <= up_to) {
+            if let Some(note) = self.admission.notes.get(&node)
+                && !self.admission.is_flushing(node)
+            {
+                self.vouch(node, 1, note.disk);
+            }
+        }
+    }
+
+    /// Tells a disk that it is the one noted here.
+    fn vouch(&mut self, to: u8, incarnation: u32, disk: u128) {
+        // PROTOCOL 10-aj: a disk that came later does not know who spoke before.
+        let is_first = self.config.incarnation == 1 && usize::from(self.me) < self.core.config().n;
+        let known = if is_first { KnownAs::OnlyThis } else { KnownAs::ThisNow };
+        self.tell_known(to, incarnation, disk, known);
+    }
+
+    fn tell_known(&mut self, to: u8, incarnation: u32, disk: u128, known: KnownAs) {
+        let mut head = Vec::with_capacity(37);
+        Known { incarnation, disk, known }.put(&mut head);
+        self.send(to, kind::KNOWN, &head, &[]);
+    }
+
+    /// KNOWN: what another node knows of this node's disks.
+    pub(crate) fn on_known(&mut self, from: u8, head: &[u8]) {
+        let Ok(Known { incarnation, disk, known }) = Known::get(head) else { return };
+        if incarnation != self.config.incarnation || disk != self.log.disk_id() {
+            return;
+        }
+        let (me, needed) = (self.me, self.vouchers());
+        match known {
+            KnownAs::OnlyThis => {
+                self.admission.noted_by.insert(from);
+                self.admission.vouched.insert(from);
+            }
+            KnownAs::ThisNow => {
+                self.admission.noted_by.insert(from);
+                self.admission.late.insert(from);
+                let left = self.core.config().n - 1 - self.admission.late.len();
+                if !self.admission.takes_part && left < needed {
+                    self.fail(format!(
+                        "so many of the others were replaced that nobody can tell whether node {me} \
+                         ever had another disk: put this one in its place with {}",
+                        remedy(me, " --erase")
+                    ));
+                }
+            }
+            KnownAs::Other(other) => self.fail(known_otherwise(me, from, other, " --erase")),
+            KnownAs::Nothing => {}
+        }
+    }
+}
+
+/// The command that puts another disk in a node's place.
+fn remedy(node: u8, erase: &str) -> String {
+    format!("`racos member replace {node}{erase}`")
+}
+
+/// Why an empty directory is not a node that was replaced before.
+pub(crate) fn replaced(me: u8, newer: u32, erase: &str) -> String {
+    format!(
+        "node {me} was replaced before, its disk is incarnation {newer}: an empty one in its place would \
+         break what that one promised. Start the node on its own directory; if that is lost, run {}, \
+         which puts a new one in its place",
+        remedy(me, erase)
+    )
+}
+
+/// Why a disk must not take part. `erase`: the option that the directory needs.
+pub(crate) fn known_otherwise(me: u8, by: u8, disk: u128, erase: &str) -> String {
+    format!(
+        "node {by} knows node {me} by another disk ({:08x}): an empty one in its place would break what \
+         that one promised. Start the node on its own directory; if that is lost, run {}, which puts a \
+         new one in its place",
+        disk >> 96,
+        remedy(me, erase)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tests PROTOCOL 10-ag: for every cluster that is possible, two sets of vouchers have a member in
+    /// common that is not among those lost; and where n > 3f, f absent nodes keep nobody out.
+    #[test]
+    fn two_disks_of_a_node_cannot_both_be_vouched_for() {
+        for n in 2..=64usize {
+            for f in 0..=(n - 1) / 2 {
+                let (needed, others) = (vouchers(n, f), n - 1);
+                assert!(needed <= others);
+                let common = (2 * needed).saturating_sub(others);
+                assert!(common > f.saturating_sub(1), "{n} {f}: {needed} of {others}");
+                assert!(n <= 3 * f || f == 0 || others - f >= needed, "{n} {f}");
+            }
+        }
+        assert_eq!(vouchers(1, 0), 0, "nobody else is there");
+        assert_eq!([(3, 1), (5, 1), (5, 2), (7, 2)].map(|(n, f)| vouchers(n, f)), [2, 3, 3, 4]);
+    }
+
+    /// tests PROTOCOL 10-ai
+    #[test]
+    fn the_first_disk_stays_unless_another_one_takes_part() {
+        let note = |disk, takes_part| Note { disk, takes_part };
+        assert_eq!(judge(None, 7, false), Heard::IsNew(note(7, false)));
+        assert_eq!(judge(Some(note(7, false)), 7, false), Heard::Is(note(7, false)));
+        assert_eq!(judge(Some(note(7, false)), 7, true), Heard::IsNew(note(7, true)));
+        assert_eq!(judge(Some(note(7, false)), 8, false), Heard::Other(7));
+        assert_eq!(judge(Some(note(7, false)), 8, true), Heard::IsNew(note(8, true)));
+        assert_eq!(judge(Some(note(7, true)), 8, true), Heard::Other(7), "never both");
+        assert_eq!(judge(Some(note(7, true)), 7, false), Heard::Is(note(7, true)));
+    }
+
+    #[test]
+    fn notes_survive_the_log() {
+        for takes_part in [false, true] {
+            let mut bytes = Vec::new();
+            let note = Note { disk: 1 << 100 | 9, takes_part };
+            put_note(&mut bytes, 4, note);
+            assert_eq!(get_note(&mut Reader::new(&bytes)), Ok((4, note)));
+            for cut in 0..bytes.len() {
+                assert!(get_note(&mut Reader::new(&bytes[..cut])).is_err());
+            }
+        }
+    }
+}
