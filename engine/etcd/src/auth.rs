@@ -10,10 +10,8 @@ use crate::errors::{
 use crate::face::{Face, answer, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::auth_server::Auth;
+use racos_machine::AUTH_REVISION_FIRST;
 use tonic::{Request, Response, Status};
-
-/// Of a cluster in which no user or role was ever changed.
-const AUTH_REVISION: u64 = 1;
 
 impl Face {
     async fn auth_header(&self) -> Result<Option<pb::ResponseHeader>, Status> {
@@ -29,7 +27,7 @@ impl Auth for Face {
     ) -> Result<Response<pb::AuthStatusResponse>, Status> {
         self.open(request)?;
         let header = self.auth_header().await?;
-        reply(pb::AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION })
+        reply(pb::AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION_FIRST })
     }
 
     async fn authenticate(

@@ -48,8 +48,9 @@ pub use members::{
     ADDRESS_BYTES_MAX, Founding, Joining, Layout, MEMBERS_MAX, Members, Reconfigure, Replace, Seat,
 };
 pub use op::{
-    Action, AlarmKind, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op, OpId,
-    SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp, Value, prefix_end,
+    AUTH_REVISION_FIRST, Action, AlarmKind, Author, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op,
+    OpId, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp,
+    USER_BYTES_MAX, Value, prefix_end,
 };
 pub use outcome::{Done, Outcome, Refusal};
 pub use restore::{Restore, RestoreEnd, RestoredVersion};

@@ -13,8 +13,8 @@ use crate::index::{Change, Index, Named, Revision, Version};
 use crate::leases::Leases;
 use crate::members::{Founding, Members};
 use crate::op::{
-    Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp,
-    Value,
+    AUTH_REVISION_FIRST, Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId,
+    SESSION_WINDOW_MAX, SessionId, Stamp, Value,
 };
 use crate::outcome::{Done, Outcome, Refusal};
 use crate::select::{Item, Selection};
@@ -192,6 +192,10 @@ impl Machine {
     fn judge_and_execute(&mut self, at: (u64, u32), op: &Op) -> Outcome {
         if op.check().is_err() {
             return self.refuse(Refusal::Malformed);
+        }
+        // Before the session: a client sends it again under the same number, let in anew.
+        if op.author.as_ref().is_some_and(|author| author.auth_revision != AUTH_REVISION_FIRST) {
+            return self.refuse(Refusal::AuthRevision);
         }
         let Some(stamp) = &op.stamp else {
             return match self.execute(at, op) {

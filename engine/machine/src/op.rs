@@ -20,6 +20,11 @@ pub const SESSION_WINDOW_DEFAULT: u32 = 64;
 /// The largest window a session may ask for (PROTOCOL 11).
 pub const SESSION_WINDOW_MAX: u32 = 4096;
 
+/// The longest name of a user, in bytes.
+pub const USER_BYTES_MAX: usize = 1024;
+/// The revision of users and roles in a cluster that never had any; each change of them adds 1.
+pub const AUTH_REVISION_FIRST: u64 = 1;
+
 /// The longest time to live of a lease, in seconds.
 pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
 
@@ -297,10 +302,21 @@ pub enum AlarmKind {
     Restoring = 3,
 }
 
+/// On whose behalf an operation is, once there are users.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Author {
+    /// The user's name: 1 to [`USER_BYTES_MAX`] bytes.
+    pub user: Box<[u8]>,
+    /// The state of users and roles by which the operation was let in.
+    pub auth_revision: u64,
+}
+
 /// One operation as decided in a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Op {
     pub id: OpId,
+    /// Absent while authentication is off.
+    pub author: Option<Box<Author>>,
     /// Absent for requests outside any session.
     pub stamp: Option<Stamp>,
     pub action: Action,
@@ -312,6 +328,9 @@ impl Op {
     /// # Errors
     /// Names the first field that is not. Decoding makes the same check, and applying too.
     pub fn check(&self) -> Result<(), DecodeError> {
+        if let Some(author) = &self.author {
+            check_bounds("user", author.user.len(), 1, USER_BYTES_MAX)?;
+        }
         if let Some(stamp) = &self.stamp {
             check_stamp(stamp, &self.action)?;
         }
@@ -506,7 +525,7 @@ mod tests {
     }
 
     fn op(action: Action) -> Op {
-        Op { id: OpId(1), stamp: None, action }
+        Op { id: OpId(1), author: None, stamp: None, action }
     }
 
     fn key(text: &str) -> Key {

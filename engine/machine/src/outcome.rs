@@ -99,11 +99,13 @@ pub enum Refusal {
     OutOfOrder,
     /// What is restored contradicts itself, what was told of it, or the limits of this store.
     RestoreMismatch,
+    /// Users or roles have changed since the operation was let in.
+    AuthRevision,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 29] = [
+    const ALL: [Refusal; 30] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -133,6 +135,7 @@ impl Refusal {
         Refusal::NotRestoring,
         Refusal::OutOfOrder,
         Refusal::RestoreMismatch,
+        Refusal::AuthRevision,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -183,6 +186,7 @@ impl fmt::Display for Refusal {
             Refusal::RestoreMismatch => {
                 "what is restored contradicts itself or the limits of this cluster"
             }
+            Refusal::AuthRevision => "users or roles have changed meanwhile; send it again",
         })
     }
 }
@@ -199,7 +203,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::RestoreMismatch as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::AuthRevision as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -188,7 +188,7 @@ mod tests {
         fn act(&mut self, make: impl FnOnce(OpId) -> Action) -> Result<u64, Refusal> {
             self.1 += 1;
             let id = OpId(u128::from(self.1));
-            match self.0.apply(self.1, 0, &Op { id, stamp: None, action: make(id) }) {
+            match self.0.apply(self.1, 0, &Op { id, author: None, stamp: None, action: make(id) }) {
                 Outcome::Refused { reason, .. } => Err(reason),
                 outcome => Ok(outcome.revision()),
             }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! batch  = version (1 byte), count (varint), op...
-//! op     = kind (1 byte), flags (varint), id (16 bytes), [stamp], body of the kind
+//! op     = kind (1 byte), flags (varint), id (16 bytes), [author], [stamp], body of the kind
+//! author = user (length and bytes), auth revision (varint)
 //! stamp  = session slot, session position, sequence, sequence - low   (varints)
 //! value  = [op (16 bytes)], len (varint), digest (16), crc (4), head (min(len, 8)), k (1), n (1),
 //!          [layout (varint), if it is not 0: then 0x80 is added to n]
@@ -21,7 +22,8 @@ use std::fmt;
 
 use crate::members::{self, Reconfigure, Replace};
 use crate::op::{
-    Action, AlarmKind, Content, KEY_BYTES_MAX, Key, Op, OpId, SessionId, Stamp, Value, check_bounds,
+    Action, AlarmKind, Author, Content, KEY_BYTES_MAX, Key, Op, OpId, SessionId, Stamp,
+    USER_BYTES_MAX, Value, check_bounds,
 };
 
 /// The version of the batch encoding.
@@ -71,6 +73,8 @@ mod flag {
     pub(super) const RAISED: u64 = 1 << 4;
     /// The node has another address from now on. ReplaceNode.
     pub(super) const ADDRESS: u64 = 1 << 5;
+    /// The operation names its author. Any kind.
+    pub(super) const AUTHOR: u64 = 1 << 6;
 }
 
 /// Bounds on a batch taken off the network or the disk.
@@ -193,6 +197,10 @@ impl Op {
         out.push(kind);
         put_varint(out, flags);
         out.extend_from_slice(&self.id.0.to_le_bytes());
+        if let Some(author) = &self.author {
+            put_key(out, &author.user);
+            put_varint(out, author.auth_revision);
+        }
         if let Some(stamp) = &self.stamp {
             put_session(out, stamp.session);
             put_varint(out, stamp.sequence);
@@ -295,7 +303,9 @@ impl Op {
             Action::NodeReleased { .. } => (kind::NODE_RELEASED, 0),
             Action::NodeRebuilt { .. } => (kind::NODE_REBUILT, 0),
         };
-        (kind, if self.stamp.is_some() { flags | flag::STAMP } else { flags })
+        let stamp = if self.stamp.is_some() { flag::STAMP } else { 0 };
+        let author = if self.author.is_some() { flag::AUTHOR } else { 0 };
+        (kind, flags | stamp | author)
     }
 }
 
@@ -512,10 +522,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn author(&mut self) -> Result<Author, DecodeError> {
+        let len = self.count("user", USER_BYTES_MAX)?;
+        let user = self.take("user", len)?.into();
+        Ok(Author { user, auth_revision: self.varint("auth revision")? })
+    }
+
     fn op(&mut self) -> Result<Op, DecodeError> {
         let kind = self.byte("kind")?;
         let flags = self.varint("flags")?;
         let known = flag::STAMP
+            | flag::AUTHOR
             | match kind {
                 kind::PUT => flag::STRIPES | flag::FOREIGN_VALUE,
                 kind::DELETE_RANGE => flag::OPEN_END,
@@ -528,9 +545,10 @@ impl<'a> Reader<'a> {
             let value = flags & !known;
             return Err(DecodeError::new("flags", Problem::Unknown { value }));
         }
+        let author = if flags & flag::AUTHOR != 0 { Some(Box::new(self.author()?)) } else { None };
         let stamp = if flags & flag::STAMP != 0 { Some(self.stamp()?) } else { None };
         let action = self.action(kind, flags, id)?;
-        let op = Op { id, stamp, action };
+        let op = Op { id, author, stamp, action };
         op.check()?;
         Ok(op)
     }

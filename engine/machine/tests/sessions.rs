@@ -6,7 +6,10 @@ mod common;
 use std::collections::{BTreeSet, VecDeque};
 
 use common::{op, part, put, stamped, value_of};
-use racos_machine::{Action, Content, Done, Limits, Machine, OpId, Outcome, Refusal, SessionId};
+use racos_machine::{
+    AUTH_REVISION_FIRST, Action, Author, Content, Done, Limits, Machine, Op, OpId, Outcome,
+    Refusal, SessionId,
+};
 
 const SESSION: SessionId = SessionId { slot: 0, position: 0 };
 
@@ -290,4 +293,19 @@ fn parts_go_with_their_session_unless_a_put_names_them() {
     assert_eq!(machine.parts_len(), 1, "the one without a session stays");
     assert_eq!(machine.get(b"large").expect("named").len(), 2600);
     assert_eq!(machine.state_hash(), machine.full_hash());
+}
+
+#[test]
+fn an_operation_let_in_by_users_as_they_were_is_refused_and_may_be_sent_again() {
+    let mut machine = Machine::new(Limits::default());
+    machine.apply(0, 0, &op(1, Action::OpenSession { window: 8 }));
+    let session = SessionId { slot: 0, position: 0 };
+    let by = |auth_revision| Op {
+        author: Some(Box::new(Author { user: b"root"[..].into(), auth_revision })),
+        ..stamped(put(2, "a"), session, 1, 1)
+    };
+    let refused = machine.apply(1, 0, &by(AUTH_REVISION_FIRST - 1));
+    assert_eq!(refused, Outcome::Refused { reason: Refusal::AuthRevision, revision: 1 });
+    let done = machine.apply(2, 0, &by(AUTH_REVISION_FIRST));
+    assert_eq!(done, Outcome::Applied(Done { revision: 2, changes: 1 }));
 }

@@ -5,8 +5,8 @@ mod common;
 use common::{Source, key, op, put, stamped, value_of};
 use proptest::prelude::*;
 use racos_machine::{
-    Action, BatchLimits, Content, KEY_BYTES_MAX, Op, OpId, Problem, SessionId, Value, decode_batch,
-    encode_batch,
+    Action, Author, BatchLimits, Content, KEY_BYTES_MAX, Op, OpId, Problem, SessionId,
+    USER_BYTES_MAX, Value, decode_batch, encode_batch,
 };
 
 fn batch(ops: &[Op]) -> Vec<u8> {
@@ -69,7 +69,7 @@ fn unknown_versions_kinds_and_flags_are_named() {
     bytes[2] = 99;
     assert_eq!(field(&bytes), "kind");
     let noop = single(&op(1, Action::Noop));
-    for bit in 1..7 {
+    for bit in 1..6 {
         let mut flagged = noop.clone();
         flagged[1] = 1 << bit;
         let problem = Problem::Unknown { value: 1 << bit };
@@ -221,4 +221,22 @@ proptest! {
             prop_assert_eq!(batch(&decoded), bytes);
         }
     }
+}
+
+#[test]
+fn an_author_survives_the_wire_and_has_a_name_of_bounded_length() {
+    let by = |user: &[u8], auth_revision| Op {
+        author: Some(Box::new(Author { user: user.into(), auth_revision })),
+        ..stamped(put(1, "a"), SessionId { slot: 3, position: 1 }, 9, 7)
+    };
+    for op in [by(b"root", 1), by(&[0xff; USER_BYTES_MAX], u64::MAX), by(b"x", 0)] {
+        assert_eq!(decode(&batch(std::slice::from_ref(&op))), Ok(vec![op]));
+    }
+    for user in [&[][..], &[b'x'; USER_BYTES_MAX + 1]] {
+        assert_eq!(by(user, 1).check().expect_err("refused").field, "user");
+    }
+    let mut empty = single(&by(b"r", 1));
+    assert_eq!((empty[18], empty[19]), (1, b'r'));
+    empty.splice(18..20, [0]);
+    assert_eq!(single_error(&empty).0, "user");
 }

@@ -457,7 +457,7 @@ mod tests {
         let id = OpId::new(0, 1, 1, counter);
         let content = Content::Whole(builder.describe(id, bytes));
         let key = format!("key{counter}").into_bytes().into();
-        Op { id, stamp: None, action: Action::Put { key, content } }
+        Op { id, author: None, stamp: None, action: Action::Put { key, content } }
     }
 
     fn waiter() -> Waiter {

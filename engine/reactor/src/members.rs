@@ -168,7 +168,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// A change of the members: alone in its batch.
     pub(crate) fn propose_alone(&mut self, action: Action, waiter: Option<Waiter>) {
-        let op = Op { id: self.next_op_id(), stamp: None, action };
+        let op = Op { id: self.next_op_id(), author: None, stamp: None, action };
         let before = self.builder.seal();
         self.sealed.extend(before);
         let parcel = self.builder.alone(op, waiter);

@@ -116,12 +116,20 @@ impl<L: Link, D: Device> Node<L, D> {
             Some(key) => Action::Put { key: key.into(), content: Content::Whole(value) },
             None => Action::Part { value },
         };
-        self.write_op(waiter, Op { id, stamp: Some(stamp), action }, Payload::Value(body));
+        self.write_op(
+            waiter,
+            Op { id, author: None, stamp: Some(stamp), action },
+            Payload::Value(body),
+        );
     }
 
     fn write(&mut self, waiter: Waiter, stamp: Option<Stamp>, action: Action, body: Option<Slice>) {
         let id = self.next_op_id();
-        self.write_op(waiter, Op { id, stamp, action }, body.map_or(Payload::None, Payload::Value));
+        self.write_op(
+            waiter,
+            Op { id, author: None, stamp, action },
+            body.map_or(Payload::None, Payload::Value),
+        );
     }
 
     pub(crate) fn write_op(&mut self, waiter: Waiter, op: Op, payload: Payload) {

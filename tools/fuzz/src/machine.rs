@@ -10,7 +10,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let value =
         Value { op: id(1), len: 30, digest: [5; 16], crc: 7, head: [1; 8], k: 3, n: 5, layout: 0 };
     let actions = [Action::Delete { key }, Action::Part { value }, Action::Noop];
-    let op = |action: &Action| Op { id: id(1), stamp: None, action: action.clone() };
+    let op = |action: &Action| Op { id: id(1), author: None, stamp: None, action: action.clone() };
     let ops: Vec<Op> = actions.iter().map(op).collect();
     let batches = ops.iter().map(std::slice::from_ref).chain([&ops[..]]);
     batches

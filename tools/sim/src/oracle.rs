@@ -222,7 +222,12 @@ mod tests {
             let value =
                 Stored { op: id, len: 20, digest: [0; 16], crc: 0, head, k: 1, n: 1, layout: 0 };
             let key = self.contents.borrow().key(0).into();
-            Op { id, stamp, action: Action::Put { key, content: Content::Whole(value) } }
+            Op {
+                id,
+                author: None,
+                stamp,
+                action: Action::Put { key, content: Content::Whole(value) },
+            }
         }
 
         fn execute(&mut self, witness: &mut Witness, slot: Slot, op: &Op) {

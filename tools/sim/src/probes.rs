@@ -396,7 +396,12 @@ pub fn a_refusal_stands_after_a_restart() -> Result<(), String> {
 pub fn an_ended_session_applies_nothing() -> Result<(), String> {
     let mut machine = Machine::new(Limits::default());
     let session = SessionId { slot: 0, position: 0 };
-    let op = |counter, stamp, action| Op { id: OpId::new(1, 1, 1, counter), stamp, action };
+    let op = |counter, stamp, action| Op {
+        id: OpId::new(1, 1, 1, counter),
+        author: None,
+        stamp,
+        action,
+    };
     machine.apply(0, 0, &op(1, None, Action::OpenSession { window: 4 }));
     machine.apply(1, 0, &op(2, None, Action::CloseSession { session }));
     let id = OpId::new(1, 1, 1, 3);
@@ -536,7 +541,11 @@ pub fn a_state_without_its_end_is_none() -> Result<(), String> {
     let mut machine = Machine::new(Limits::default());
     for slot in 0..64u64 {
         let action = Action::OpenSession { window: 4 };
-        machine.apply(slot, 0, &Op { id: OpId::new(0, 1, 1, slot + 1), stamp: None, action });
+        machine.apply(
+            slot,
+            0,
+            &Op { id: OpId::new(0, 1, 1, slot + 1), author: None, stamp: None, action },
+        );
     }
     machine.export_begin(64);
     let mut import = Import::new(Limits::default());

@@ -29,7 +29,7 @@ pub fn key(text: &[u8]) -> Key {
 }
 
 pub fn op(id: u64, action: Action) -> Op {
-    Op { id: OpId::new(1, 1, 1, id), stamp: None, action }
+    Op { id: OpId::new(1, 1, 1, id), author: None, stamp: None, action }
 }
 
 pub fn put(id: u64, at: &str) -> Op {
@@ -71,7 +71,7 @@ impl Source {
             let low = 1 + u64::from(choice[1] / 16) % sequence;
             Stamp { session: self.session(choice[3] / 3), sequence, low }
         });
-        Op { id, stamp, action }
+        Op { id, author: None, stamp, action }
     }
 
     fn session(&self, pick: u8) -> SessionId {

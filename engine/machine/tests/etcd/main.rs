@@ -56,6 +56,7 @@ fn numbers_of_both_signs_and_every_field_survive_the_wire() {
         (select.limit, select.revision, select.create_min) = (number, number, number);
         let op = Op {
             id: OpId(9),
+            author: None,
             stamp: None,
             action: Action::Txn(Box::new(Txn::of(Step::Select(select)))),
         };
@@ -72,7 +73,7 @@ fn transactions_are_nested_only_so_deep() {
         for _ in 1..depth {
             txn = Txn::of(Step::Txn(txn));
         }
-        Op { id: OpId(9), stamp: None, action: Action::Txn(Box::new(txn)) }
+        Op { id: OpId(9), author: None, stamp: None, action: Action::Txn(Box::new(txn)) }
     };
     let deepest = nested(racos_machine::TXN_DEPTH_MAX);
     let mut bytes = Vec::new();

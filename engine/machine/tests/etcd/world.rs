@@ -206,7 +206,7 @@ impl World {
     pub fn turn(&mut self, slot: u64) {
         self.made += 1000;
         let id = OpId::new(1, 1, 1, self.made);
-        let mut op = Op { id, stamp: None, action: self.action(id) };
+        let mut op = Op { id, author: None, stamp: None, action: self.action(id) };
         let unproven = op.clone();
         let mut lacked = false;
         if let Action::Txn(txn) = &mut op.action {

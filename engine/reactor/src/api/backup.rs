@@ -200,7 +200,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let content = Content::Whole(self.builder.describe(id, &value));
         let action = Action::Restore(Restore::Version(Box::new(restored(Some(content)))));
         self.propose(
-            Op { id, stamp: None, action },
+            Op { id, author: None, stamp: None, action },
             Payload::Value(body),
             Box::new(move |node, applied| done(node, applied, answer)),
         );

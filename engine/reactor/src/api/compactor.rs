@@ -96,8 +96,12 @@ impl<L: Link, D: Device> Node<L, D> {
         self.api.compactor.next_at = Some(again);
         let done = self.machine.compact_revision().unwrap_or(0);
         if let Some(revision) = revision.filter(|revision| *revision > done) {
-            let op =
-                Op { id: self.next_op_id(), stamp: None, action: Action::Compact { revision } };
+            let op = Op {
+                id: self.next_op_id(),
+                author: None,
+                stamp: None,
+                action: Action::Compact { revision },
+            };
             // Another node may have been first: that is as good.
             self.propose(op, crate::batch::Payload::None, Box::new(|_, _| {}));
         }

@@ -431,7 +431,12 @@ impl<L: Link, D: Device> Node<L, D> {
         self.sealed.extend(self.builder.seal());
         for id in std::mem::take(&mut self.api.leases.overdue) {
             let number = self.api.next_number();
-            let op = Op { id: self.next_op_id(), stamp: None, action: Action::LeaseExpire { id } };
+            let op = Op {
+                id: self.next_op_id(),
+                author: None,
+                stamp: None,
+                action: Action::LeaseExpire { id },
+            };
             self.api.writes.insert(
                 number,
                 Box::new(move |node, _| {

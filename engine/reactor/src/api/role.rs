@@ -295,6 +295,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let (member, kind) = (self.member_id(self.me), machine::AlarmKind::NoSpace);
             let op = Op {
                 id: self.next_op_id(),
+                author: None,
                 stamp: None,
                 action: Action::Alarm { member, kind, raised: true },
             };
@@ -310,7 +311,7 @@ impl<L: Link, D: Device> Node<L, D> {
         action: Action,
         answer: impl FnOnce(Result<i64, Error>) + 'static,
     ) {
-        let op = Op { id: self.next_op_id(), stamp: None, action };
+        let op = Op { id: self.next_op_id(), author: None, stamp: None, action };
         self.propose(
             op,
             crate::batch::Payload::None,
@@ -323,8 +324,12 @@ impl<L: Link, D: Device> Node<L, D> {
             // At least -1 is compacted from the beginning.
             return answer.send(Err(self.refusal(machine::Refusal::Compacted)));
         };
-        let op =
-            Op { id: self.next_op_id(), stamp: None, action: Action::Compact { revision: asked } };
+        let op = Op {
+            id: self.next_op_id(),
+            author: None,
+            stamp: None,
+            action: Action::Compact { revision: asked },
+        };
         self.propose(
             op,
             crate::batch::Payload::None,
@@ -348,7 +353,8 @@ impl<L: Link, D: Device> Node<L, D> {
         } else if self.api.sweeping == 0 {
             for _ in 0..SWEEP_OPS {
                 self.api.sweeping += 1;
-                let op = Op { id: self.next_op_id(), stamp: None, action: Action::Noop };
+                let op =
+                    Op { id: self.next_op_id(), author: None, stamp: None, action: Action::Noop };
                 self.propose(
                     op,
                     crate::batch::Payload::None,

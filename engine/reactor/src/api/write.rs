@@ -92,7 +92,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.keep_value(id, &put.value);
         }
         self.propose(
-            Op { id, stamp: None, action },
+            Op { id, author: None, stamp: None, action },
             Payload::Value(body),
             Box::new(move |node, applied| {
                 let done = node.revision_after(applied);
@@ -176,7 +176,7 @@ impl<L: Link, D: Device> Node<L, D> {
             drop(parts);
             let again = shared.clone();
             self.propose(
-                Op { id, stamp: None, action: Action::Part { value } },
+                Op { id, author: None, stamp: None, action: Action::Part { value } },
                 Payload::Value(body),
                 Box::new(move |node, applied| {
                     again.borrow_mut().flying -= 1;
@@ -210,7 +210,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let id = self.next_op_id();
         let (txn, own) = self.build_txn(&writing.txn, evidence, &writing.stored, id);
         self.skip_op_ids(own.len() as u64);
-        let op = Op { id, stamp: None, action: Action::Txn(Box::new(txn)) };
+        let op = Op { id, author: None, stamp: None, action: Action::Txn(Box::new(txn)) };
         if let Err(error) = op.check() {
             return (writing.answer)(self, Err(Error::Invalid(error.to_string())));
         }

@@ -221,7 +221,9 @@ impl ErrorCode {
             Refusal::Stale => ErrorCode::Stale,
             Refusal::Window => ErrorCode::Window,
             Refusal::ValueMissing | Refusal::ValueConflict => ErrorCode::ValueMissing,
-            Refusal::OtherLayout | Refusal::Restoring => ErrorCode::Unavailable,
+            Refusal::OtherLayout | Refusal::Restoring | Refusal::AuthRevision => {
+                ErrorCode::Unavailable
+            }
             Refusal::NoSpace => ErrorCode::NoSpace,
             Refusal::OutOfOrder => ErrorCode::Busy,
             Refusal::Malformed

@@ -111,7 +111,7 @@ impl World {
             self.slot += 1;
             let id = OpId::new(9, 1, 1, self.slot);
             let action = Action::CloseSession { session };
-            self.machine.apply(self.slot, 0, &Op { id, stamp: None, action });
+            self.machine.apply(self.slot, 0, &Op { id, author: None, stamp: None, action });
         }
     }
 
@@ -195,7 +195,7 @@ impl World {
                 self.machine.apply(
                     self.slot,
                     0,
-                    &Op { id, stamp: None, action: Action::OpenSession { window } },
+                    &Op { id, author: None, stamp: None, action: Action::OpenSession { window } },
                 );
                 Reply::SessionOpened { session: SessionId { slot: self.slot, position: 0 } }
             }
@@ -277,7 +277,7 @@ impl World {
             let outstanding = stamp.sequence - stamp.low + 1;
             self.seen.outstanding_max = self.seen.outstanding_max.max(outstanding);
         }
-        let outcome = self.machine.apply(self.slot, 0, &Op { id, stamp, action });
+        let outcome = self.machine.apply(self.slot, 0, &Op { id, author: None, stamp, action });
         let error = |code, text: String| Reply::Error(RequestError { code, text });
         match outcome {
             Outcome::Applied(done) => {
