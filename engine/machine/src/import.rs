@@ -196,9 +196,13 @@ impl Import {
     fn head(&mut self, from: &mut Reader<'_>) -> Result<(), ImportError> {
         let error = |error| ImportError::Entry { part: 0, error };
         let found = get_limits(from).map_err(error)?;
-        if found != self.machine.limits {
+        // An operation may have said that all versions are kept.
+        let own = &mut self.machine.limits;
+        let known = [own.history_max, u32::MAX].contains(&found.history_max);
+        if !known || (Limits { history_max: own.history_max, ..found }) != *own {
             return Err(ImportError::Limits { found });
         }
+        own.history_max = found.history_max;
         self.head_fields(from).map_err(error)
     }
 

@@ -39,7 +39,8 @@ pub struct Limits {
     /// Most versions, and most values, of all keys together; puts beyond are refused.
     pub versions_max: u32,
     /// Most versions kept of one key, at least 1. An overwrite beyond drops the oldest, and with
-    /// it the right to read at revisions that would show it.
+    /// it the right to read at revisions that would show it. None is dropped once an operation has said
+    /// that all are to be kept.
     pub history_max: u32,
 }
 
@@ -235,6 +236,10 @@ impl Machine {
         }
         match &op.action {
             Action::Noop => Ok(0),
+            Action::KeepHistory => {
+                self.limits.history_max = u32::MAX;
+                Ok(0)
+            }
             Action::Put { key, content } => self.put(at, op.id, key, content),
             Action::Delete { key } => Ok(self.delete_attached(std::slice::from_ref(key))),
             Action::DeleteRange { from, to } => {
@@ -741,6 +746,7 @@ impl Machine {
                 sweep_high,
                 self.revision,
                 compacted,
+                self.limits.history_max.into(),
                 leases_low,
                 leases_high,
                 alarms_low,

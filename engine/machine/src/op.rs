@@ -230,6 +230,8 @@ pub enum Action {
     Compact {
         revision: u64,
     },
+    /// From now on all versions are kept until they are compacted.
+    KeepHistory,
     /// A transaction; also what a put or delete with leases or former values comes as.
     Txn(Box<Txn>),
     /// Makes a lease; `ttl` in seconds.
@@ -335,7 +337,10 @@ impl Op {
             check_stamp(stamp, &self.action)?;
         }
         match &self.action {
-            Action::Noop | Action::CloseSession { .. } | Action::ExpireSession { .. } => Ok(()),
+            Action::Noop
+            | Action::KeepHistory
+            | Action::CloseSession { .. }
+            | Action::ExpireSession { .. } => Ok(()),
             Action::Compact { .. }
             | Action::LeaseGrant { .. }
             | Action::LeaseRevoke { .. }

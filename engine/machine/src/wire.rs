@@ -53,6 +53,7 @@ mod kind {
     pub(super) const LEASE_EXPIRE: u8 = 12;
     pub(super) const ALARM: u8 = 13;
     pub(super) const RESTORE: u8 = 14;
+    pub(super) const KEEP_HISTORY: u8 = 15;
     pub(super) const REPLACE_NODE: u8 = 32;
     pub(super) const NODE_REBUILT: u8 = 33;
     pub(super) const RECONFIGURE: u8 = 34;
@@ -207,7 +208,7 @@ impl Op {
             put_varint(out, stamp.sequence - stamp.low);
         }
         match &self.action {
-            Action::Noop => {}
+            Action::Noop | Action::KeepHistory => {}
             Action::Put { key, content } => {
                 put_key(out, key);
                 match content {
@@ -274,6 +275,7 @@ impl Op {
     fn kind_and_flags(&self) -> (u8, u64) {
         let (kind, flags) = match &self.action {
             Action::Noop => (kind::NOOP, 0),
+            Action::KeepHistory => (kind::KEEP_HISTORY, 0),
             Action::Put { content: Content::Stripes(_), .. } => (kind::PUT, flag::STRIPES),
             Action::Put { content: Content::Whole(value), .. } if value.op != self.id => {
                 (kind::PUT, flag::FOREIGN_VALUE)
@@ -565,6 +567,7 @@ impl<'a> Reader<'a> {
     fn action(&mut self, kind: u8, flags: u64, id: OpId) -> Result<Action, DecodeError> {
         Ok(match kind {
             kind::NOOP => Action::Noop,
+            kind::KEEP_HISTORY => Action::KeepHistory,
             kind::PUT => {
                 let key = self.key("key")?;
                 Action::Put { key, content: self.content(id, flags)? }

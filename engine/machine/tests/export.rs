@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Source, key, part, put, value_of};
+use common::{Source, key, op, part, put, value_of};
 use proptest::prelude::*;
 use racos_machine::{
     Action, Content, EXPORT_ENTRY_BYTES_MAX, EXPORT_PART_BYTES, Exported, Import, ImportError,
@@ -244,7 +244,7 @@ fn a_part_is_taken_once_in_order_and_undamaged_or_not_at_all() {
 fn a_state_of_other_limits_or_another_hash_is_refused() {
     let mut machine = filled(3);
     let (parts, _) = export(&mut machine, EXPORT_PART_BYTES);
-    let other = Limits { history_max: 7, ..Limits::default() };
+    let other = Limits { parts_max: 7, ..Limits::default() };
     let refused = import(&parts, other).map(drop);
     assert_eq!(refused, Err(ImportError::Limits { found: Limits::default() }));
     // A key that stands just as well in the order, so that only the hash can tell.
@@ -277,4 +277,25 @@ fn an_empty_state_is_one_part() {
     assert_eq!(back.applied(), None);
     let op: Op = put(1, "a");
     assert_eq!(back.apply(0, 0, &op), machine.apply(0, 0, &op));
+}
+
+#[test]
+fn every_version_is_kept_once_an_operation_has_said_so_and_in_a_copy_of_the_state_too() {
+    let mut machine = Machine::new(limits(2));
+    for slot in 0..3 {
+        machine.apply(slot, 0, &put(slot, "a"));
+    }
+    assert_eq!((machine.history(b"a").count(), machine.compact_revision()), (2, Some(3)));
+    let before = machine.state_hash();
+    machine.apply(3, 0, &op(3, Action::KeepHistory));
+    assert_ne!(machine.state_hash(), before, "it decides what comes");
+    let (parts, _) = export(&mut machine, EXPORT_PART_BYTES);
+    let (mut copy, _) = import(&parts, limits(2)).expect("the whole state");
+    for machine in [&mut machine, &mut copy] {
+        for slot in 4..9 {
+            machine.apply(slot, 0, &put(slot, "a"));
+        }
+        assert_eq!((machine.history(b"a").count(), machine.compact_revision()), (7, Some(3)));
+    }
+    assert_eq!(machine.state_hash(), copy.full_hash());
 }

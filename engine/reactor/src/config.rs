@@ -86,8 +86,8 @@ pub struct NodeConfig {
     /// Own slots in flight.
     pub own_slots_max: usize,
     /// Versions kept of a key; one more drops the oldest, and the right to read at revisions that
-    /// would show it. `u32::MAX`: all are kept until they are compacted, as etcd does. Equal on all
-    /// nodes.
+    /// would show it. A number that the cluster is founded with, equal on all nodes; it holds until a
+    /// node opens its door, from when on all are kept until they are compacted, as etcd does.
     pub versions_per_key_max: u32,
     /// Bytes of the log in use from which on this node takes no puts through the api role and raises
     /// the alarm; 0: as much as the disk holds.

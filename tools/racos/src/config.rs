@@ -144,8 +144,6 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
             config.quota_bytes = source.number("etcd.quota_mib", quota, 0, 1 << 40)? << 20;
         }
         config.auto_compaction = source.auto_compaction(etcd)?;
-        // etcd keeps what was until it is compacted.
-        config.versions_per_key_max = u32::MAX;
     }
     let node =
         Options { config, dir: file.data_dir, take_device: false, listen, profile, api: None };

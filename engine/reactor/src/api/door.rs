@@ -98,6 +98,14 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Whether it may add versions to keys.
+    pub(super) fn writes(&self) -> bool {
+        use Request::*;
+        matches!(self, Put { .. } | Delete { .. } | Txn { .. } | Restore { .. })
+    }
+}
+
 /// Wakes a reactor that sleeps.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 

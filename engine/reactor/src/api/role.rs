@@ -21,6 +21,8 @@ use std::sync::Arc;
 const REQUESTS_TURN: usize = 512;
 /// Slices of long work done in a turn.
 const SLICES_TURN: usize = 8;
+/// So long after it could not be agreed on that all versions are kept it is proposed again.
+const KEEP_AGAIN_NS: Nanos = 200_000_000;
 /// The shortest time to live that is granted, in seconds; as in etcd, more than its longest election.
 const LEASE_TTL_MIN: i64 = 2;
 /// Operations of nothing that drive a compaction on, at a time.
@@ -47,6 +49,9 @@ pub(crate) struct Api<L: Link, D: Device> {
     pub(super) compactor: Compactor,
     /// The alarm of this member is being raised.
     alarming: bool,
+    /// That all versions are kept is being agreed on, and writes that wait for it.
+    keeping: bool,
+    held: VecDeque<Request>,
     timers: BTreeMap<(Nanos, u64), Later<L, D>>,
     /// Work that goes on when others have had their turn, in order.
     slices: VecDeque<Later<L, D>>,
@@ -71,6 +76,8 @@ impl<L: Link, D: Device> Api<L, D> {
             leases: LeaseClocks::new(base),
             compactor: Compactor::default(),
             alarming: false,
+            keeping: false,
+            held: VecDeque::new(),
             timers: BTreeMap::new(),
             slices: VecDeque::new(),
             physical: Vec::new(),
@@ -116,7 +123,7 @@ impl<L: Link, D: Device> Api<L, D> {
     /// Requests under way.
     pub(crate) fn len(&self) -> usize {
         let asked = self.pins.len() + self.leases.len();
-        let working = self.gatherings.len() + self.slices.len();
+        let working = self.gatherings.len() + self.slices.len() + self.held.len();
         self.inbox.len() + self.writes.len() + working + asked
     }
 }
@@ -181,9 +188,18 @@ impl<L: Link, D: Device> Node<L, D> {
             door.set_hears_quorum(self.hears_quorum());
         }
         let mut any = false;
+        if self.api.door.is_some() && self.keeps_history() {
+            while let Some(request) = self.api.held.pop_front() {
+                any = true;
+                self.take_request(request);
+            }
+        }
         while let Some(request) = self.api.inbox.pop_front() {
             any = true;
-            self.take_request(request);
+            match request.writes() && !self.keeps_history() {
+                true => self.api.held.push_back(request),
+                false => self.take_request(request),
+            }
         }
         while let Some(timer) = self.api.timers.first_entry()
             && timer.key().0 <= self.now
@@ -213,6 +229,25 @@ impl<L: Link, D: Device> Node<L, D> {
             door.bells.ring();
         }
         any
+    }
+
+    /// Whether all nodes keep all versions until they are compacted, as clients of this role expect; if
+    /// not, it is proposed: in a new cluster, or one that was not asked through this role before.
+    fn keeps_history(&mut self) -> bool {
+        if self.machine.limits().history_max == u32::MAX {
+            return true;
+        }
+        if !self.api.keeping {
+            self.api.keeping = true;
+            let (id, action) = (self.next_op_id(), Action::KeepHistory);
+            let done: WriteJob<L, D> = Box::new(|node, _| {
+                let again = node.now + KEEP_AGAIN_NS;
+                node.api.later(again, Box::new(|node| node.api.keeping = false));
+            });
+            let op = Op { id, author: None, stamp: None, action };
+            self.propose(op, crate::batch::Payload::None, done);
+        }
+        false
     }
 
     fn take_request(&mut self, request: Request) {

@@ -24,6 +24,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(n: usize, f: usize, k: usize) -> Cluster {
+        Cluster::founded_to_keep(u32::MAX, n, f, k)
+    }
+
+    /// One that keeps so many versions of a key while nobody asks for more.
+    pub fn founded_to_keep(versions: u32, n: usize, f: usize, k: usize) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
         let address = |node: usize| SocketAddr::from(([10, 0, 0, 1], 4000 + node as u16));
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
@@ -32,7 +37,7 @@ impl Cluster {
         let nodes = (0..n).map(|index| {
             let mut config = NodeConfig::new(77, index as u8, members.clone(), f, k);
             config.seed = index as u64;
-            config.versions_per_key_max = u32::MAX;
+            config.versions_per_key_max = versions;
             config.bounds = Bounds {
                 segment_bytes: 4 << 20,
                 value_bytes_max,

@@ -202,6 +202,20 @@ fn compaction_ends_the_past() {
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
 }
 
+#[test]
+fn whoever_asks_through_the_door_finds_every_version_that_was_written_through_one() {
+    let mut cluster = Cluster::founded_to_keep(2, 5, 1, 3);
+    for round in 0..8 {
+        assert_eq!(cluster.put(round % 5, "a", format!("{round}").into_bytes()), 2 + round as i64);
+    }
+    for node in 0..5 {
+        for round in 0..8 {
+            let old = Range { revision: 2 + round, ..Range::new(key("a")) };
+            assert_eq!(cluster.get(node, old).kvs[0].value, format!("{round}").into_bytes());
+        }
+    }
+}
+
 fn watch(keys: Keys, start_revision: i64) -> WatchCreate {
     WatchCreate {
         id: 0,
