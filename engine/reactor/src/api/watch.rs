@@ -43,6 +43,8 @@ struct Watch {
     /// All changes below were delivered, or do not match; at the end, also those that were seen since.
     next: u64,
     at_end: bool,
+    /// Its id stands in a queue of its stream.
+    queued: bool,
     /// The revision asked for, if it was in the future.
     start: u64,
     /// The round of the stream for which it has told events; 0: none.
@@ -52,13 +54,24 @@ struct Watch {
     told: Nanos,
 }
 
+impl Watch {
+    /// Notes where it stands after its cursor was set.
+    fn settle(&mut self, id: i64, seen_revision: u64, behind: &mut VecDeque<i64>) {
+        self.at_end = self.next > seen_revision;
+        if !self.at_end && !self.queued {
+            self.queued = true;
+            behind.push_back(id);
+        }
+    }
+}
+
 struct Stream {
     shared: Arc<StreamShared>,
     watches: BTreeMap<i64, Watch>,
-    /// Of those that are not at the end: who may tell something in this round of the stream, and who
-    /// has told something in it already.
-    behind: BTreeSet<i64>,
-    paused: BTreeSet<i64>,
+    /// Ids of watches that are not at the end, in the order in which they fell behind, and of those that
+    /// have told something in this round already. Some may have ended, or come to the end, since.
+    behind: VecDeque<i64>,
+    paused: Vec<i64>,
     round: u64,
     next_id: i64,
     /// Responses that are ready, in order, before any that is built from now on.
@@ -66,8 +79,6 @@ struct Stream {
     /// The client wants to know when all is delivered.
     progress: u32,
     building: bool,
-    /// The watch that was looked at last.
-    turn: i64,
     retry_at: Nanos,
 }
 
@@ -189,14 +200,13 @@ impl Watches {
         let stream = Stream {
             shared: shared.clone(),
             watches: BTreeMap::new(),
-            behind: BTreeSet::new(),
-            paused: BTreeSet::new(),
+            behind: VecDeque::new(),
+            paused: Vec::new(),
             round: 0,
             next_id: 0,
             ready: VecDeque::new(),
             progress: 0,
             building: false,
-            turn: i64::MIN,
             retry_at: 0,
         };
         self.streams.insert(shared.number, stream);
@@ -232,20 +242,18 @@ impl Watches {
         }
     }
 
-    fn add(&mut self, number: u64, id: i64, watch: Watch) {
+    fn add(&mut self, number: u64, id: i64, mut watch: Watch) {
         self.audience.add(&watch.filter.span, (number, id, watch.serial));
         self.watches += 1;
         let stream = self.streams.get_mut(&number).expect("a watch is added to a stream");
+        watch.settle(id, self.seen_revision, &mut stream.behind);
         stream.watches.insert(id, watch);
-        stream.settle(id, self.seen_revision);
     }
 
     /// Takes a watch out, if it is there.
     fn remove(&mut self, number: u64, id: i64) -> Option<Watch> {
         let stream = self.streams.get_mut(&number)?;
         let watch = stream.watches.remove(&id)?;
-        stream.behind.remove(&id);
-        stream.paused.remove(&id);
         self.audience.remove(&watch.filter.span, (number, id, watch.serial));
         self.watches -= 1;
         Some(watch)
@@ -264,7 +272,7 @@ impl Watches {
     fn see(&mut self, machine: &Machine) -> u64 {
         let (first, revision) = (self.seen_revision + 1, machine.revision());
         self.seen_revision = revision;
-        let (mut looked, mut due) = (0, BTreeSet::new());
+        let (mut looked, mut due, mut last) = (0, BTreeSet::new(), None);
         if machine.compact_revision().is_some_and(|compacted| compacted > first) {
             // Changes went before they were seen: every watch that may have missed one ends.
             for (number, stream) in &mut self.streams {
@@ -280,8 +288,11 @@ impl Watches {
                 let watch = stream.watches.get_mut(&id).expect("a watch of the audience");
                 if watch.at_end && main >= watch.next && watch.filter.wants(changed) {
                     watch.next = main;
-                    stream.settle(id, revision);
-                    due.insert(number);
+                    watch.settle(id, revision, &mut stream.behind);
+                    // Watches of one stream stand together.
+                    if last.replace(number) != Some(number) {
+                        due.insert(number);
+                    }
                 }
             });
         }
@@ -346,6 +357,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     next,
                     start,
                     at_end: true,
+                    queued: false,
                     round: 0,
                     progress_notify: create.progress_notify,
                     told: now,
@@ -434,7 +446,6 @@ impl<L: Link, D: Device> Node<L, D> {
             let revision = self.machine.revision();
             match stream.next_behind(round) {
                 Behind::One(id) => {
-                    stream.turn = id;
                     self.counts.watch_steps += 1;
                     if !self.move_on(number, id, round) {
                         return;
@@ -476,8 +487,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let who: Name = (number, id, watch.serial);
         match watches.shared.look(&asked, who, self.machine.revision()) {
             Look::Tell(told) => {
-                stream.tell(id, told, round, self.now);
-                stream.settle(id, watches.seen_revision);
+                stream.tell(id, told, round, self.now, watches.seen_revision);
                 return true;
             }
             Look::Wait => {
@@ -489,8 +499,14 @@ impl<L: Link, D: Device> Node<L, D> {
         let walk = Walk::new(&self.machine, asked.0, &asked.1);
         if walk.drafts.is_empty() {
             watch.next = watch.next.max(walk.last + 1);
-            stream.settle(id, watches.seen_revision);
-            return true;
+            watch.settle(id, watches.seen_revision, &mut stream.behind);
+            if watch.at_end {
+                return true;
+            }
+            // There was nothing in all that one walk looks at: others have their turn.
+            stream.behind.rotate_left(1);
+            watches.list(number);
+            return false;
         }
         stream.building = true;
         watches.shared.begin(asked.clone(), who);
@@ -520,8 +536,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Ok(told) => {
                 let round = stream.shared.round();
                 // Before what became ready meanwhile: a cancellation of it removed the watch.
-                stream.tell(id, told, round, now);
-                stream.settle(id, watches.seen_revision);
+                stream.tell(id, told, round, now, watches.seen_revision);
             }
             Err(Lost::Failed(error @ Error::DataLoss(_))) => {
                 let revision = watch.next as i64 - 1;
@@ -574,52 +589,41 @@ impl Stream {
     /// A watch that is not at the end; they take turns.
     fn next_behind(&mut self, round: u64) -> Behind {
         self.enter(round);
-        let after = self.behind.range(self.turn.saturating_add(1)..).next();
-        match after.or(self.behind.first()) {
-            Some(id) => Behind::One(*id),
-            None if self.paused.is_empty() => Behind::Nobody,
-            None => Behind::ToldThisRound,
+        while let Some(&id) = self.behind.front() {
+            match self.watches.get_mut(&id) {
+                Some(watch) if watch.at_end => watch.queued = false,
+                Some(watch) if watch.round == round => self.paused.push(id),
+                Some(_) => return Behind::One(id),
+                None => {}
+            }
+            self.behind.pop_front();
         }
+        if self.paused.is_empty() { Behind::Nobody } else { Behind::ToldThisRound }
     }
 
     /// Who told something in the round before may tell more.
     fn enter(&mut self, round: u64) {
         if round != self.round {
             self.round = round;
-            self.behind.append(&mut self.paused);
+            self.behind.extend(self.paused.drain(..));
         }
     }
 
     /// Moves the cursors of watches at the end to a revision, if they are not further.
     fn all_from(&mut self, first: u64, seen_revision: u64) {
         let at_end = self.watches.iter_mut().filter(|(_, watch)| watch.at_end);
-        let moved = at_end.map(|(id, watch)| {
+        at_end.for_each(|(&id, watch)| {
             watch.next = watch.next.max(first);
-            *id
+            watch.settle(id, seen_revision, &mut self.behind);
         });
-        for id in moved.collect::<Vec<_>>() {
-            self.settle(id, seen_revision);
-        }
     }
 
-    /// Notes where a watch stands after its cursor was set.
-    fn settle(&mut self, id: i64, seen_revision: u64) {
-        let watch = self.watches.get_mut(&id).expect("the caller found it");
-        self.behind.remove(&id);
-        self.paused.remove(&id);
-        watch.at_end = watch.next > seen_revision;
-        if !watch.at_end {
-            let told = watch.round == self.round && watch.round != 0;
-            let rest = if told { &mut self.paused } else { &mut self.behind };
-            rest.insert(id);
-        }
-    }
-
-    fn tell(&mut self, id: i64, told: Told, round: u64, now: Nanos) {
+    fn tell(&mut self, id: i64, told: Told, round: u64, now: Nanos, seen_revision: u64) {
         self.enter(round);
         let watch = self.watches.get_mut(&id).expect("the caller found it");
         let Told { events, last, bytes, .. } = told;
         (watch.next, watch.round, watch.told) = (last + 1, round, now);
+        watch.settle(id, seen_revision, &mut self.behind);
         let (revision, what) = (last as i64, WatchNews::Events(events));
         self.shared.deliver(WatchResponse { revision, id, what }, bytes);
     }

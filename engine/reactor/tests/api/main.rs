@@ -535,3 +535,25 @@ fn long_reads_are_made_in_slices_and_see_one_revision_beside_writes() {
     assert_eq!(cluster.wait(hash).unwrap().hash, first.hash);
     assert_eq!(cluster.get(0, all()).count, 0);
 }
+
+#[test]
+fn a_watch_that_looks_at_much_and_tells_little_lets_others_have_their_turn() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    fill(&mut cluster, 100 * 128);
+    fill(&mut cluster, 100 * 128);
+    let revision = cluster.put(1, "z", "v");
+    let mut stream = cluster.handles[0].watches();
+    for _ in 0..2 {
+        stream.create(watch(key("z"), 1)).unwrap();
+        assert_eq!(cluster.next(&mut stream).what, WatchNews::Created);
+    }
+    // Both look at the same changes, ten thousand at a time.
+    let told = [cluster.next(&mut stream), cluster.next(&mut stream)];
+    assert_eq!(
+        told.each_ref().map(|told| (told.id, told.revision)),
+        [(0, revision), (1, revision)]
+    );
+    stream.progress().unwrap();
+    let progress = cluster.next(&mut stream);
+    assert_eq!((progress.id, progress.what), (-1, WatchNews::Progress));
+}
