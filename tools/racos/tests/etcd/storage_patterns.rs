@@ -27,7 +27,7 @@ const WRITERS: usize = 32;
 const UPDATES_EACH: usize = 40;
 const PAGE: i64 = 500;
 /// Revisions that compactions leave behind what the watch has told.
-const COMPACT_BEHIND: i64 = 100;
+const COMPACT_BEHIND: i64 = 400;
 /// Lists of all objects that are kept, to be looked at in the end.
 const LISTS_MAX: usize = 6;
 
