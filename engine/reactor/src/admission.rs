@@ -283,7 +283,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if incarnation != self.config.incarnation || disk != self.log.disk_id() {
             return;
         }
-        let (me, needed) = (self.me, self.vouchers());
+        let (me, needed, founding) = (self.me, self.vouchers(), self.core.config().n);
         match known {
             KnownAs::OnlyThis => {
                 self.admission.noted_by.insert(from);
@@ -291,8 +291,12 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             KnownAs::ThisNow => {
                 self.admission.noted_by.insert(from);
-                self.admission.late.insert(from);
-                let left = self.core.config().n - 1 - self.admission.late.len();
+                // Those that joined never count.
+                if usize::from(from) < founding {
+                    self.admission.late.insert(from);
+                }
+                let left = founding - 1 - self.admission.late.len();
+                // PROTOCOL 10-al
                 if !self.admission.takes_part && left < needed {
                     self.fail(format!(
                         "so many of the others were replaced that nobody can tell whether node {me} \
@@ -301,6 +305,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     ));
                 }
             }
+            // PROTOCOL 10-al, 10-e
             KnownAs::Other(other) => self.fail(known_otherwise(me, from, other, " --erase")),
             KnownAs::Nothing => {}
         }

@@ -71,6 +71,7 @@ impl<L: Link> Inquiry<L> {
                 Ok(Known { disk: 0, known: KnownAs::Nothing, .. }) => {
                     self.nothing_known.insert(from);
                 }
+                // PROTOCOL 10-al: nothing is written in the place of what was there.
                 Ok(Known { disk: 0, known: KnownAs::Other(other), .. }) => {
                     return Err(known_otherwise(me, from, other, ""));
                 }
