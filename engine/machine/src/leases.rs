@@ -7,6 +7,7 @@
 //! What would break it: a put or delete that does not detach the key from its old lease.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use crate::export::{Out, entry};
 use crate::hash::{self, Kind, Sum};
@@ -21,12 +22,29 @@ struct Lease {
     keys: BTreeSet<Key>,
 }
 
-/// What a pinned state held and is not written yet: leases change rarely and are few beside keys, so
-/// they are copied when the state is pinned. Alarms come along.
-#[derive(Debug)]
+/// The leases of a pinned state: of those not written yet, the ones that went since are saved, and the
+/// ones that came since are named. Alarms, at most two a member, are copied.
+#[derive(Default, Debug)]
 struct Pinned {
-    leases: VecDeque<(i64, i64)>,
+    /// All up to this one are written.
+    written: Option<i64>,
+    saved: BTreeMap<i64, i64>,
+    newer: BTreeSet<i64>,
     alarms: VecDeque<(u64, AlarmKind)>,
+}
+
+impl Pinned {
+    fn came(&mut self, id: i64) {
+        if Some(id) > self.written {
+            self.newer.insert(id);
+        }
+    }
+
+    fn went(&mut self, id: i64, ttl: i64) {
+        if Some(id) > self.written && !self.newer.remove(&id) {
+            self.saved.insert(id, ttl);
+        }
+    }
 }
 
 #[derive(Default, Debug)]
@@ -48,6 +66,9 @@ impl Leases {
         }
         self.sum.add(hash_of(id, ttl));
         self.table.insert(id, Lease { ttl, keys: BTreeSet::new() });
+        if let Some(pinned) = &mut self.pinned {
+            pinned.came(id);
+        }
         true
     }
 
@@ -55,12 +76,15 @@ impl Leases {
     pub(crate) fn take(&mut self, id: i64) -> Option<Vec<Key>> {
         let lease = self.table.remove(&id)?;
         self.sum.sub(hash_of(id, lease.ttl));
+        if let Some(pinned) = &mut self.pinned {
+            pinned.went(id, lease.ttl);
+        }
         Some(lease.keys.into_iter().collect())
     }
 
     pub(crate) fn pin(&mut self, alarms: &BTreeSet<(u64, AlarmKind)>) {
-        let leases = self.iter().collect();
-        self.pinned = Some(Pinned { leases, alarms: alarms.iter().copied().collect() });
+        self.pinned =
+            Some(Pinned { alarms: alarms.iter().copied().collect(), ..Pinned::default() });
     }
 
     pub(crate) fn unpin(&mut self) {
@@ -70,14 +94,24 @@ impl Leases {
     /// Writes on; true when all is written.
     pub(crate) fn export(&mut self, out: &mut Out<'_>) -> bool {
         let pinned = self.pinned.as_mut().expect("leases are exported from a pinned table");
-        while let Some(&(id, ttl)) = pinned.leases.front() {
+        loop {
+            let behind = pinned.written.map_or(Bound::Unbounded, Bound::Excluded);
+            let held = self.table.range((behind, Bound::Unbounded)).next();
+            let held = held.map(|(&id, lease)| (id, lease.ttl));
+            let saved = pinned.saved.first_key_value().map(|(&id, &ttl)| (id, ttl));
+            // One that went may have come again: the saved one is of the pinned state.
+            let next = saved.into_iter().chain(held).min_by_key(|(id, _)| *id);
+            let Some((id, ttl)) = next else { break };
             if out.is_full() {
                 return false;
             }
-            out.bytes.push(entry::LEASE);
-            put_signed(out.bytes, id);
-            put_signed(out.bytes, ttl);
-            pinned.leases.pop_front();
+            let is_saved = pinned.saved.remove(&id).is_some();
+            if !pinned.newer.remove(&id) || is_saved {
+                out.bytes.push(entry::LEASE);
+                put_signed(out.bytes, id);
+                put_signed(out.bytes, ttl);
+            }
+            pinned.written = Some(id);
         }
         while let Some(&(member, kind)) = pinned.alarms.front() {
             if out.is_full() {

@@ -114,6 +114,44 @@ proptest! {
         }
     }
 
+    /// Leases of the pinned state are exported as they were, whether they go, come, or come again.
+    #[test]
+    fn leases_are_exported_as_they_were_pinned(
+        before in prop::collection::vec((0i64..12, 1i64..9, any::<bool>()), 0..30),
+        meanwhile in prop::collection::vec((0i64..12, 1i64..9, any::<bool>()), 0..60),
+        visits in 1usize..4,
+        part_bytes in prop::sample::select(vec![1usize, 40, 1 << 16]),
+    ) {
+        let lease = |machine: &mut Machine, slot: u64, (id, ttl, grant): (i64, i64, bool)| {
+            let id = id - 5 + i64::from(id >= 5);
+            let action = match grant {
+                true => Action::LeaseGrant { id, ttl },
+                false => Action::LeaseRevoke { id },
+            };
+            machine.apply(slot, 0, &op(slot, action));
+        };
+        let mut quiet = Machine::new(limits(1));
+        let mut pinned = Machine::new(limits(1));
+        for (slot, choice) in (1..).zip(&before) {
+            lease(&mut quiet, slot, *choice);
+            lease(&mut pinned, slot, *choice);
+        }
+        let (expected, _) = export(&mut quiet, part_bytes);
+        pinned.export_begin(part_bytes);
+        let mut parts = Vec::new();
+        let mut changes = (100..).zip(&meanwhile);
+        while pinned.is_exporting() {
+            if let Some((slot, choice)) = changes.next() {
+                lease(&mut pinned, slot, *choice);
+            }
+            match pinned.export_slice(visits, &mut |_| {}) {
+                Exported::Working => {}
+                Exported::Part(part) | Exported::Last(part) => parts.push(part),
+            }
+        }
+        prop_assert_eq!(parts, expected);
+    }
+
     #[test]
     fn no_bytes_make_an_import_panic(
         choices in prop::collection::vec(any::<[u8; 4]>(), 1..60),

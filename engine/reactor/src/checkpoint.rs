@@ -31,8 +31,10 @@ use racos_storage::{Class, Mark, Place, RecordId};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Entries that a turn looks at: some tens of microseconds.
+/// Entries that a turn looks at, and fragments that it forgets: some tens of microseconds.
 const VISITS: usize = 256;
+/// Bytes that a turn hands to the log.
+const HANDED_BYTES: usize = 256 << 10;
 /// Bytes of a checkpoint a second, so that what clients wait for goes first.
 const RATE_BYTES: u64 = 96 << 20;
 /// Slots of the history in one record.
@@ -142,9 +144,9 @@ struct Writing {
     peers: Option<Box<Peers>>,
     mark: Mark,
     stage: Stage,
-    /// Parts handed to the log, and values named in the one that is being made.
+    /// Parts handed to the log, and the own places of what the one that is being made names.
     parts: u32,
-    named: Vec<OpId>,
+    own: Vec<u8>,
     queue: VecDeque<(Piece, Vec<u8>)>,
     placing: VecDeque<(RecordId, u32)>,
     snapshot: Snapshot,
@@ -169,6 +171,20 @@ pub(crate) struct Checkpoints {
     /// One is wanted whatever was written since the last: see `scrub`.
     demanded: bool,
     pub(crate) written: u64,
+    /// Empty between turns: its memory is used again.
+    named: Vec<OpId>,
+    work: TurnWork,
+}
+
+/// What the last turn did for a checkpoint: bounded, however large the state is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TurnWork {
+    /// Values named by what was written.
+    pub named: usize,
+    /// Bytes handed to the log.
+    pub handed_bytes: usize,
+    /// Fragments forgotten that it had kept.
+    pub forgotten: usize,
 }
 
 impl Checkpoints {
@@ -226,8 +242,9 @@ impl Checkpoints {
     }
 
     /// When there is something to do though nothing comes.
-    pub(crate) fn deadline(&self, now: Nanos) -> Option<Nanos> {
-        if self.peers.is_some() {
+    /// `leaves`: what a checkpoint kept is being forgotten.
+    pub(crate) fn deadline(&self, now: Nanos, leaves: bool) -> Option<Nanos> {
+        if self.peers.is_some() || leaves {
             return Some(now);
         }
         let writing = self.writing.as_ref()?;
@@ -257,8 +274,15 @@ impl<L: Link, D: Device> Node<L, D> {
         self.checkpoints.newest()
     }
 
+    /// What the last turn did for a checkpoint: for tests that hold it to its bounds.
+    pub fn checkpoint_work(&self) -> TurnWork {
+        self.checkpoints.work
+    }
+
     /// Goes on with a checkpoint, or begins one that is due.
     pub(crate) fn checkpoint_turn(&mut self) {
+        self.checkpoints.work = TurnWork::default();
+        self.checkpoints.work.forgotten = self.fragments.forget_some(VISITS);
         self.begin_peers();
         if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {
             self.begin_checkpoint();
@@ -279,6 +303,7 @@ impl<L: Link, D: Device> Node<L, D> {
         (written >= least || self.checkpoints.demanded)
             && news
             && !self.machine.is_exporting()
+            && !self.fragments.are_leaving()
             && self.nothing_unappended()
     }
 
@@ -313,7 +338,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             None => {}
         }
-        if !self.nothing_unappended() {
+        if !self.nothing_unappended() || self.fragments.are_leaving() {
             return self.checkpoints.peers = Some(peers);
         }
         // A new disk has nothing yet that a replay would need.
@@ -351,7 +376,7 @@ impl<L: Link, D: Device> Node<L, D> {
             mark,
             stage: Stage::State,
             parts: 0,
-            named: Vec::new(),
+            own: Vec::new(),
             queue,
             placing: VecDeque::new(),
             snapshot: Snapshot { generation, exec, ..Snapshot::default() },
@@ -369,12 +394,17 @@ impl<L: Link, D: Device> Node<L, D> {
     fn write_some(&mut self, writing: &mut Writing) {
         match writing.stage {
             Stage::State => {
-                let named = &mut writing.named;
+                let mut named = std::mem::take(&mut self.checkpoints.named);
                 let machine = match &mut writing.peers {
                     Some(peers) => &mut peers.machine,
                     None => &mut self.machine,
                 };
-                match machine.export_slice(VISITS, &mut |op| named.push(op)) {
+                let exported = machine.export_slice(VISITS, &mut |op| named.push(op));
+                self.put_places(&named, writing);
+                self.checkpoints.work.named = named.len();
+                named.clear();
+                self.checkpoints.named = named;
+                match exported {
                     Exported::Working => {}
                     Exported::Part(part) => self.queue_part(part, writing),
                     Exported::Last(part) => {
@@ -425,18 +455,22 @@ impl<L: Link, D: Device> Node<L, D> {
             let last = index + 1 == count;
             writing.queue.push_back((Piece::Part { number, last }, piece.to_vec()));
         }
-        for named in writing.named.chunks(most / OWN_ENTRY) {
-            let mut body = Vec::with_capacity(named.len() * OWN_ENTRY);
-            for op in named {
-                let fits = writing.peers.as_ref().is_none_or(|peers| self.fits(*op, peers));
-                let place = self.fragments.place(*op).filter(|_| fits);
-                let (place, crc) = place.unwrap_or((NULL, 0));
-                put_place(place, &mut body);
-                body.put_u32(crc);
-            }
-            writing.queue.push_back((Piece::Own, body));
+        for own in writing.own.chunks(most / OWN_ENTRY * OWN_ENTRY) {
+            writing.queue.push_back((Piece::Own, own.to_vec()));
         }
-        writing.named.clear();
+        writing.own.clear();
+    }
+
+    /// Where this node's fragments of what a slice has named lie. One that is moved before the part is
+    /// complete is told of by the record of its copy, behind the mark.
+    fn put_places(&self, named: &[OpId], writing: &mut Writing) {
+        for op in named {
+            let fits = writing.peers.as_ref().is_none_or(|peers| self.fits(*op, peers));
+            let place = self.fragments.place(*op).filter(|_| fits);
+            let (place, crc) = place.unwrap_or((NULL, 0));
+            put_place(place, &mut writing.own);
+            writing.own.put_u32(crc);
+        }
     }
 
     /// Hands records to the log as far as it takes them; true if no more wait than may.
@@ -447,7 +481,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let due = self.config.bounds.checkpoint_bytes.max(4 * self.checkpoints.newest.bytes);
         let backlog_max = if since > due { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
         while let Some((piece, body)) = writing.queue.front() {
-            if self.log.queued_bytes() > backlog_max {
+            let handed = self.checkpoints.work.handed_bytes;
+            let is_much = handed > 0 && handed + body.len() > HANDED_BYTES;
+            if self.log.queued_bytes() > backlog_max || is_much {
                 return false;
             }
             let Some(slice) = self.pool.copy(body) else { return false };
@@ -461,6 +497,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 return false;
             };
             writing.snapshot.bytes += (head.len() + slice.len()) as u64;
+            self.checkpoints.work.handed_bytes += slice.len();
             match *piece {
                 Piece::Part { number, .. } => writing.placing.push_back((id, number)),
                 Piece::End { .. } => writing.stage = Stage::Flushing { end: id },

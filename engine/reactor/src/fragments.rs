@@ -32,6 +32,8 @@ pub struct Fragments {
     live: Live,
     /// While a checkpoint is being written: what is to be forgotten when it is.
     deferred: Option<Vec<OpId>>,
+    /// What was, and is forgotten some at a time: under load a checkpoint defers very many.
+    leaving: Vec<OpId>,
     /// It is of a later state than the own: what it names, the node may not know yet.
     is_ahead: bool,
 }
@@ -71,13 +73,18 @@ impl Fragments {
             slot_order: VecDeque::new(),
             live: Live::default(),
             deferred: None,
+            leaving: Vec::new(),
             is_ahead: false,
         }
     }
 
     /// The state is pinned for a checkpoint: until [`Fragments::unpin`], nothing that it names is
     /// forgotten.
+    ///
+    /// # Panics
+    /// If what the one before kept is not all forgotten: it would be taken for named by this one.
     pub fn pin(&mut self) {
+        assert!(self.leaving.is_empty(), "a checkpoint begins when the one before has let go");
         self.deferred = Some(Vec::new());
         let before = std::mem::take(&mut self.live.dying);
         for (segment, len) in before {
@@ -101,10 +108,26 @@ impl Fragments {
         }
     }
 
-    /// The checkpoint names all it has to, or was given up.
+    /// The checkpoint names all it has to, or was given up: what it kept goes by
+    /// [`Fragments::forget_some`].
     pub fn unpin(&mut self) {
-        let deferred = self.deferred.take().unwrap_or_default();
-        deferred.into_iter().for_each(|op| self.forget(op, None));
+        self.leaving.append(&mut self.deferred.take().unwrap_or_default());
+    }
+
+    /// Whether [`Fragments::forget_some`] has something to do.
+    pub fn are_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Forgets up to so many of what a checkpoint kept, and says how many.
+    pub fn forget_some(&mut self, most: usize) -> usize {
+        let keep = self.leaving.len() - most.min(self.leaving.len());
+        let gone = self.leaving.split_off(keep);
+        gone.iter().for_each(|op| self.forget(*op, None));
+        if keep == 0 {
+            self.leaving = Vec::new();
+        }
+        gone.len()
     }
 
     /// The checkpoint is durable: what went before its pin is of no use to anybody.
@@ -112,6 +135,11 @@ impl Fragments {
         for (segment, len) in std::mem::take(&mut self.live.dying_pinned) {
             self.live.sub(segment, len);
         }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
     }
 
     /// Bytes in use in a segment.

@@ -61,7 +61,7 @@ pub mod status;
 mod table;
 pub mod wire;
 
-pub use checkpoint::Snapshot;
+pub use checkpoint::{Snapshot, TurnWork};
 pub use config::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;

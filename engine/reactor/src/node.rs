@@ -346,6 +346,11 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragments.contains(op)
     }
 
+    /// Fragments that this node has, those of values included that went and are being forgotten.
+    pub fn fragments_len(&self) -> usize {
+        self.fragments.len()
+    }
+
     /// Where this node's fragment lies in the log: for tests that damage it.
     pub fn fragment_place(&self, op: OpId) -> Option<Place> {
         self.fragment_stored(op).map(|(place, _)| place)
@@ -435,7 +440,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.api.deadline(),
             idle,
             retry,
-            self.checkpoints.deadline(self.now),
+            self.checkpoints.deadline(self.now, self.fragments.are_leaving()),
             self.reclaim.deadline(self.now),
             self.scrub.deadline(self.now, self.config.bounds.scrub_ns),
             self.snaps.deadline(self.now),

@@ -63,7 +63,6 @@ fn at(chunks: &[Vec<Entry>], number: u32) -> &Entry {
 }
 
 impl Table {
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.allotted as usize - self.free.len()
     }

@@ -102,7 +102,12 @@ impl Cluster {
 
     /// Puts from now on are of a session of their own.
     pub fn new_session(&mut self) {
-        self.session = match self.ask(0, &Request::OpenSession { window: 8 }, &[]) {
+        self.new_session_of(8);
+    }
+
+    /// So many of them may be under way at a time.
+    pub fn new_session_of(&mut self, window: u32) {
+        self.session = match self.ask(0, &Request::OpenSession { window }, &[]) {
             Some((Reply::SessionOpened { session }, _)) => session,
             other => panic!("{other:?}"),
         };
