@@ -5,7 +5,7 @@
 //! version names is retained in the value table once per mention. What would break it: dropping a
 //! version from the middle, or without releasing its values.
 //!
-//! A key costs about 12 bytes of its block, one version of 24, and 64 in the value table; only a
+//! A key costs about 12 bytes of its block, one version of 24, and 56 in the value table; only a
 //! key with several versions, a lease, or a value of several stripes costs an allocation more.
 
 pub(crate) mod export;

@@ -28,6 +28,7 @@ mod leases;
 mod machine;
 mod members;
 mod op;
+mod origins;
 mod outcome;
 mod restore;
 mod select;
@@ -52,6 +53,7 @@ pub use op::{
     OpId, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp,
     USER_BYTES_MAX, Value, prefix_end,
 };
+pub use origins::{Origins, ShortOp};
 pub use outcome::{Done, Outcome, Refusal};
 pub use restore::{Restore, RestoreEnd, RestoredVersion};
 pub use select::{ByValue, Item, Selecting, Selection};

@@ -16,6 +16,7 @@ use hashbrown::HashTable;
 
 use crate::hash::{self, Kind, Sum};
 use crate::op::{OpId, SessionId, Value};
+use crate::origins::{Origins, ShortOp};
 use crate::slab::{Handle, Slab};
 
 /// The table is cut into this many, so that no growth rehashes more than a small part of it.
@@ -33,10 +34,10 @@ pub struct ValueUse {
     pub slot: u64,
 }
 
-/// A [`ValueUse`], laid out to fill 64 bytes.
+/// A [`ValueUse`] in 56 bytes.
 #[derive(Default, Debug)]
 struct Stored {
-    op: OpId,
+    op: ShortOp,
     digest: [u8; 16],
     head: [u8; 8],
     slot: u64,
@@ -49,19 +50,20 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(value: &Value, slot: u64) -> Self {
-        let Value { op, len, digest, crc, head, k, n, layout } = *value;
+    fn new(op: ShortOp, value: &Value, slot: u64) -> Self {
+        let Value { len, digest, crc, head, k, n, layout, .. } = *value;
         Self { op, digest, head, slot, len, crc, uses: 0, k, n, layout }
     }
 
-    fn value(&self) -> Value {
-        let Self { op, digest, head, len, crc, k, n, layout, .. } = *self;
+    fn value(&self, origins: &Origins) -> Value {
+        let Self { digest, head, len, crc, k, n, layout, .. } = *self;
+        let op = origins.name(self.op);
         Value { op, len, digest, crc, head, k, n, layout }
     }
 
     /// Without `uses`: those are counted from the versions, which the hash covers.
-    fn hash(&self) -> u128 {
-        let [op_low, op_high] = hash::halves(self.op.0);
+    fn hash(&self, op: OpId) -> u128 {
+        let [op_low, op_high] = hash::halves(op.0);
         let [digest_low, digest_high] = hash::halves(u128::from_le_bytes(self.digest));
         let head = u64::from_le_bytes(self.head);
         let sizes = hash::pair(self.len, self.crc);
@@ -93,6 +95,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(crate) struct ValueTable {
     shards: Box<[HashTable<Handle>]>,
+    origins: Origins,
     stored: Slab<Stored>,
     waiting: BTreeMap<Handle, Waiting>,
     waiting_by_age: BTreeMap<(u64, u32), Handle>,
@@ -111,6 +114,7 @@ impl Default for ValueTable {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            origins: Origins::default(),
             stored: Slab::default(),
             waiting: BTreeMap::new(),
             waiting_by_age: BTreeMap::new(),
@@ -150,21 +154,25 @@ impl ValueTable {
     }
 
     pub(crate) fn find(&self, op: OpId) -> Option<Handle> {
-        let hash = hash_of(op);
+        let (hash, op) = (hash_of(op), self.origins.find(op)?);
         self.shards[shard_of(hash)].find(hash, |&at| self.stored.get(at).op == op).copied()
     }
 
     pub(crate) fn value(&self, handle: Handle) -> Value {
-        self.stored.get(handle).value()
+        self.stored.get(handle).value(&self.origins)
     }
 
     pub(crate) fn op(&self, handle: Handle) -> OpId {
-        self.stored.get(handle).op
+        self.origins.name(self.stored.get(handle).op)
     }
 
     pub(crate) fn describe(&self, handle: Handle) -> ValueUse {
-        let stored = self.stored.get(handle);
-        ValueUse { value: stored.value(), uses: stored.uses, slot: stored.slot }
+        self.used(self.stored.get(handle))
+    }
+
+    fn used(&self, stored: &Stored) -> ValueUse {
+        let Stored { uses, slot, .. } = *stored;
+        ValueUse { value: stored.value(&self.origins), uses, slot }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = ValueUse> + '_ {
@@ -175,7 +183,7 @@ impl ValueTable {
     pub(crate) fn some(&self, from: Handle, most: usize) -> impl Iterator<Item = ValueUse> + '_ {
         // A free place holds the default, which has no bytes.
         let taken = self.stored.places(from, most).filter(|stored| stored.len > 0);
-        taken.map(|stored| ValueUse { value: stored.value(), uses: stored.uses, slot: stored.slot })
+        taken.map(|stored| self.used(stored))
     }
 
     pub(crate) fn places_len(&self) -> usize {
@@ -185,13 +193,14 @@ impl ValueTable {
     /// Adds a value that is not in the table. The caller retains it or lets it wait at once.
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");
-        let stored = Stored::new(value, slot);
+        let stored = Stored::new(self.origins.shorten(value.op), value, slot);
         *self.by_layout.entry(value.layout).or_default() += 1;
-        self.sum.add(stored.hash());
+        self.sum.add(stored.hash(value.op));
         let handle = self.stored.insert(stored);
         let hash = hash_of(value.op);
-        let slab = &self.stored;
-        self.shards[shard_of(hash)].insert_unique(hash, handle, |&at| hash_of(slab.get(at).op));
+        let (slab, origins) = (&self.stored, &self.origins);
+        let rehash = |&at: &Handle| hash_of(origins.name(slab.get(at).op));
+        self.shards[shard_of(hash)].insert_unique(hash, handle, rehash);
         handle
     }
 
@@ -256,7 +265,7 @@ impl ValueTable {
     pub(crate) fn full_hash(&self) -> u128 {
         let mut sum = Sum::default();
         for &handle in self.shards.iter().flatten() {
-            sum.add(self.stored.get(handle).hash());
+            sum.add(self.stored.get(handle).hash(self.op(handle)));
         }
         for (&handle, waiting) in &self.waiting {
             sum.add(waiting.hash(self.op(handle)));
@@ -282,8 +291,8 @@ impl ValueTable {
     fn remove(&mut self, handle: Handle) {
         let stored = self.stored.get(handle);
         assert_eq!(stored.uses, 0, "a value that a version names stays in the value table");
-        self.sum.sub(stored.hash());
-        let (op, layout) = (stored.op, stored.layout);
+        let (op, layout) = (self.origins.name(stored.op), stored.layout);
+        self.sum.sub(stored.hash(op));
         let count = self.by_layout.get_mut(&layout).expect("every value was counted");
         *count -= 1;
         let hash = hash_of(op);
@@ -305,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stored_value_takes_one_cache_line() {
-        assert_eq!(size_of::<Stored>(), 64);
+    fn a_stored_value_takes_56_bytes() {
+        assert_eq!(size_of::<Stored>(), 56);
     }
 }

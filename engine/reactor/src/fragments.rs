@@ -178,8 +178,8 @@ impl Fragments {
 
     /// The same fragment lies at another place now, if it still lay at `from`.
     pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
-        if let Some(entry) = self.table.get_mut(op).filter(|entry| entry.place == from) {
-            entry.place = to;
+        if let Some(place) = self.table.place_mut(op).filter(|place| **place == from) {
+            *place = to;
             self.live.sub(from.segment, u64::from(from.len));
             self.live.add(to);
         }
@@ -196,7 +196,7 @@ impl Fragments {
 
     fn unwanted(&self, wanted: impl Fn(OpId, Slot) -> bool) -> Vec<OpId> {
         let slot_of = |op| self.slots.get(&op).copied().unwrap_or(0);
-        let unwanted = |entry: &&Entry| !wanted(entry.op, slot_of(entry.op));
+        let unwanted = |entry: &Entry| !wanted(entry.op, slot_of(entry.op));
         self.table.iter().filter(unwanted).map(|entry| entry.op).collect()
     }
 
@@ -265,8 +265,8 @@ impl Fragments {
         if self.slots.get(&op) != Some(&slot) {
             return false;
         }
-        let Some(entry) = self.table.get_mut(op) else { return false };
-        let old = std::mem::replace(&mut entry.place, place);
+        let Some(kept) = self.table.place_mut(op) else { return false };
+        let old = std::mem::replace(kept, place);
         if old.segment != 0 {
             self.live.sub(old.segment, u64::from(old.len));
         }
@@ -294,7 +294,7 @@ impl Fragments {
     }
 
     pub fn contains(&self, op: OpId) -> bool {
-        self.table.get(op).is_some()
+        self.table.contains(op)
     }
 
     /// Records of slots below `exec` told of it, and the checkpoint that replay began at does not
