@@ -14,21 +14,33 @@
 //! F   another cluster, node or incarnation than asked for    refuse: wrong directory
 //! G   format did not end                                     refuse: format again
 //! H   good group, the next one follows                       replay; its payloads when read
-//! I   H, but a payload is bad                                replay; that payload is damaged
+//! I   H, but a payload is bad or cannot be read              replay; that payload is damaged
 //! J   last group good, payloads too                          replay; write it anew, flush
 //! K   last group's records good, a payload bad, none behind  cut there: never promised
 //! L   no group (zeros, torn, stale), none behind             cut there: never promised
 //! M   no group, one behind                                   refuse: lost
-//! N   segment header bad, but its first group follows        replay; write the header anew
+//! N   segment header bad or unreadable, but its first group  replay; write the header anew
+//!     follows
 //! O   segment of another disk, or of another number          refuse: lost
 //! P   later segment file missing or short, none behind       make it again
-//! Q   a sector that recovery needs cannot be read            refuse: look at the disk
+//! Q   a sector of a group's records, of the last group, or   refuse: look at the disk
+//!     behind it cannot be read
 //! R   first segment file missing                             refuse: lost
 //! S   the newest mark's first group is bad, or what it       replay from the older mark
-//!     names is not whole
+//!     names is not whole or cannot be read
 //! T   S, and the older mark does not do either               refuse: lost
 //! U   a file before the marks, its front zeroed              leave it: it was being recycled
 //! ```
+//!
+//! A sector that cannot be read is as bad as one that reads wrong wherever the rest of the log says what
+//! was promised: a payload with a group behind it is one fragment missing (I), a header of a segment is
+//! written anew (N), a piece of a checkpoint sends replay to the one before (S), and what lies before
+//! the marks is not asked for. Q is what remains, and there is no safe guess in it. Records that cannot
+//! be read are promises, or not. Of the last group, a payload that cannot be read is no proof that its
+//! write was torn: if it was promised, to cut it (K) breaks the promise, and if it was not, to replay it
+//! (I) promises a fragment that no node has, on top of those that the promise allows to be lost. Behind
+//! the last group, the sector may be the very proof that something is missing before it (M). A disk
+//! that reads the sector after all, at the next try or from a copy of it, is replayed as it is.
 //!
 //! Invariant: an opening that meets a case does what its row says; the tests hold each letter to
 //! it.

@@ -268,6 +268,20 @@ fn begin_boot<D: Device>(
     Ok((next, 1 - found.older_copy, found.case))
 }
 
+/// What cannot be read is as bad as what reads wrong, where nothing follows from its being bad: see case
+/// Q for where something does.
+fn or_bad<T>(found: Result<Option<T>, LogError>) -> Result<Option<T>, LogError> {
+    match found {
+        Err(LogError::Unreadable { .. }) => Ok(None),
+        found => found,
+    }
+}
+
+/// The same of what is good or not.
+fn or_false(is_good: Result<bool, LogError>) -> Result<bool, LogError> {
+    or_bad(is_good.map(Some)).map(|is_good| is_good.unwrap_or(false))
+}
+
 fn make_segment<D: Device>(device: &mut D, segment: FileId, len: u64) -> Result<(), LogError> {
     let doing = || LogError::io(format!("making log segment {segment} of {len} bytes"));
     device.prepare(segment, len);
@@ -421,8 +435,11 @@ impl<'a, D: Device> Walk<'a, D> {
     fn note_recycled(&mut self, first: FileId) -> Result<(), LogError> {
         let before: Vec<_> = self.scan.lengths.range(..first).map(|(file, _)| *file).collect();
         for segment in before {
-            if self.scan.segment(segment)?.is_none() {
-                self.note(Case::U);
+            match self.scan.segment(segment) {
+                Ok(None) => self.note(Case::U),
+                // Nothing that lies there is needed.
+                Ok(Some(_)) | Err(LogError::Unreadable { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -454,7 +471,8 @@ impl<'a, D: Device> Walk<'a, D> {
             return Ok(());
         }
         self.checked = segment;
-        let Some(header) = self.scan.segment(segment)? else {
+        // Groups name disk and segment too: a header that cannot be read hides nothing (N).
+        let Some(header) = or_bad(self.scan.segment(segment))? else {
             return Ok(());
         };
         let at = Position { segment, offset: 0 };
@@ -517,7 +535,7 @@ impl<'a, D: Device> Walk<'a, D> {
         self.bodies.clear();
         for (id, record) in (group.first_record..).zip(group.records(&self.inline)) {
             if record.body.is_none() && replay.wants_body(record.header.kind) {
-                let body = self.scan.body(record.body_place, record.header.body_crc)?;
+                let body = or_bad(self.scan.body(record.body_place, record.header.body_crc))?;
                 self.bodies.insert(id, body.map(<[u8]>::to_vec));
             }
         }
@@ -532,12 +550,13 @@ impl<'a, D: Device> Walk<'a, D> {
     ) -> Result<(), LogError> {
         let mut damaged = Vec::new();
         if check_payloads {
-            damaged = self.scan.damaged_payloads(group)?;
+            damaged = self.scan.damaged_payloads(group, or_false)?;
             if !damaged.is_empty() {
                 self.note(Case::I);
             }
         }
-        if group.at.offset as usize == BLOCK && self.scan.segment(group.at.segment)?.is_none() {
+        let is_first = group.at.offset as usize == BLOCK;
+        if is_first && or_bad(self.scan.segment(group.at.segment))?.is_none() {
             self.note(Case::N);
             self.write_segment_header(group)?;
         }

@@ -1,7 +1,7 @@
 //! Reading a log from its files: what lies at a place, and whether anything valid lies behind it.
 //!
 //! Purpose: blocking, windowed reads for start-up and offline inspection.
-//! Invariant: "nothing here" is said only of bytes that were read; a device error stops the scan,
+//! Invariant: "nothing here" is said only of bytes that were read; a device error is told as such,
 //! because an unreadable sector is no proof of a torn write.
 //! What would break it: taking a read error for an empty place.
 
@@ -68,9 +68,10 @@ impl<'a, D: Device> Scan<'a, D> {
             self.at.segment == at.segment && (start as usize..=end).contains(&(at.offset as usize));
         self.filled = 0;
         let wide = least.max(if goes_on { WINDOW } else { JUMP }).min(left);
-        if self.read(at, wide).is_err() {
-            // Perhaps only a sector that nobody asked for is unreadable.
-            self.read(at, least).map_err(|error| LogError::Unreadable { at, error })?;
+        // Perhaps only a sector that nobody asked for is unreadable, at last one of the same block.
+        let exact = round_up(len, self.device.sector());
+        if self.read(at, wide).is_err() && self.read(at, least).is_err() {
+            self.read(at, exact).map_err(|error| LogError::Unreadable { at, error })?;
         }
         Ok(())
     }
@@ -85,10 +86,10 @@ impl<'a, D: Device> Scan<'a, D> {
     /// The group at `at`, if header, inline area and place are good. Payloads are not looked at.
     pub fn group(&mut self, at: Position) -> Result<Option<GroupHeader>, LogError> {
         let disk_id = self.disk_id;
-        let Some(bytes) = self.bytes(at, BLOCK)? else {
+        let Some(bytes) = self.bytes(at, GROUP_HEADER)? else {
             return Ok(None);
         };
-        let Some(header) = GroupHeader::decode(&bytes[..GROUP_HEADER], disk_id, at) else {
+        let Some(header) = GroupHeader::decode(bytes, disk_id, at) else {
             return Ok(None);
         };
         let file_len = self.lengths.get(&at.segment).copied().unwrap_or(0);
@@ -138,13 +139,17 @@ impl<'a, D: Device> Scan<'a, D> {
         Ok(bytes.filter(|bytes| crc32fast::hash(bytes) == crc))
     }
 
-    /// Whether every payload of a good group is good.
+    /// Whether every payload of a good group is good. One that cannot be read stops the scan.
     pub fn payloads_are_good(&mut self, header: &GroupHeader) -> Result<bool, LogError> {
-        Ok(self.damaged_payloads(header)?.is_empty())
+        Ok(self.damaged_payloads(header, |is_good| is_good)?.is_empty())
     }
 
-    /// Numbers of the records whose payload is bad.
-    pub fn damaged_payloads(&mut self, header: &GroupHeader) -> Result<Vec<u64>, LogError> {
+    /// Numbers of the records whose payload is bad; `judge` says what one that cannot be read is.
+    pub fn damaged_payloads(
+        &mut self,
+        header: &GroupHeader,
+        judge: impl Fn(Result<bool, LogError>) -> Result<bool, LogError>,
+    ) -> Result<Vec<u64>, LogError> {
         let inline = self.bytes(header.at, header.inline_len as usize)?;
         let records = inline.into_iter().flat_map(|inline| header.records(inline));
         let stored: Vec<_> = (header.first_record..)
@@ -154,7 +159,7 @@ impl<'a, D: Device> Scan<'a, D> {
             .collect();
         let mut damaged = Vec::new();
         for (id, body, crc) in stored {
-            if !self.body_is_good(body, crc)? {
+            if !judge(self.body_is_good(body, crc))? {
                 damaged.push(id);
             }
         }

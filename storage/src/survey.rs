@@ -274,7 +274,7 @@ impl<D: Device> Surveyor<'_, D> {
             tally.bytes += u64::from(head) + u64::from(body);
         }
         if self.depth == Depth::Payloads {
-            let damaged = self.scan.damaged_payloads(group).map(Some);
+            let damaged = self.scan.damaged_payloads(group, |is_good| is_good).map(Some);
             for record in self.readable(damaged)?.unwrap_or_default() {
                 self.note(group.at, format!("the body of record {record} has a wrong checksum"));
             }

@@ -51,11 +51,16 @@ impl Opened {
     }
 
     fn mark(&mut self) -> Mark {
+        self.mark_of(1)
+    }
+
+    /// A mark whose state is written so many times over, which makes no difference to who reads it.
+    fn mark_of(&mut self, times: usize) -> Mark {
         let horizon = self.store.next;
         let tag = self.log.marks()[0].tag + 1;
         let mark = self.log.find_mark(tag, horizon).expect("something was flushed");
         let state = self.store.state();
-        self.append(STATE, horizon, &[state, vec![0; 16]].concat()[..160], 0);
+        self.append(STATE, horizon, &[state, vec![0; 16]].concat()[..160].repeat(times), 0);
         self.log.set_mark(mark);
         let mut events = Vec::new();
         while !events.iter().any(|event| matches!(event, Event::Marked { .. })) {
@@ -165,6 +170,34 @@ fn case_s_a_newest_mark_that_does_not_do_is_passed_over_for_the_older() {
         }
         Err(error) => assert_eq!(error.case(), Some(Case::M), "{error}"),
     }
+}
+
+#[test]
+fn case_s_also_when_a_piece_of_what_the_mark_names_cannot_be_read() {
+    let config = config();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    for _ in 0..2 {
+        (0..40).for_each(|_| opened.put());
+        opened.mark_of(40);
+    }
+    opened.put();
+    let (keys, mark) = (opened.store.keys.clone(), opened.log.marks()[0]);
+    drop(opened);
+    let state: Vec<u8> = {
+        let pairs = (0..10).map(|key| [key, 70 + key]).collect::<Vec<_>>();
+        pairs.concat().into_iter().flat_map(u64::to_le_bytes).collect()
+    };
+    let found = (mark.segment()..mark.segment() + 4).find_map(|file| {
+        let image = disk.borrow().contents(file)?;
+        Some((file, image.windows(160).position(|bytes| bytes == &state[..])?))
+    });
+    let (file, at) = found.expect("the state was written behind its mark");
+    disk.borrow_mut().make_unreadable(file, at as u64 + 3000);
+    let opened = open(&disk, &config).unwrap();
+    assert_eq!(opened.store.begun, [2, 1]);
+    assert!(opened.found.cases.contains(&Case::S));
+    assert_eq!(opened.store.keys, keys);
 }
 
 #[test]

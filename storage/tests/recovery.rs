@@ -235,6 +235,17 @@ fn case_i_a_bad_payload_of_a_confirmed_group_takes_nothing_else_with_it() {
 }
 
 #[test]
+fn case_i_a_payload_that_cannot_be_read_is_one_that_is_bad() {
+    let config = LogConfig { check_payloads: true, ..small() };
+    let (disk, starts) = written(&config, 9);
+    disk.borrow_mut().make_unreadable(starts[5].segment, (starts[5].offset + 4096) as u64);
+    let opened = open(&disk, &config).unwrap();
+    assert!(opened.found.cases.contains(&Case::I));
+    let damaged: Vec<bool> = opened.entries.iter().map(|entry| entry.damaged).collect();
+    assert_eq!(damaged, (0..9).map(|index| index == 5).collect::<Vec<_>>());
+}
+
+#[test]
 fn case_i_also_when_the_next_group_is_gone_and_the_log_is_refused_for_that() {
     let config = small();
     let (disk, starts) = written(&config, 9);
@@ -404,6 +415,10 @@ fn case_n_a_bad_segment_header_is_written_again() {
         let (found, entries) = cases(&disk, &config);
         assert!(found.contains(&Case::N) && entries == 60);
         assert!(disk.borrow().contents(segment).unwrap() == image);
+        assert!(!cases(&disk, &config).0.contains(&Case::N));
+        disk.borrow_mut().make_unreadable(segment, 0);
+        let (found, entries) = cases(&disk, &config);
+        assert!(found.contains(&Case::N) && entries == 60, "nor can it be read");
         assert!(!cases(&disk, &config).0.contains(&Case::N));
     }
 }
