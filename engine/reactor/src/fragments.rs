@@ -46,6 +46,8 @@ struct Live {
     /// Bytes of values that went after, and before, the pin of the checkpoint being written.
     dying: BTreeMap<FileId, u64>,
     dying_pinned: BTreeMap<FileId, u64>,
+    /// Of both.
+    dying_total: u64,
 }
 
 impl Live {
@@ -134,6 +136,7 @@ impl Fragments {
     pub fn settle(&mut self) {
         for (segment, len) in std::mem::take(&mut self.live.dying_pinned) {
             self.live.sub(segment, len);
+            self.live.dying_total -= len;
         }
     }
 
@@ -150,6 +153,11 @@ impl Fragments {
     /// Bytes in use in all segments.
     pub fn live_bytes(&self) -> u64 {
         self.live.total
+    }
+
+    /// Bytes of values in use: without those that a checkpoint alone names yet.
+    pub fn needed_bytes(&self) -> u64 {
+        self.live.total - self.live.dying_total
     }
 
     /// Bytes of fragments that only the newest checkpoint names yet.
@@ -327,6 +335,7 @@ impl Fragments {
             None => {
                 if let Some(place) = removed.and_then(|entry| entry.placed()) {
                     *self.live.dying.entry(place.segment).or_default() += u64::from(place.len);
+                    self.live.dying_total += u64::from(place.len);
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! use in those that hold little is copied to the end of the log.
 //!
 //! Space is what it is about: a node copies while the log's files are larger than they need be
-//! ([`bytes_wanted`]), from the segment with the least in it first.
+//! ([`Space`]), from the segment with the least in it first.
 //!
 //! Invariant: a segment is given back only if replay reads nothing of it (the log sees to it), no
 //! fragment that the state or the newest checkpoint names lies there, and no batch that a node which
@@ -82,9 +82,22 @@ impl Reclaim {
 
 /// Bytes that the files of a log may take: those of live fragments and a quarter more, two checkpoints
 /// with as much log in between, and a fixed reserve (segments being filled or ahead, and the log between
-/// checkpoints of small states).
-pub(crate) fn bytes_wanted(live: u64, checkpoint: u64, reserve: u64) -> u64 {
-    live + live / 4 + 6 * checkpoint + reserve
+/// checkpoints with what went since the newest, which it names yet).
+///
+/// Copying begins at `wanted`, and is as hard as it can be from `bound` on: so the files of a store in
+/// use stay below 1.3 times what is live, and what is fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub wanted: u64,
+    pub bound: u64,
+}
+
+impl Space {
+    pub(crate) fn of(live: u64, checkpoint: u64, reserve: u64) -> Space {
+        let fixed = 6 * checkpoint + reserve;
+        let bound = live + live / 4 + live / 32 + fixed;
+        Space { wanted: bound - live / 32 - reserve / 4, bound }
+    }
 }
 
 /// How hard segments are copied.
@@ -104,11 +117,12 @@ impl Pace {
 
     /// By how much too much the files take; `None`: they take no more than they may. Behind what clients
     /// write while that is little, so that they hardly notice; beside them when it grows all the same.
-    pub(crate) fn of(file_bytes: u64, wanted: u64, is_disk_full: bool) -> Option<Pace> {
-        if is_disk_full || file_bytes > wanted + wanted / 4 {
+    pub(crate) fn of(file_bytes: u64, space: Space, is_disk_full: bool) -> Option<Pace> {
+        let Space { wanted, bound } = space;
+        if is_disk_full || file_bytes > bound {
             return Some(Pace::HARD);
         }
-        if file_bytes > wanted + wanted / 10 {
+        if file_bytes > wanted + (bound - wanted) / 2 {
             return Some(Pace::BRISK);
         }
         (file_bytes > wanted).then_some(Pace::GENTLE)
@@ -201,10 +215,11 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// Bytes that the files may take before segments are copied together.
-    pub(crate) fn space_wanted(&self) -> u64 {
+    /// What the files may take.
+    pub(crate) fn space(&self) -> Space {
         let reserve = self.config.bounds.space_reserve_bytes;
-        bytes_wanted(self.fragments.live_bytes(), self.checkpoints.newest().bytes, reserve)
+        let live = self.fragments.needed_bytes();
+        Space::of(live, self.checkpoints.newest().bytes, reserve)
     }
 
     fn takes_too_much(&self) -> bool {
@@ -212,7 +227,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn reclaim_pace(&self) -> Option<Pace> {
-        Pace::of(self.log.file_bytes(), self.space_wanted(), self.log.is_disk_full())
+        Pace::of(self.log.file_bytes(), self.space(), self.log.is_disk_full())
     }
 
     fn copy_some(&mut self) {
@@ -411,19 +426,22 @@ mod tests {
 
     #[test]
     fn copying_is_gentle_until_it_does_not_keep_up() {
-        let pace = |file_bytes| Pace::of(file_bytes, 1000, false);
+        let space = Space { wanted: 1000, bound: 1200 };
+        let pace = |file_bytes| Pace::of(file_bytes, space, false);
         assert_eq!((pace(999), pace(1000)), (None, None));
         assert_eq!((pace(1001), pace(1100)), (Some(Pace::GENTLE), Some(Pace::GENTLE)));
-        assert_eq!((pace(1101), pace(1250)), (Some(Pace::BRISK), Some(Pace::BRISK)));
-        assert_eq!(pace(1251), Some(Pace::HARD));
-        assert_eq!(Pace::of(10, 1000, true), Some(Pace::HARD), "a full disk waits for it");
+        assert_eq!((pace(1101), pace(1200)), (Some(Pace::BRISK), Some(Pace::BRISK)));
+        assert_eq!(pace(1201), Some(Pace::HARD));
+        assert_eq!(Pace::of(10, space, true), Some(Pace::HARD), "a full disk waits for it");
     }
 
     #[test]
-    fn the_space_wanted_is_a_quarter_more_than_what_is_live_and_a_fixed_reserve() {
-        let fixed = bytes_wanted(0, 10, 1000);
-        assert_eq!(fixed, 1060);
+    fn the_files_may_take_less_than_1_3_times_what_is_live_and_what_is_fixed() {
+        let fixed = Space::of(0, 10, 1000);
+        assert_eq!(fixed, Space { wanted: 810, bound: 1060 });
         let live = 100 << 30;
-        assert_eq!(bytes_wanted(live, 10, 1000) - fixed, live / 4 * 5);
+        let space = Space::of(live, 10, 1000);
+        assert_eq!(space.wanted, fixed.wanted + live / 4 * 5);
+        assert!(space.bound - fixed.bound < live / 10 * 13);
     }
 }
