@@ -721,6 +721,11 @@ impl<D: Device> Log<D> {
         (self.superblock.marks[0].start, self.flushed)
     }
 
+    /// The first segment that the log holds.
+    pub fn first_segment(&self) -> FileId {
+        self.space.segments().next().map_or(0, |(segment, _)| segment)
+    }
+
     /// Bytes of a segment's file, if there is one.
     pub fn segment_len(&self, segment: FileId) -> Option<u32> {
         self.space.len_of(segment)

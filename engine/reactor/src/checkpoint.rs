@@ -197,6 +197,11 @@ impl Checkpoints {
         self.demanded = true;
     }
 
+    /// The newest that was begun: what is logged from now on lies behind its mark.
+    pub(crate) fn begun(&self) -> u64 {
+        self.generation
+    }
+
     pub(crate) fn newest(&self) -> &Rc<Snapshot> {
         &self.newest
     }

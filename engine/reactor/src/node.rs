@@ -17,7 +17,7 @@ use crate::reads::Reads;
 use crate::reclaim::Reclaim;
 use crate::record::DecidedRun;
 use crate::repair::Repair;
-use crate::scrub::Scrub;
+use crate::scrub::{Noted, Scrub};
 use crate::secrets::Secrets;
 use crate::snap::Snaps;
 use crate::status::RequestCounts;
@@ -184,6 +184,8 @@ pub(crate) struct Parts<L: Link, D: Device> {
     /// Values of which no fragment was found, and some that turned out to be of no use.
     pub absent: Vec<OpId>,
     pub notes: Notes,
+    /// How far the scrub was.
+    pub scrubbed: Noted,
     pub observer: Option<Box<dyn Observer>>,
 }
 
@@ -215,6 +217,7 @@ impl<L: Link, D: Device> Node<L, D> {
             parts.secrets.clone(),
             pool.clone(),
         );
+        let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
         let mut node = Node {
             me: config.node,
             n,
@@ -249,7 +252,7 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
-            scrub: Scrub::new(parts.boot),
+            scrub,
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
             facts: FactsJobs::default(),

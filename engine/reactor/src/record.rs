@@ -32,6 +32,8 @@ pub mod kind {
     /// The first disk of another node that showed itself here, and whether it takes part. About no
     /// slot; a checkpoint says it again.
     pub const NOTE: u8 = 13;
+    /// How far the scrub is: see `scrub`.
+    pub const SCRUBBED: u8 = 14;
 
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
@@ -48,6 +50,7 @@ pub mod kind {
             CHECKPOINT => "checkpoint",
             COPIES => "copies",
             NOTE => "note",
+            SCRUBBED => "scrubbed",
             _ => return None,
         })
     }

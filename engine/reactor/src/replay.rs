@@ -20,6 +20,7 @@ use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
 use crate::record::{self, DecidedRun, get_record, kind};
+use crate::scrub::Noted;
 use crate::secrets::{Secrets, local_coin};
 use crate::wire::cursor::{Reader, WireError};
 use crate::wire::node::SpreadHead;
@@ -96,6 +97,7 @@ impl<L: Link, D: Device> Node<L, D> {
             pending: FxHashMap::default(),
             absent: Vec::new(),
             notes: Notes::new(),
+            scrubbed: Noted::default(),
             problem: None,
             observer,
         };
@@ -129,6 +131,7 @@ impl<L: Link, D: Device> Node<L, D> {
             boot: recovered.boot,
             absent: replay.absent,
             notes: replay.notes,
+            scrubbed: replay.scrubbed,
             observer: replay.observer,
         };
         Ok(Node::assemble(config, pool, parts, now))
@@ -213,6 +216,8 @@ struct Replay {
     /// Values of which no fragment was met.
     absent: Vec<OpId>,
     notes: Notes,
+    /// How far the scrub was.
+    scrubbed: Noted,
     problem: Option<String>,
     observer: Option<Box<dyn Observer>>,
 }
@@ -276,6 +281,7 @@ impl racos_storage::Replay for Replay {
         self.pending.clear();
         self.absent.clear();
         self.notes.clear();
+        self.scrubbed = Noted::default();
         self.problem = None;
         self.loading = (mark.tag > 0).then(|| {
             self.recovery.begin_at(mark.horizon);
@@ -451,6 +457,9 @@ impl Replay {
             kind::CHECKPOINT => self.piece(record)?,
             kind::COPIES => self.copies(record)?,
             kind::NOTE => self.take_notes(record.head).map_err(|error| error.to_string())?,
+            kind::SCRUBBED => {
+                self.scrubbed = Noted::get(record.head).map_err(|error| error.to_string())?;
+            }
             kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
             kind::META => {
                 let (head, batch) = self.batch(record.head)?;

@@ -2,9 +2,10 @@
 //! while others can still replace it (PROTOCOL 9.5).
 //!
 //! A round goes first over the records that a restart would read, from the newest mark on, and then
-//! over the fragments of all values in use. One read is in flight, and after each the disk is left
-//! alone for [`REST`] times as long as the read took, and for so long that a round takes as many days as
-//! the configuration says.
+//! over the fragments of all values in use, in the order of their places. One read is in flight, and
+//! after each the disk is left alone for [`REST`] times as long as the read took, and for so long that a
+//! round takes as many days as the configuration says. The log is told now and then where the round is:
+//! a restart goes on there, so that a node that restarts often comes everywhere all the same.
 //!
 //! | what is damaged | what is done |
 //! |---|---|
@@ -20,13 +21,14 @@ use crate::journal::DiskRead;
 use crate::node::Node;
 use crate::record::kind;
 use crate::status::ScrubStatus;
+use crate::wire::cursor::{Reader, WireError, Writer};
 use racos_buffer::Slice;
 use racos_machine::OpId;
 use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::{Device, FileId};
-use racos_storage::{Look, Place, SEGMENT_FRONT};
-use std::collections::{BTreeMap, VecDeque};
+use racos_storage::{Class, Look, Place, SEGMENT_FRONT};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 const MS: Nanos = 1_000_000;
 /// A read is followed by this many times the time that it took: at most a twentieth of the disk's time.
@@ -35,9 +37,13 @@ const REST: u64 = 19;
 const STRETCH: u32 = 128 << 10;
 /// Bytes between two fragments that are read along rather than left out.
 const GAP: u32 = 16 << 10;
-/// Values looked at in a turn, and fragments sorted by place at a time.
+/// Values looked at in a turn, and fragments gathered in one pass over all of them: those that lie
+/// first. So a round of ten million fragments makes 160 passes, a minute of the CPU's in its days.
 const VISITS: usize = 256;
-const PAGE: usize = 4096;
+const PAGE: usize = 65_536;
+/// The log is told this often at most, and at least so many times in a round.
+const NOTE: Nanos = 600_000 * MS;
+const NOTES: u64 = 4;
 /// After a round, and while the disk is busy or buffers are short.
 const PAUSE: Nanos = 20 * MS;
 /// How often a checkpoint is asked for because of damage.
@@ -56,6 +62,78 @@ struct Check {
 impl Check {
     fn place(&self) -> Place {
         Place { segment: self.segment, offset: self.offset, len: self.len }
+    }
+}
+
+/// How far a round over the fragments is, as the log is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Noted {
+    /// The last segment that the round comes to; 0: there is no round.
+    last: FileId,
+    /// All fragments that lie before this place of a segment are done.
+    at: (FileId, u32),
+}
+
+impl Noted {
+    fn put(self, out: &mut Vec<u8>) {
+        [self.last, self.at.0, self.at.1].into_iter().for_each(|field| out.put_u32(field));
+    }
+
+    pub fn get(head: &[u8]) -> Result<Noted, WireError> {
+        let mut from = Reader::new(head);
+        let last = from.u32("last segment")?;
+        let at = (from.u32("segment")?, from.u32("offset")?);
+        from.end("scrub")?;
+        Ok(Noted { last, at })
+    }
+}
+
+/// Going over the fragments.
+#[derive(Debug)]
+struct Sweep {
+    /// From the first segment, which holds anything, to the last: what is written later is of the next
+    /// round.
+    first: FileId,
+    last: FileId,
+    /// What lies before is done, or in the queue.
+    from: (FileId, u32),
+    /// The next place of the value table to look at in this pass.
+    next: u32,
+    /// Those that lie first of what was met in this pass.
+    page: BinaryHeap<Check>,
+    /// Others lie behind the page.
+    is_more: bool,
+    queue: VecDeque<Check>,
+    /// None lie behind the queue.
+    is_last: bool,
+    /// How many of the queue's first are to be read one by one: together they cannot be.
+    single: usize,
+}
+
+impl Sweep {
+    fn at(&self) -> (FileId, u32) {
+        self.queue.front().map_or(self.from, |check| (check.segment, check.offset))
+    }
+
+    fn gather(&mut self, check: Check) {
+        if (check.segment, check.offset) < self.from || check.segment > self.last {
+            return;
+        }
+        self.page.push(check);
+        if self.page.len() > PAGE {
+            self.page.pop();
+            self.is_more = true;
+        }
+    }
+
+    /// The pass is over: its page is read next.
+    fn turn_page(&mut self) {
+        self.queue = std::mem::take(&mut self.page).into_sorted_vec().into();
+        self.next = 0;
+        self.is_last = !std::mem::take(&mut self.is_more);
+        if let Some(last) = self.queue.back() {
+            self.from = (last.segment, last.offset + 1);
+        }
     }
 }
 
@@ -78,18 +156,7 @@ enum Stage {
     /// Between rounds.
     Resting,
     Records(Records),
-    /// Places of the value table: the next one, and how many are still to come.
-    Fragments {
-        next: u32,
-        left: u32,
-        /// Of so many.
-        places: u32,
-        /// Gathered, then sorted by place.
-        page: Vec<Check>,
-        queue: VecDeque<Check>,
-        /// How many of the queue's first are to be read one by one: together they cannot be.
-        single: usize,
-    },
+    Fragments(Sweep),
 }
 
 /// What is being read.
@@ -105,9 +172,10 @@ pub(crate) struct Scrub {
     stage: Stage,
     reading: Option<(Reading, Place, Nanos)>,
     not_before: Nanos,
-    /// Where a round begins in the value table, in parts of 2^32: differs from boot to boot, so that a
-    /// node that restarts often comes everywhere.
-    begins_at: u32,
+    /// What the log was told last, when, and beside which checkpoint.
+    noted: Noted,
+    noted_at: Nanos,
+    noted_beside: u64,
     /// Damage in records that a restart would read, by segment: the first byte.
     damaged: BTreeMap<FileId, u32>,
     demanded_at: Option<Nanos>,
@@ -118,12 +186,15 @@ pub(crate) struct Scrub {
 }
 
 impl Scrub {
-    pub fn new(boot: u32) -> Scrub {
+    /// `noted`: what the log was told before the restart, behind the mark of this checkpoint.
+    pub fn new(noted: Noted, noted_beside: u64, now: Nanos) -> Scrub {
         Scrub {
             stage: Stage::Resting,
             reading: None,
             not_before: 0,
-            begins_at: boot.wrapping_mul(0x9e37_79b9),
+            noted,
+            noted_at: now,
+            noted_beside,
             damaged: BTreeMap::new(),
             demanded_at: None,
             rounds: 0,
@@ -150,12 +221,21 @@ impl Scrub {
     /// How far the round is, records aside, which are little.
     fn percent(&self) -> u8 {
         match &self.stage {
-            Stage::Fragments { left, queue, places, .. } => {
-                let left = u64::from(*left) + queue.len() as u64;
-                let done = u64::from(*places).saturating_sub(left);
-                (100 * done / u64::from(*places).max(1)) as u8
+            Stage::Fragments(sweep) => {
+                let done = u64::from(sweep.at().0.saturating_sub(sweep.first));
+                (100 * done / u64::from(sweep.last - sweep.first + 1)) as u8
             }
             Stage::Resting | Stage::Records(_) => 0,
+        }
+    }
+
+    /// Where a restart should go on.
+    fn to_note(&self) -> Noted {
+        match &self.stage {
+            Stage::Fragments(sweep) => Noted { last: sweep.last, at: sweep.at() },
+            // Until the fragments' turn comes, what was noted before the restart stands.
+            Stage::Records(_) => self.noted,
+            Stage::Resting => Noted::default(),
         }
     }
 
@@ -184,6 +264,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if !self.scrub.damaged.is_empty() {
             self.heal_records();
         }
+        self.note_scrub();
         match self.scrub.stage {
             Stage::Resting => {
                 let (begin, _) = self.log.replayed();
@@ -191,7 +272,25 @@ impl<L: Link, D: Device> Node<L, D> {
                     Stage::Records(Records { segment: begin.segment, ..fresh_records() });
             }
             Stage::Records(_) => self.scrub_records(),
-            Stage::Fragments { .. } => self.scrub_fragments(),
+            Stage::Fragments(_) => self.scrub_fragments(),
+        }
+    }
+
+    /// Tells the log where the round is, now and then, and again behind the mark of each checkpoint.
+    fn note_scrub(&mut self) {
+        let note = self.scrub.to_note();
+        let often = NOTE.min(self.config.bounds.scrub_ns / NOTES);
+        let is_due = note != self.scrub.noted && self.now >= self.scrub.noted_at + often;
+        let beside = self.checkpoints.begun();
+        let is_left_behind = note.last > 0 && beside != self.scrub.noted_beside;
+        if !(is_due || is_left_behind) || !self.nothing_unappended() {
+            return;
+        }
+        let mut head = Vec::with_capacity(12);
+        note.put(&mut head);
+        if self.log.append_until(kind::SCRUBBED, &head, &[], Class::Upkeep, 0).is_ok() {
+            self.scrub.noted = note;
+            (self.scrub.noted_at, self.scrub.noted_beside) = (self.now, beside);
         }
     }
 
@@ -252,12 +351,21 @@ impl<L: Link, D: Device> Node<L, D> {
         let lacking = !is_last && next.is_some_and(|next| records.sequence < next);
         let (segment, at) = (records.segment, records.at);
         if is_last {
-            let places = self.machine.value_places();
-            let share = u64::from(places) * u64::from(self.scrub.begins_at);
-            let next = (share >> 32) as u32;
-            let (page, queue) = (Vec::new(), VecDeque::new());
-            let left = places;
-            self.scrub.stage = Stage::Fragments { next, left, places, page, queue, single: 0 };
+            let first = self.log.first_segment();
+            let resumed = Some(self.scrub.noted).filter(|noted| noted.last > 0);
+            let Noted { last, at: from } =
+                resumed.unwrap_or(Noted { last: end.segment, at: (first, 0) });
+            self.scrub.stage = Stage::Fragments(Sweep {
+                first: first.min(last),
+                last,
+                from,
+                next: 0,
+                page: BinaryHeap::new(),
+                is_more: false,
+                queue: VecDeque::new(),
+                is_last: false,
+                single: 0,
+            });
         } else {
             *records = Records { segment: segment + 1, ..fresh_records() };
         }
@@ -267,53 +375,41 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn scrub_fragments(&mut self) {
-        let Stage::Fragments { next, left, page, queue, .. } = &mut self.scrub.stage else {
-            return;
-        };
-        if queue.is_empty() && *left > 0 && page.len() < PAGE {
-            let places = self.machine.value_places();
-            let visits = (VISITS as u32).min(*left).min(places.saturating_sub(*next));
-            for used in self.machine.values_from(*next, visits as usize) {
+        let places = self.machine.value_places();
+        let Stage::Fragments(sweep) = &mut self.scrub.stage else { return };
+        if !sweep.queue.is_empty() {
+            return self.scrub_checks();
+        }
+        if sweep.is_last {
+            return self.end_round();
+        }
+        if sweep.next < places {
+            let visits = VISITS.min((places - sweep.next) as usize);
+            for used in self.machine.values_from(sweep.next, visits) {
                 let op = used.value.op;
                 if let Some((place, crc)) = self.fragments.place(op) {
                     let Place { segment, offset, len } = place;
-                    page.push(Check { segment, offset, len, crc, op });
+                    sweep.gather(Check { segment, offset, len, crc, op });
                 }
             }
-            *left -= visits;
-            *next += visits;
-            // Round from the end to the beginning, once.
-            if *next >= places {
-                *next = 0;
-            }
-            if visits == 0 && places == 0 {
-                *left = 0;
-            }
-            return;
+            sweep.next += visits as u32;
+        } else {
+            sweep.turn_page();
         }
-        if queue.is_empty() && !page.is_empty() {
-            page.sort_unstable();
-            queue.extend(page.drain(..));
-        }
-        self.scrub_checks();
     }
 
     /// Reads the next fragments, as many as lie together.
     fn scrub_checks(&mut self) {
         let fragments = &self.fragments;
-        let Stage::Fragments { queue, left, single, .. } = &mut self.scrub.stage else { return };
+        let Stage::Fragments(sweep) = &mut self.scrub.stage else { return };
+        let Sweep { queue, single, .. } = sweep;
         let is_there =
             |check: &Check| fragments.place(check.op) == Some((check.place(), check.crc));
         while queue.front().is_some_and(|check| !is_there(check)) {
             queue.pop_front();
             *single = single.saturating_sub(1);
         }
-        let Some(first) = queue.front().copied() else {
-            if *left == 0 {
-                self.end_round();
-            }
-            return;
-        };
+        let Some(first) = queue.front().copied() else { return };
         let (mut end, mut count) = (first.offset + first.len, 1);
         let together = if *single > 0 { 0 } else { queue.len() };
         for check in queue.iter().take(together).skip(1) {
@@ -333,6 +429,8 @@ impl<L: Link, D: Device> Node<L, D> {
     fn end_round(&mut self) {
         self.scrub.rounds += 1;
         self.scrub.stage = Stage::Resting;
+        // Whatever the log says yet, the next round begins at the beginning.
+        self.scrub.noted = Noted::default();
         let least = self.config.bounds.scrub_ns / 16;
         self.scrub.not_before = self.scrub.not_before.max(self.now + least.max(PAUSE));
     }
@@ -432,7 +530,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// PROTOCOL 9.5-h: each fragment by its own checksum, if it still lies there.
     fn scrub_checked(&mut self, count: usize, place: Place, bytes: Option<Slice>) {
-        let Stage::Fragments { queue, single, .. } = &mut self.scrub.stage else { return };
+        let Stage::Fragments(Sweep { queue, single, .. }) = &mut self.scrub.stage else { return };
         if bytes.is_none() && count > 1 {
             return *single = count;
         }

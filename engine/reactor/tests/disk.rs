@@ -233,6 +233,34 @@ fn a_scrub_is_paced_by_the_disk_and_by_the_days() {
     }
 }
 
+/// A node that never runs for as long as a round takes comes to the end of one all the same: the log knows
+/// how far it was.
+#[test]
+fn a_round_goes_on_where_it_was_before_a_restart() {
+    const LONG: u64 = 2000 * MS;
+    let mut cluster = Cluster::bounded(1, 0, 1, |bounds| {
+        bounds.scrub_ns = LONG;
+        bounds.value_bytes_max = 128 << 10;
+        bounds.checkpoint_bytes = 256 << 10;
+    });
+    (0..60).for_each(|index| cluster.put(0, &[index], &value(LARGE, index)));
+    let mut boots = 0;
+    while cluster.node(0).status().scrub.rounds == 0 {
+        assert!(boots < 30, "no round ends: {:?}", cluster.node(0).status().scrub);
+        cluster.stop(0);
+        cluster.start(0).unwrap();
+        boots += 1;
+        cluster.pass(LONG * 6 / 10);
+    }
+    assert!(boots > 1, "one boot alone is too short for it");
+    let again = cluster.pass_until(3 * LONG, |cluster| cluster.node(0).status().scrub.rounds == 2);
+    assert!(
+        again,
+        "and the next one begins at the beginning: {:?}",
+        cluster.node(0).status().scrub
+    );
+}
+
 /// A flush that fails stops the node, which says why; the others go on, and it comes back.
 #[test]
 fn a_write_error_stops_the_node_and_says_why() {
