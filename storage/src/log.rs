@@ -10,19 +10,21 @@
 //! What would break it: a second write in flight, a retried flush, or a group written anywhere but
 //! at the end of the one before it or at the start of the next segment.
 
+mod marking;
+mod room;
+
 use crate::bytes::round_up;
 use crate::config::LogConfig;
-use crate::device::{Completion, Device, FileId, SUPERBLOCK};
+use crate::device::{Completion, Device, FileId};
 use crate::error::{Full, ReadError, ReadRefused};
 use crate::format::{BLOCK, GroupHeader, SegmentHeader};
 use crate::group::{Group, Need};
 use crate::place::{Place, Position, RecordId};
 use crate::raw::Look;
 use crate::space::{Space, Spot};
-use crate::superblock::{COPY_LEN, Mark, Superblock};
+use crate::superblock::{Mark, Superblock};
 use racos_buffer::{Buf, Pool, Slice};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::ErrorKind;
 
 /// Token of a write of the superblock; groups have their sequence.
 const MARK_TOKEN: u64 = u64::MAX;
@@ -329,11 +331,6 @@ impl<D: Device> Log<D> {
         Ok((seal, spot))
     }
 
-    /// Whether the last attempt to make a segment failed for want of disk space.
-    pub fn is_disk_full(&self) -> bool {
-        self.space.disk_full
-    }
-
     fn plan(&self, need: &Need) -> Result<(bool, Option<Spot>), Full> {
         let cursor = self.space.cursor;
         let alone = Group::default().takes(need, &self.config, self.sector);
@@ -515,84 +512,6 @@ impl<D: Device> Log<D> {
         }
     }
 
-    fn prepared(&mut self, file: FileId, result: std::io::Result<()>, events: &mut Vec<Event>) {
-        self.space.preparing = false;
-        let recycled = std::mem::take(&mut self.recycling);
-        self.lending &= result.is_ok();
-        match result {
-            Ok(()) => {
-                self.counters.segments_prepared += u64::from(!recycled);
-                self.counters.segments_recycled += u64::from(recycled);
-                self.space.add(file, self.config.segment_len);
-                let usable = u64::from(self.config.segment_len) - BLOCK as u64;
-                if std::mem::take(&mut self.lending) {
-                    self.space.lent_bytes += usable;
-                    return;
-                }
-                // One that was given back makes good for one that was lent; one that was made without
-                // touching what is to be left free, for all of them.
-                let good = if recycled { usable } else { u64::MAX };
-                self.space.lent_bytes = self.space.lent_bytes.saturating_sub(good);
-                let is_back = self.space.lent_bytes == 0;
-                if is_back && std::mem::take(&mut self.space.disk_full) {
-                    events.push(Event::SpaceBack);
-                }
-                self.prepare_more();
-            }
-            Err(error) if is_full(&error) => self.note_full(),
-            Err(error) => self.fail(format!("making log segment {file} failed: {error}"), events),
-        }
-    }
-
-    fn note_full(&mut self) {
-        if !self.space.disk_full {
-            self.space.disk_full = true;
-            let prepared_bytes = self.space.prepared_bytes();
-            self.pending.push(Event::SpaceLow { prepared_bytes });
-        }
-    }
-
-    /// Asks again for disk space after [`Event::SpaceLow`]. A refused append does so by itself.
-    pub fn retry_space(&mut self) {
-        self.prepare_if(true, false);
-    }
-
-    fn prepare_more(&mut self) {
-        self.prepare_if(false, false);
-    }
-
-    /// Makes another segment ready if too few are. `may_lend`: of the space that is to be left free, if
-    /// need be.
-    fn prepare_if(&mut self, also_when_full: bool, may_lend: bool) {
-        let enough = self.space.ahead() >= self.config.prepare_ahead;
-        let waits = self.space.disk_full && !also_when_full;
-        if self.stopped || self.space.preparing || enough || waits {
-            return;
-        }
-        let fits = |(_, len): &(FileId, u32)| *len == self.config.segment_len;
-        if let Some(at) = self.spare.iter().position(fits)
-            && let Some((from, _)) = self.spare.remove(at)
-        {
-            (self.space.preparing, self.recycling) = (true, true);
-            self.device.recycle(from, self.space.next_file());
-            return;
-        }
-        let len = self.config.segment_len as u64;
-        let needed = len + self.config.free_bytes_min;
-        // A file system that cannot say how much is free is found full by trying.
-        let free = self.device.free_bytes();
-        let is_short = free.as_ref().is_ok_and(|free| *free < needed);
-        if is_short {
-            self.note_full();
-            if !may_lend || free.is_ok_and(|free| free < len) {
-                return;
-            }
-        }
-        self.lending = is_short;
-        self.space.preparing = true;
-        self.device.prepare(self.space.next_file(), len);
-    }
-
     /// Starts a read of `at`, which may be any range of flushed bytes. With `crc`, the bytes must
     /// have that checksum (the one reported with a body's place).
     pub fn read(&mut self, token: u64, at: Place, crc: Option<u32>) -> Result<(), ReadRefused> {
@@ -660,138 +579,9 @@ impl<D: Device> Log<D> {
         }
     }
 
-    /// The mark at which replay would have to begin to meet every record that is needed from
-    /// `horizon` on, of those flushed by now; none before the first flush. It counts once it is
-    /// durable: see [`Log::set_mark`].
-    pub fn find_mark(&self, tag: u64, horizon: u64) -> Option<Mark> {
-        let (begin, last) = (self.superblock.marks[0].start.segment, self.flushed.segment);
-        let needed = |segment, info: &Info| {
-            let until = info.until.filter(|_| !mutant!("mark beyond own records"));
-            segment == last || until >= Some(horizon)
-        };
-        let mut infos = self.infos.range(begin..=last);
-        let (&segment, info) = infos.find(|(segment, info)| needed(**segment, info))?;
-        let (sequence, record) = info.first?;
-        let start = Position { segment, offset: BLOCK as u32 };
-        Some(Mark { tag, horizon, start, sequence, record })
-    }
-
-    /// Makes `mark` the newest one, before anything that is queued: [`Event::Marked`] says when it
-    /// is durable. The newest one so far becomes the older.
-    ///
-    /// # Panics
-    /// If another mark is being written, or it lies before the newest.
-    pub fn set_mark(&mut self, mark: Mark) {
-        assert!(self.wanted.is_none() && self.marking.is_none(), "one mark is written at a time");
-        assert!(mark.sequence >= self.superblock.marks[0].sequence, "marks only go on");
-        self.wanted = Some(mark);
-    }
-
-    /// The newest mark, and the one before it.
-    pub fn marks(&self) -> [Mark; 2] {
-        self.superblock.marks
-    }
-
-    fn launch_mark(&mut self, mark: Mark) {
-        let Some(mut buf) = self.pool.get(COPY_LEN) else {
-            self.wanted = Some(mark);
-            return;
-        };
-        let mut next = self.superblock;
-        next.sequence += 1;
-        next.marks = [mark, next.marks[0]];
-        next.encode(&mut buf);
-        let offset = (self.copy * COPY_LEN) as u64;
-        self.device.write_flush(MARK_TOKEN, SUPERBLOCK, offset, &[buf.freeze()]);
-        self.marking = Some(next);
-    }
-
-    fn marked(&mut self, events: &mut Vec<Event>) {
-        self.superblock = self.marking.take().expect("a mark is written while one is in flight");
-        self.copy = 1 - self.copy;
-        let [Mark { tag, .. }, older] = self.superblock.marks;
-        self.infos = self.infos.split_off(&older.start.segment);
-        if !self.stopped {
-            events.push(Event::Marked { tag });
-        }
-    }
-
-    /// What a restart reads now: from the newest mark to the end of what is flushed.
-    pub fn replayed(&self) -> (Position, Position) {
-        (self.superblock.marks[0].start, self.flushed)
-    }
-
-    /// The first segment that the log holds.
-    pub fn first_segment(&self) -> FileId {
-        self.space.segments().next().map_or(0, |(segment, _)| segment)
-    }
-
-    /// Bytes of a segment's file, if there is one.
-    pub fn segment_len(&self, segment: FileId) -> Option<u32> {
-        self.space.len_of(segment)
-    }
-
-    /// The sequence of the first group of a segment that replay may read; none if it holds none.
-    pub fn first_sequence(&self, segment: FileId) -> Option<u64> {
-        self.infos.get(&segment)?.first.map(|(sequence, _)| sequence)
-    }
-
-    /// Segments before both marks, which hold nothing that replay reads, in order.
-    pub fn segments_behind(&self) -> impl Iterator<Item = (FileId, u32)> + '_ {
-        let older = self.superblock.marks[1].start.segment;
-        self.space.segments().take_while(move |(segment, _)| *segment < older)
-    }
-
-    /// Whether a segment is part of the log: not given back.
-    pub fn holds(&self, segment: FileId) -> bool {
-        self.space.len_of(segment).is_some()
-    }
-
     /// What lies at the front of `bytes`, read from `offset` of a segment.
     pub fn look<'a>(&self, bytes: &'a [u8], segment: FileId, offset: u32) -> Look<'a> {
         Look::at(bytes, self.disk_id, Position { segment, offset })
-    }
-
-    /// Gives a segment back whose bytes nobody will ask for: its file is used again, or removed if
-    /// there are enough. False if a read of it is in flight.
-    ///
-    /// # Panics
-    /// If it does not lie before both marks.
-    pub fn give_back(&mut self, segment: FileId) -> bool {
-        // PROTOCOL 9.2-c, 9.2-d
-        let older = self.superblock.marks[1].start.segment;
-        assert!(segment < older, "what replay may read stays: segment {segment} of {older} on");
-        if self.reads.iter().flatten().any(|reading| reading.segment == segment) {
-            return false;
-        }
-        if let Some(len) = self.space.remove(segment) {
-            self.counters.segments_back += 1;
-            self.spare.push_back((segment, len));
-            self.prepare_if(true, false);
-            self.remove_spare();
-        }
-        true
-    }
-
-    /// Removes a file that is one too many, or not of the length in use now.
-    fn remove_spare(&mut self) {
-        if self.removing {
-            return;
-        }
-        let other = self.spare.iter().position(|(_, len)| *len != self.config.segment_len);
-        let extra = self.spare.len() > self.config.spare_max;
-        if let Some(at) = other.or(extra.then_some(0))
-            && let Some((file, _)) = self.spare.remove(at)
-        {
-            self.removing = true;
-            self.device.remove(file);
-        }
-    }
-
-    /// Bytes of all files of the log.
-    pub fn file_bytes(&self) -> u64 {
-        let spare: u64 = self.spare.iter().map(|(_, len)| u64::from(*len)).sum();
-        self.space.file_bytes() + spare + 2 * COPY_LEN as u64
     }
 
     /// Hands started work to the kernel, if the device batches. Once per turn of the loop.
@@ -834,22 +624,8 @@ impl<D: Device> Log<D> {
         self.queued_bytes
     }
 
-    /// Bytes of log written, padding and unused ends of segments included.
-    pub fn bytes_used(&self) -> u64 {
-        self.space.used_bytes()
-    }
-
-    /// Bytes that records can take before another segment must be made.
-    pub fn bytes_prepared(&self) -> u64 {
-        self.space.prepared_bytes()
-    }
-
     /// Whether a write or flush has failed.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
