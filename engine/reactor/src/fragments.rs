@@ -26,8 +26,8 @@ pub enum Fetch {
 pub struct Fragments {
     table: Table,
     cache: Cache,
-    /// The slot whose record holds it, of entries that are not executed, or not placed.
-    slots: FxHashMap<OpId, Slot>,
+    /// Of entries that are not executed, or not placed.
+    slots: FxHashMap<OpId, Told>,
     slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
     /// While a checkpoint is being written: what is to be forgotten when it is.
@@ -36,6 +36,13 @@ pub struct Fragments {
     leaving: Vec<OpId>,
     /// It is of a later state than the own: what it names, the node may not know yet.
     is_ahead: bool,
+}
+
+/// The slot whose record holds a fragment, and whether the log has said where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    slot: Slot,
+    is_placed: bool,
 }
 
 /// Bytes in use, by segment.
@@ -178,8 +185,7 @@ impl Fragments {
 
     /// A fragment that a checkpoint names. What a later record said already stands.
     pub fn fill(&mut self, op: OpId, place: Place, crc: u32) {
-        if !self.contains(op) {
-            self.table.insert(Entry { op, place, crc });
+        if self.table.insert_new(Entry { op, place, crc }) {
             self.live.add(place);
         }
     }
@@ -203,7 +209,7 @@ impl Fragments {
     }
 
     fn unwanted(&self, wanted: impl Fn(OpId, Slot) -> bool) -> Vec<OpId> {
-        let slot_of = |op| self.slots.get(&op).copied().unwrap_or(0);
+        let slot_of = |op| self.slot_of(op).unwrap_or(0);
         let unwanted = |entry: &Entry| !wanted(entry.op, slot_of(entry.op));
         self.table.iter().filter(unwanted).map(|entry| entry.op).collect()
     }
@@ -217,7 +223,7 @@ impl Fragments {
         }
         let old = self.table.insert(Entry { op, place: Place::default(), crc });
         self.drop_place(old);
-        self.note_slot(op, slot);
+        self.note_slot(op, Told { slot, is_placed: false });
         self.cache.hold(op, bytes, cost);
     }
 
@@ -228,13 +234,18 @@ impl Fragments {
         }
         let old = self.table.insert(Entry { op, place, crc });
         self.drop_place(old);
-        self.note_slot(op, slot);
+        self.note_slot(op, Told { slot, is_placed: true });
         self.live.add(place);
     }
 
-    fn note_slot(&mut self, op: OpId, slot: Slot) {
-        if self.slots.insert(op, slot) != Some(slot) {
-            self.slot_order.push_back((slot, op));
+    fn slot_of(&self, op: OpId) -> Option<Slot> {
+        self.slots.get(&op).map(|told| told.slot)
+    }
+
+    fn note_slot(&mut self, op: OpId, told: Told) {
+        let before = self.slots.insert(op, told);
+        if before.is_none_or(|before| before.slot != told.slot) {
+            self.slot_order.push_back((told.slot, op));
         }
     }
 
@@ -245,15 +256,11 @@ impl Fragments {
             let Some((slot, op)) = self.slot_order.pop_front_if(|(slot, _)| *slot < exec) else {
                 return;
             };
-            if self.slots.get(&op) != Some(&slot) {
-                continue;
-            }
-            match self.table.get(op) {
-                Some(entry) if entry.placed().is_none() => {
-                    // Behind what is not executed: it is met again.
-                    self.slot_order.push_back((slot, op));
-                }
-                _ => drop(self.slots.remove(&op)),
+            match self.slots.get(&op).filter(|told| told.slot == slot) {
+                Some(Told { is_placed: true, .. }) => drop(self.slots.remove(&op)),
+                // Behind what is not executed: it is met again.
+                Some(_) => self.slot_order.push_back((slot, op)),
+                None => {}
             }
         }
     }
@@ -265,14 +272,14 @@ impl Fragments {
     }
 
     fn is_of_later_slot(&self, op: OpId, slot: Slot) -> bool {
-        self.slots.get(&op).is_some_and(|of| *of > slot)
+        self.slot_of(op).is_some_and(|of| of > slot)
     }
 
     /// The log says where the record lies. False: the fragment was forgotten meanwhile.
     pub fn placed(&mut self, op: OpId, slot: Slot, place: Place) -> bool {
-        if self.slots.get(&op) != Some(&slot) {
-            return false;
-        }
+        let told = self.slots.get_mut(&op).filter(|told| told.slot == slot);
+        let Some(told) = told else { return false };
+        told.is_placed = true;
         let Some(kept) = self.table.place_mut(op) else { return false };
         let old = std::mem::replace(kept, place);
         if old.segment != 0 {
@@ -308,7 +315,7 @@ impl Fragments {
     /// Records of slots below `exec` told of it, and the checkpoint that replay began at does not
     /// name it. One of a later slot may have told of it again.
     pub fn discard(&mut self, op: OpId, exec: Slot) {
-        if self.slots.get(&op).is_some_and(|slot| *slot >= exec) {
+        if self.slot_of(op).is_some_and(|slot| slot >= exec) {
             return;
         }
         self.lose(op);
@@ -316,7 +323,7 @@ impl Fragments {
 
     /// The slot was decided null, or the value is not live any more: nobody will ask.
     pub fn forget(&mut self, op: OpId, slot: Option<Slot>) {
-        if slot.is_some_and(|slot| self.slots.get(&op) != Some(&slot)) {
+        if slot.is_some() && self.slot_of(op) != slot {
             return;
         }
         if slot.is_some() && self.is_ahead {

@@ -6,7 +6,7 @@
 //!
 //! Invariant: an operation has one entry at most, and its number stays until it is removed.
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 use racos_machine::{OpId, Origins, ShortOp};
 use racos_storage::Place;
 use rustc_hash::FxBuildHasher;
@@ -107,27 +107,45 @@ impl Table {
 
     /// Puts an entry in, in the place of the operation's former one, which it returns.
     pub fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        let Entry { op, place, crc } = entry;
-        let kept = Kept { op: self.origins.shorten(op), place, crc };
-        if let Some(number) = self.find(op) {
-            let old = self.entry(number);
-            *self.slot(number) = kept;
-            return Some(old);
-        }
-        let number = self.free.pop().unwrap_or_else(|| {
-            let number = self.allotted;
-            self.allotted = number.checked_add(1).expect("fewer than 2^32 fragments");
-            if (number as usize).is_multiple_of(CHUNK_ENTRIES) {
-                self.chunks.push(Vec::with_capacity(CHUNK_ENTRIES));
+        match self.put(entry) {
+            (_, true) => None,
+            (number, false) => {
+                let old = self.entry(number);
+                let short = self.slot(number).op;
+                *self.slot(number) = Kept { op: short, place: entry.place, crc: entry.crc };
+                Some(old)
             }
-            self.chunks.last_mut().expect("a chunk was ensured").push(Kept::default());
-            number
-        });
-        *self.slot(number) = kept;
-        let (hash, chunks, origins) = (hash_of(op), &self.chunks, &self.origins);
+        }
+    }
+
+    /// Puts an entry in unless the operation has one; whether it had none.
+    pub fn insert_new(&mut self, entry: Entry) -> bool {
+        self.put(entry).1
+    }
+
+    /// The number of an operation's entry, and whether it was put in now: found and put in one search.
+    fn put(&mut self, entry: Entry) -> (u32, bool) {
+        let Entry { op, place, crc } = entry;
+        let (hash, kept) = (hash_of(op), Kept { op: self.origins.shorten(op), place, crc });
+        let (chunks, origins) = (&self.chunks, &self.origins);
+        let same = |&number: &u32| at(chunks, number).op == kept.op;
         let rehash = |&number: &u32| hash_of(origins.name(at(chunks, number).op));
-        self.shards[shard_of(hash)].insert_unique(hash, number, rehash);
-        None
+        let vacant = match self.shards[shard_of(hash)].entry(hash, same, rehash) {
+            hash_table::Entry::Occupied(found) => return (*found.get(), false),
+            hash_table::Entry::Vacant(vacant) => vacant,
+        };
+        let number = self.free.pop().unwrap_or(self.allotted);
+        vacant.insert(number);
+        if number < self.allotted {
+            *self.slot(number) = kept;
+            return (number, true);
+        }
+        self.allotted = number.checked_add(1).expect("fewer than 2^32 fragments");
+        if (number as usize).is_multiple_of(CHUNK_ENTRIES) {
+            self.chunks.push(Vec::with_capacity(CHUNK_ENTRIES));
+        }
+        self.chunks.last_mut().expect("a chunk was ensured").push(kept);
+        (number, true)
     }
 
     pub fn remove(&mut self, op: OpId) -> Option<Entry> {
