@@ -9,9 +9,10 @@ use racos_storage::device::file::FileDevice;
 use racos_storage::device::{Sleep, UringConfig};
 use racos_storage::{Class, Event, Full, Log, LogConfig, Mark, RecordId};
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const THIS_TEST: &str = "a_killed_process_loses_nothing_that_it_reported";
 const DIRECTORY: &str = "RACOS_STORAGE_KILL_TEST";
@@ -24,8 +25,17 @@ fn config() -> LogConfig {
     LogConfig { segment_len: 2 << 20, ..small() }
 }
 
+/// A child of the other test that is forked and not its own program yet holds what was open here.
 fn device(path: &Path) -> FileDevice {
-    FileDevice::open(path, &UringConfig::default()).unwrap()
+    for _ in 0..5000 {
+        match FileDevice::open(path, &UringConfig::default()) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays in use", path.display());
 }
 
 /// What the killed process runs: appends without end and tells what is flushed.
