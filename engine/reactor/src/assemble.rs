@@ -20,9 +20,16 @@ pub(crate) enum Unfit {
 /// Sets of k fragments that are tried when a digest differs.
 const SUBSETS_MAX: usize = 4096;
 
+/// A fragment, and which one of the value's it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed<'a> {
+    pub place: usize,
+    pub held: &'a Held,
+}
+
 /// A value that has its digest, and the k fragments that gave it.
 pub(crate) struct Decoded<'a> {
-    pub chosen: Vec<&'a Held>,
+    pub chosen: Vec<Placed<'a>>,
     pub pieces: Vec<Slice>,
 }
 
@@ -37,8 +44,10 @@ impl<L: Link, D: Device> Node<L, D> {
     ) -> Result<Decoded<'a>, Unfit> {
         let len = layout::fragment_len(value.len as usize, usize::from(value.k));
         let fits = |held: &&Held| held.op == value.op && held.bytes.len() == len;
-        let mut held: Vec<&Held> = all.iter().filter(fits).collect();
-        held.sort_unstable_by_key(|held| held.index);
+        let placed =
+            |held: &'a Held| Some(Placed { place: self.place_of(held.node, value)?, held });
+        let mut held: Vec<Placed<'_>> = all.iter().filter(fits).filter_map(placed).collect();
+        held.sort_unstable_by_key(|held| held.place);
         let k = usize::from(value.k);
         if held.len() < k {
             return Err(Unfit::Digest);
@@ -46,7 +55,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut subset: Vec<usize> = (0..k).collect();
         let tries = if suspicious { SUBSETS_MAX } else { 1 };
         for _ in 0..tries {
-            let chosen: Vec<&Held> = subset.iter().map(|index| held[*index]).collect();
+            let chosen: Vec<Placed<'_>> = subset.iter().map(|index| held[*index]).collect();
             match self.join(&chosen, value, len) {
                 Ok(pieces) => return Ok(Decoded { chosen, pieces }),
                 Err(Unfit::NoBuffers) => return Err(Unfit::NoBuffers),
@@ -58,14 +67,14 @@ impl<L: Link, D: Device> Node<L, D> {
         Err(Unfit::Digest)
     }
 
-    fn join(&self, held: &[&Held], value: &Value, len: usize) -> Result<Vec<Slice>, Unfit> {
+    fn join(&self, held: &[Placed<'_>], value: &Value, len: usize) -> Result<Vec<Slice>, Unfit> {
         let total = value.len as usize;
         let pieces = if value.k == 1 {
-            vec![held[0].bytes.slice(0..total)]
+            vec![held[0].held.bytes.slice(0..total)]
         } else if total < layout::LARGE_BYTES_MIN {
-            vec![self.join_small(held, total, len)?]
+            vec![self.join_small(held, value, len)?]
         } else {
-            self.join_large(held, total, len)?
+            self.join_large(held, value, len)?
         };
         // PROTOCOL 8.1-n: the bytes that were written, or none.
         let digest = self.secrets.value_digest(pieces.iter().map(|piece| &**piece));
@@ -73,14 +82,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Copies the fragments of a small value into one buffer and rebuilds missing ones in place.
-    fn join_small(&self, held: &[&Held], total: usize, len: usize) -> Result<Slice, Unfit> {
-        let k = self.codec.k();
+    fn join_small(&self, held: &[Placed<'_>], value: &Value, len: usize) -> Result<Slice, Unfit> {
+        let (k, total) = (usize::from(value.k), value.len as usize);
         let mut buf = self.pool.get(k * len).ok_or(Unfit::NoBuffers)?;
-        for fragment in held.iter().filter(|held| usize::from(held.index) < k) {
-            let at = usize::from(fragment.index) * len;
-            buf[at..at + len].copy_from_slice(&fragment.bytes);
+        for fragment in held.iter().filter(|held| held.place < k) {
+            let at = fragment.place * len;
+            buf[at..at + len].copy_from_slice(&fragment.held.bytes);
         }
-        let has = |index: usize| held.iter().any(|held| usize::from(held.index) == index);
+        let has = |index: usize| held.iter().any(|held| held.place == index);
         if (0..k).any(|index| !has(index)) {
             let wanted: Vec<usize> = (0..k).filter(|index| !has(*index)).collect();
             let mut outs: Vec<&mut [u8]> = buf
@@ -89,27 +98,32 @@ impl<L: Link, D: Device> Node<L, D> {
                 .filter(|(index, _)| wanted.contains(index))
                 .map(|(_, chunk)| chunk)
                 .collect();
-            self.rebuild(held, &wanted, &mut outs);
+            self.rebuild(held, value, &wanted, &mut outs);
         }
         Ok(buf.freeze().slice(0..total))
     }
 
     /// Gathers the data fragments of a large value without a copy; missing ones are rebuilt.
-    fn join_large(&self, held: &[&Held], total: usize, len: usize) -> Result<Vec<Slice>, Unfit> {
-        let k = self.codec.k();
-        let find = |index: usize| held.iter().find(|held| usize::from(held.index) == index);
+    fn join_large(
+        &self,
+        held: &[Placed<'_>],
+        value: &Value,
+        len: usize,
+    ) -> Result<Vec<Slice>, Unfit> {
+        let (k, total) = (usize::from(value.k), value.len as usize);
+        let find = |index: usize| held.iter().find(|held| held.place == index);
         let wanted: Vec<usize> = (0..k).filter(|index| find(*index).is_none()).collect();
         let mut rebuilt = Slice::empty();
         if !wanted.is_empty() {
             let mut buf = self.pool.get(wanted.len() * len).ok_or(Unfit::NoBuffers)?;
             let mut outs: Vec<&mut [u8]> = buf.chunks_exact_mut(len).collect();
-            self.rebuild(held, &wanted, &mut outs);
+            self.rebuild(held, value, &wanted, &mut outs);
             rebuilt = buf.freeze();
         }
         let pieces = (0..k).filter_map(|index| {
             let used = total.saturating_sub(index * len).min(len);
             let whole = match find(index) {
-                Some(held) => held.bytes.clone(),
+                Some(found) => found.held.bytes.clone(),
                 None => {
                     let at = wanted.iter().position(|missing| *missing == index)? * len;
                     rebuilt.slice(at..at + len)
@@ -120,10 +134,17 @@ impl<L: Link, D: Device> Node<L, D> {
         Ok(pieces.collect())
     }
 
-    pub(crate) fn rebuild(&self, held: &[&Held], wanted: &[usize], outs: &mut [&mut [u8]]) {
+    pub(crate) fn rebuild(
+        &self,
+        held: &[Placed<'_>],
+        value: &Value,
+        wanted: &[usize],
+        outs: &mut [&mut [u8]],
+    ) {
         let present: Vec<(usize, &[u8])> =
-            held.iter().map(|held| (usize::from(held.index), &*held.bytes)).collect();
-        let done = self.codec.rebuild(&present, wanted, outs);
+            held.iter().map(|held| (held.place, &*held.held.bytes)).collect();
+        let codec = self.codec_of(value).expect("the code of a layout that is known");
+        let done = codec.rebuild(&present, wanted, outs);
         done.expect("k distinct fragments of one length");
     }
 }

@@ -119,6 +119,8 @@ pub struct Body {
 #[derive(Debug)]
 pub struct Parcel {
     pub batch: Rc<Batch>,
+    /// Body i is for the i-th member of this layout.
+    pub layout: u16,
     pub bodies: Vec<Body>,
     pub waiters: Vec<Waiter>,
     /// How often its slot was decided null.
@@ -133,6 +135,8 @@ pub struct NoBuffers;
 
 /// Encodes operations into batches.
 pub struct Builder {
+    /// Of the members who will hold what is sealed.
+    layout: u16,
     n: usize,
     codec: Codec,
     inline_bytes_max: usize,
@@ -174,10 +178,32 @@ impl Builder {
         secrets: Secrets,
         pool: Pool,
     ) -> Builder {
-        Builder { n, codec, inline_bytes_max, large_batch_bytes, secrets, pool, open: None }
+        let layout = 0;
+        Builder { layout, n, codec, inline_bytes_max, large_batch_bytes, secrets, pool, open: None }
     }
 
     /// Describes a value that operation `op` stores.
+    /// What is sealed from now on is of this layout. What is being filled must have been sealed.
+    pub fn set_layout(&mut self, layout: u16, n: usize, codec: Codec) {
+        assert!(self.open.is_none() || self.layout == layout, "a batch has one layout");
+        (self.layout, self.n, self.codec) = (layout, n, codec);
+    }
+
+    pub fn layout(&self) -> u16 {
+        self.layout
+    }
+
+    /// Fragments that rebuild a coded value.
+    pub fn k(&self) -> usize {
+        self.codec.k()
+    }
+
+    /// The same batch, which stores nothing, for the members now.
+    pub fn fit(&self, parcel: &mut Parcel) {
+        parcel.bodies = vec![Body::default(); self.n];
+        parcel.layout = self.layout;
+    }
+
     pub fn describe(&self, op: OpId, bytes: &[u8]) -> Value {
         // PROTOCOL 3.1-h, 3.1-i: the code goes with the value; a small one is whole at every node.
         let k = if bytes.len() <= self.inline_bytes_max { 1 } else { self.codec.k() };
@@ -192,7 +218,7 @@ impl Builder {
             head,
             k: k as u8,
             n: self.n as u8,
-            layout: 0,
+            layout: self.layout,
         }
     }
 
@@ -251,7 +277,8 @@ impl Builder {
         let batch = Batch::new(bytes, ops, &self.secrets);
         let bodies = vec![Body::default(); self.n];
         let waiters = waiter.into_iter().collect();
-        Parcel { batch, bodies, waiters, voids: 0, waiting_since: None }
+        let layout = self.layout;
+        Parcel { batch, layout, bodies, waiters, voids: 0, waiting_since: None }
     }
 
     /// Closes the batch that is being filled.
@@ -272,7 +299,8 @@ impl Builder {
         };
         let bodies = slices.into_iter().zip(open.crcs);
         let bodies = bodies.map(|(slices, crcs)| Body { slices, crcs }).collect();
-        Some(Parcel { batch, bodies, waiters: open.waiters, voids: 0, waiting_since: None })
+        let (layout, waiters) = (self.layout, open.waiters);
+        Some(Parcel { batch, layout, bodies, waiters, voids: 0, waiting_since: None })
     }
 
     /// Puts a batch that was just sealed back, closed to small additions.

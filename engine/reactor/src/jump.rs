@@ -84,6 +84,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.window.retain(|slot, _| *slot >= exec);
         self.decided = DecidedRun::default();
         self.last_batch = exec.checked_sub(1);
+        self.follow_members();
         let jumped = self.take_jumped(exec);
         if self.api_is_open() {
             self.machine.keep_changes();

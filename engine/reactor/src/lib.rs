@@ -45,6 +45,7 @@ mod missing;
 mod mutants;
 mod node;
 mod observe;
+mod placement;
 mod reads;
 mod reclaim;
 mod record;

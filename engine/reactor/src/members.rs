@@ -6,13 +6,16 @@
 
 use crate::admission::replaced;
 use crate::batch::Waiter;
+use crate::layout::fragment_len;
 use crate::node::Node;
+use crate::replay::HEAD_ROOM;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::kind;
-use racos_machine::{Action, Layout, Machine, Members, Op, Replace};
+use racos_machine::{Action, Layout, Machine, Members, Op, Reconfigure, Replace};
 use racos_net::Link;
 use racos_protocol::{Change, Configuration, Input, Membership, Nanos, NodeSet, Seat};
 use racos_storage::device::Device;
+use std::net::SocketAddr;
 
 /// How often a rebuilding node looks whether it is done, and proposes it again.
 const REBUILT_LOOK: Nanos = 250_000_000;
@@ -66,8 +69,18 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A slot with a change was applied: the core goes on with what came of it.
     pub(crate) fn executed_change(&mut self, epoch: u32) {
         let change = change_since(&self.machine, epoch);
+        if change.is_some() {
+            self.follow_members();
+        }
         self.step(Input::Executed { change });
         self.check_seat();
+    }
+
+    /// The members may be others now: what waits to be opened is made for them, or given up.
+    pub(crate) fn follow_members(&mut self) {
+        self.sealed.extend(self.builder.seal());
+        self.learn_members();
+        self.fit_parcels();
     }
 
     /// PROTOCOL 10-d, 10-r: stops a disk that has no place any more.
@@ -76,7 +89,12 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(seat) = members.seats().get(usize::from(self.me)) else { return };
         let mine = self.config.incarnation;
         let (me, newer, disk, from) = (self.me, seat.incarnation, seat.disk, seat.from);
-        if newer > mine && (newer > mine + 1 || self.core.exec() >= from) {
+        if seat.is_released || seat.is_lost {
+            self.fail(format!(
+                "node {me} was removed and nothing lies on it any more: its directory is of no more \
+                 use, and its number is never used again"
+            ));
+        } else if newer > mine && (newer > mine + 1 || self.core.exec() >= from) {
             self.fail(format!(
                 "node {me} has incarnation {newer} now, this disk was {mine}: it was replaced; its \
                  directory is of no more use"
@@ -91,9 +109,19 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// PROTOCOL 10-q, 3.2-a: whether a datagram comes from a disk that has, or may get, a place, and
     /// not from before its last start.
-    pub(crate) fn is_peer(&mut self, from: u8, incarnation: u32, boot: u32) -> bool {
+    pub(crate) fn is_peer(
+        &mut self,
+        from: u8,
+        incarnation: u32,
+        boot: u32,
+        address: SocketAddr,
+    ) -> bool {
         let index = usize::from(from);
-        let seat = self.core.seats()[index];
+        let Some(seat) = self.core.seats().get(index).copied() else {
+            // PROTOCOL 10-m: not a member, as far as is known here: it may ask for facts.
+            self.addresses.set(from, address);
+            return true;
+        };
         let is_old = incarnation < seat.incarnation;
         if is_old && (incarnation + 1 < seat.incarnation || self.core.exec() >= seat.from) {
             self.tell_replaced(from, seat.incarnation);
@@ -149,12 +177,19 @@ impl<L: Link, D: Device> Node<L, D> {
             return None;
         }
         let (me, mine) = (self.me, self.config.incarnation);
-        let seat = self.core.seats()[usize::from(me)];
-        Some(if seat.incarnation == mine {
+        let Some(seat) = self.core.seats().get(usize::from(me)) else {
+            let exec = self.core.exec();
+            return Some(format!(
+                "node {me} is not a member yet and follows the others ({exec} slots executed); \
+                 `racos member add` makes it one; ask another"
+            ));
+        };
+        let is_leaving = !self.core.newest().contains(me);
+        Some(if is_leaving {
+            format!("node {me} was removed; ask another")
+        } else if seat.incarnation == mine {
             let (exec, from) = (self.core.exec(), seat.from);
-            format!(
-                "node {me} replaces another and catches up: {exec} of {from} slots; ask another"
-            )
+            format!("node {me} is new and catches up: {exec} of {from} slots; ask another")
         } else if seat.incarnation > mine {
             format!("node {me} was replaced; ask another")
         } else {
@@ -175,6 +210,55 @@ impl<L: Link, D: Device> Node<L, D> {
         self.sealed.push_back(parcel);
     }
 
+    /// Why a change would be unwise though every node might admit it: what only a proposer knows.
+    pub(crate) fn check_change(&self, action: &Action) -> Result<(), String> {
+        let Action::Reconfigure(change) = action else { return Ok(()) };
+        let (n, most) = (change.members.len() as u64, self.config.own_slots_max as u64);
+        // PROTOCOL 10-i: alpha >= n*W.
+        if n * most > self.config.alpha {
+            let alpha = self.config.alpha;
+            return Err(format!(
+                "{n} members with {most} own slots in flight need alpha >= {}: it is {alpha}; lower \
+                 own_slots_in_flight",
+                n * most
+            ));
+        }
+        let bounds = &self.config.bounds;
+        let largest = fragment_len(bounds.value_bytes_max, usize::from(change.data).max(1));
+        if largest + HEAD_ROOM > bounds.segment_bytes as usize / 4 {
+            return Err(format!(
+                "with k = {} a fragment may have {largest} bytes, more than a quarter of a log \
+                 segment ({} bytes): choose a larger k, or larger segments",
+                change.data, bounds.segment_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    /// PROTOCOL 10-ad: a node that left, and has no fragment of a value in use, is not needed.
+    fn propose_released(&mut self) {
+        let members = self.machine.members();
+        if !self.core.is_active() || self.core.exec() < members.effect() {
+            return;
+        }
+        let used = |node: u8| {
+            let mut holding = members.layouts().iter().filter(|it| it.place(node).is_some());
+            holding.any(|layout| self.machine.values_of_layout(layout.number) > 0)
+        };
+        let seats = (0..).zip(members.seats());
+        let mut left = seats
+            .filter(|(node, seat)| !members.is_member(*node) && !seat.is_released && !used(*node));
+        if let Some((node, _)) = left.next() {
+            self.rebuilt_at = self.now + REBUILT_AGAIN;
+            self.propose_alone(Action::NodeReleased { node }, None);
+        }
+    }
+
+    /// Proposes other members, or another f or k, on nobody's behalf.
+    pub fn propose_reconfigure(&mut self, change: Reconfigure) {
+        self.propose_alone(Action::Reconfigure(Box::new(change)), None);
+    }
+
     /// Proposes to put another disk in the place of a node's, on nobody's behalf.
     pub fn propose_replace(&mut self, node: u8, expected: u32, disk: u128) {
         let (address, is_forced) = (Box::default(), false);
@@ -189,6 +273,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.rebuilt_at = self.now + REBUILT_LOOK;
         self.check_seat();
+        self.propose_released();
         let seat = self.machine.members().seats().get(usize::from(self.me)).copied();
         let Some(seat) = seat.filter(|seat| seat.is_rebuilding) else { return };
         let is_mine = seat.incarnation == self.config.incarnation;

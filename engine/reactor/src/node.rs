@@ -13,6 +13,7 @@ use crate::fragments::Fragments;
 use crate::history::History;
 use crate::journal::Journal;
 use crate::observe::Observer;
+use crate::placement::{Addresses, Codecs};
 use crate::reads::Reads;
 use crate::reclaim::Reclaim;
 use crate::record::DecidedRun;
@@ -26,10 +27,10 @@ use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{get_message, kind, put_message};
 use racos_buffer::{Pool, Slice};
 use racos_codec::Codec;
-use racos_machine::{Machine, OpId};
+use racos_machine::{MEMBERS_MAX, Machine, OpId};
 use racos_net::{Link, Message as Frame, Transport};
 use racos_protocol::{
-    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, Slot, Target,
+    ConfigError, Core, Effect, Effects, Input, Membership, Message, Nanos, NodeSet, Slot, Target,
 };
 use racos_storage::device::Device;
 use racos_storage::{Class, Full, Log, LogError, Place};
@@ -97,14 +98,16 @@ pub struct UnderWay {
 pub struct Node<L: Link, D: Device> {
     pub(crate) config: NodeConfig,
     pub(crate) me: u8,
-    pub(crate) n: usize,
     pub(crate) core: Core,
     pub(crate) machine: Machine,
     pub(crate) log: Log<D>,
     pub(crate) net: Transport<L>,
     pub(crate) pool: Pool,
     pub(crate) secrets: Secrets,
-    pub(crate) codec: Codec,
+    pub(crate) codecs: Codecs,
+    pub(crate) addresses: Addresses,
+    /// See [`Node::others`].
+    pub(crate) others: NodeSet,
     pub(crate) boot: u32,
     pub(crate) next_op: u64,
     pub(crate) builder: Builder,
@@ -220,14 +223,15 @@ impl<L: Link, D: Device> Node<L, D> {
         let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
         let mut node = Node {
             me: config.node,
-            n,
             core: parts.core,
             machine: parts.machine,
             log: parts.log,
             net: parts.net,
             pool,
             secrets: parts.secrets,
-            codec: parts.codec,
+            addresses: Addresses::founding(&config.members),
+            others: NodeSet::EMPTY,
+            codecs: Codecs::new(parts.codec),
             boot: parts.boot,
             next_op: 0,
             builder,
@@ -246,7 +250,7 @@ impl<L: Link, D: Device> Node<L, D> {
             effects: Effects::default(),
             inbox: Vec::new(),
             out_all: Vec::new(),
-            out_one: vec![Vec::new(); n],
+            out_one: vec![Vec::new(); MEMBERS_MAX],
             out_urgent: false,
             journal: Journal::new(now),
             // PROTOCOL 3.1-c: no read id of an earlier boot.
@@ -259,8 +263,8 @@ impl<L: Link, D: Device> Node<L, D> {
             requests: FxHashSet::default(),
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
-            heard_at: vec![None; n],
-            peer_boots: vec![(0, 0); n],
+            heard_at: vec![None; MEMBERS_MAX],
+            peer_boots: vec![(0, 0); MEMBERS_MAX],
             now,
             started: now,
             scratch: Vec::new(),
@@ -276,6 +280,7 @@ impl<L: Link, D: Device> Node<L, D> {
             config,
         };
         node.history.drop_gone(|segment| node.log.holds(segment));
+        node.learn_members();
         node.list_missing_of_these(parts.absent);
         node.restart_leases();
         node.enter();
@@ -433,7 +438,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let waiting = !self.nothing_unappended()
             || (!self.sealed.is_empty() && self.core.can_open().is_some());
         let retry = waiting.then_some(self.now + 1_000_000);
-        let beacon = (self.n > 1).then_some(self.beacon_at);
+        let beacon = (!self.others.is_empty()).then_some(self.beacon_at);
         [
             beacon,
             self.core.deadline(),
@@ -477,8 +482,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             return;
         };
-        let index = usize::from(node);
-        if index >= self.n || node == u16::from(self.me) {
+        if usize::from(node) >= MEMBERS_MAX || node == u16::from(self.me) {
             return;
         }
         let from = node as u8;
@@ -491,7 +495,7 @@ impl<L: Link, D: Device> Node<L, D> {
             _ if !self.takes_part() => return,
             _ => {}
         }
-        if !self.is_peer(from, incarnation, frame.from.boot) {
+        if !self.is_peer(from, incarnation, frame.from.boot, frame.from.address) {
             return;
         }
         match frame.kind {
@@ -610,10 +614,17 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn open_batches(&mut self) {
         // PROTOCOL 6.1-b: what has come by now is the next batch.
-        while self.core.can_open().is_some() && self.log_has_room() {
+        while let Some(slot) = self.core.can_open()
+            && self.log_has_room()
+        {
             let Some(parcel) = self.sealed.pop_front().or_else(|| self.builder.seal()) else {
                 return;
             };
+            // PROTOCOL 10-w
+            if parcel.layout != self.machine.members().layout_at(slot) {
+                self.give_up_changed(parcel);
+                continue;
+            }
             if parcel.batch.is_guarded() && !self.guards_allow(&parcel.batch.ops) {
                 let text = "a lease was renewed just before its end".into();
                 self.give_up(parcel, &RequestError { code: ErrorCode::Unavailable, text });
@@ -633,13 +644,16 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn send_core_messages(&mut self) {
-        for node in 0..self.n {
-            if node == usize::from(self.me) {
+        for node in 0..MEMBERS_MAX {
+            let is_other = self.others.contains(node as u8);
+            if !is_other && self.out_one[node].is_empty() {
                 continue;
             }
-            let to = self.config.members[node];
-            for bytes in [&self.out_all, &self.out_one[node]] {
-                if !bytes.is_empty() {
+            let all: &[u8] = if is_other { &self.out_all } else { &[] };
+            for bytes in [all, &self.out_one[node]] {
+                if let Some(to) = self.addresses.get(node as u8)
+                    && !bytes.is_empty()
+                {
                     // A datagram that is lost is asked for again (PROTOCOL 12).
                     let _ = self.net.send(to, kind::CORE, bytes, &[], self.now);
                 }
@@ -659,7 +673,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Sends to another node; what is lost is asked for again.
     pub(crate) fn send(&mut self, to: u8, kind: u8, head: &[u8], body: &[Slice]) {
-        let address = self.config.members[usize::from(to)];
+        let Some(address) = self.address(to) else { return };
         let _ = self.net.send(address, kind, head, body, self.now);
     }
 

@@ -17,7 +17,7 @@ use crate::wire::node::{
     get_stripes, kind, put_segment,
 };
 use racos_buffer::Slice;
-use racos_machine::{OpId, Value};
+use racos_machine::{MEMBERS_MAX, OpId, Value};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Input, Nanos, NodeSet, ReadQuorum, ReadStep, Slot};
 use racos_storage::Place;
@@ -56,7 +56,8 @@ enum Came {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub op: OpId,
-    pub index: u8,
+    /// Whose fragment it is.
+    pub node: u8,
     pub bytes: Slice,
 }
 
@@ -94,7 +95,7 @@ struct Read {
 impl Read {
     /// Keeps a fragment; one that came before, again or by another way, is not kept twice.
     fn hold(&mut self, new: Held) {
-        if !self.held.iter().any(|held| held.index == new.index && held.op == new.op) {
+        if !self.held.iter().any(|held| held.node == new.node && held.op == new.op) {
             self.held.push(new);
         }
     }
@@ -175,10 +176,15 @@ impl<L: Link, D: Device> Node<L, D> {
     /// GETSTRIPE: no quorum, a stripe never changes.
     pub(crate) fn start_fetch(&mut self, waiter: Waiter, value: Value) {
         self.counts.reads += 1;
-        let own_code = usize::from(value.k) == self.codec.k() || value.k == 1;
-        if !own_code || usize::from(value.n) != self.n || value.len == 0 {
-            let text = "the stripe's code is not one of this cluster".into();
-            let error = RequestError { code: ErrorCode::BadRequest, text };
+        if self.layout_of(&value).is_none() || value.len == 0 {
+            // Coded for members that this node has not heard of, or a stripe of nobody.
+            let newest = self.machine.members().newest();
+            let is_newer = newest.is_some_and(|newest| value.layout > newest.number);
+            let (code, text) = match is_newer {
+                true => (ErrorCode::Unavailable, "this node has to catch up first; ask another"),
+                false => (ErrorCode::BadRequest, "the stripe's code is not one of this cluster"),
+            };
+            let error = RequestError { code, text: text.into() };
             return self.reply(&waiter, &Reply::Error(error), &[]);
         }
         let quorum = ReadQuorum::new(self.core.thresholds().quorum);
@@ -246,9 +252,9 @@ impl<L: Link, D: Device> Node<L, D> {
     fn take_own(&mut self, id: u64, op: OpId) -> bool {
         match self.fragments.find(op) {
             Some(Fetch::Memory(bytes)) => {
-                let index = self.me;
+                let node = self.me;
                 let read = self.reads.table.get_mut(&id).expect("the read is under way");
-                read.hold(Held { op, index, bytes });
+                read.hold(Held { op, node, bytes });
                 true
             }
             Some(Fetch::Disk { place, crc }) => {
@@ -271,26 +277,41 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Asks as many nodes as a quorum needs, those that hold data fragments first; the first
     /// `wanted` of them send their fragment along.
     fn ask_first(&mut self, id: u64, wanted: usize) {
+        let (before, after) = self.core.read_configurations();
         let needed = match self.core.is_filling() {
-            true => self.n - 1,
-            false => self.core.thresholds().quorum - 1,
+            true => MEMBERS_MAX,
+            false => after.thresholds.quorum - 1,
         };
         let suspected = self.core.suspected();
-        let k = self.codec.k();
-        let mut chosen = Vec::with_capacity(needed);
+        let k = after.thresholds.k;
+        let mut chosen = Vec::with_capacity(after.members.len());
         // Parity holders take turns, so that no node is asked more than the others.
-        let turn = id as usize;
-        let parity = (0..self.n - k).map(|step| k + (turn + step) % (self.n - k).max(1));
-        let order: Vec<usize> = (0..k).chain(parity).collect();
+        let (data, parity) = after.members.split_at(k);
+        let turn = id as usize % parity.len().max(1);
+        let leaving = before.thresholds.members.without(after.thresholds.members);
+        let order = data.iter().chain(&parity[turn..]).chain(&parity[..turn]).copied();
+        let order: Vec<u8> = order.chain(leaving.iter()).collect();
         for trusted in [true, false] {
-            for node in order.iter().copied().filter(|node| *node != usize::from(self.me)) {
-                if suspected.contains(node as u8) != trusted && chosen.len() < needed {
-                    chosen.push(node as u8);
+            for node in order.iter().copied().filter(|node| *node != self.me) {
+                if suspected.contains(node) != trusted && chosen.len() < needed {
+                    chosen.push(node);
                 }
             }
         }
-        for (place, node) in chosen.into_iter().enumerate() {
-            self.ask(id, node, place < wanted);
+        let holders = self.guessed_holders(id);
+        let mut wanted = wanted;
+        for node in chosen {
+            let brings = wanted > 0 && holders.contains(node);
+            wanted -= usize::from(brings);
+            self.ask(id, node, brings);
+        }
+    }
+
+    /// Who holds fragments of what this node takes for the newest version.
+    fn guessed_holders(&self, id: u64) -> NodeSet {
+        match &self.reads.table[&id].guess {
+            Found::Values { values, .. } if values.len() == 1 => self.holders_of(&values[0]),
+            _ => NodeSet::EMPTY,
         }
     }
 
@@ -307,8 +328,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
         ReadQuestion { read: id, fragment, guess, query: &read.query }.put(&mut head);
-        let address = self.config.members[usize::from(to)];
-        let _ = self.net.send(address, kind::READQ, &head, &[], self.now);
+        if let Some(address) = self.addresses.get(to) {
+            let _ = self.net.send(address, kind::READQ, &head, &[], self.now);
+        }
         self.scratch = head;
     }
 
@@ -363,7 +385,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match fragment_of {
             Some(op) if !frame.body.is_empty() => {
                 read.pending.remove(from);
-                read.hold(Held { op, index: from, bytes: frame.body.clone() });
+                read.hold(Held { op, node: from, bytes: frame.body.clone() });
             }
             // A fragment on disk follows in a SEG of its own.
             Some(_) => {}
@@ -386,17 +408,17 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragment_came(read, from, OpId(op), came);
     }
 
-    fn fragment_came(&mut self, id: u64, index: u8, op: OpId, came: Came) {
+    fn fragment_came(&mut self, id: u64, node: u8, op: OpId, came: Came) {
         let Some(read) = self.reads.table.get_mut(&id) else { return };
-        read.pending.remove(index);
+        read.pending.remove(node);
         let wanted = matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op);
         match came {
-            Came::Here(bytes) => read.hold(Held { op, index, bytes }),
+            Came::Here(bytes) => read.hold(Held { op, node, bytes }),
             // PROTOCOL 8.1-o: another node is asked, in `progress`.
-            Came::Missing if wanted => read.denied.insert(index),
+            Came::Missing if wanted => read.denied.insert(node),
             Came::Gone(exec) if wanted => {
-                read.denied.insert(index);
-                read.gone.insert(index);
+                read.denied.insert(node);
+                read.gone.insert(node);
                 read.gone_exec = read.gone_exec.max(Some(exec));
             }
             _ => {}
@@ -513,7 +535,7 @@ impl<L: Link, D: Device> Node<L, D> {
             [value] if value.len == 0 => self.finish(id, &Reply::Found { revision }, &[]),
             [value] => {
                 read.stage = Stage::Fetch { revision, value };
-                let own = read.held.iter().any(|held| held.op == value.op && held.index == self.me);
+                let own = read.held.iter().any(|held| held.op == value.op && held.node == self.me);
                 let guessed = matches!(&read.guess, Found::Values { values, .. }
                     if values.len() == 1 && values[0].op == value.op);
                 read.held.retain(|held| held.op == value.op);
@@ -571,7 +593,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 Err(Unfit::NoBuffers) => return,
                 Err(Unfit::Digest) => {
-                    let all = NodeSet::first(self.n);
+                    let all = self.holders_of(&value);
                     let read = self.reads.table.get_mut(&id).expect("the read is under way");
                     read.suspicious = true;
                     let known = held + read.denied.len();
@@ -579,7 +601,7 @@ impl<L: Link, D: Device> Node<L, D> {
                         let text = "the fragments found do not make the value that was written";
                         return self.fail_read(id, ErrorCode::DataLoss, text);
                     }
-                    return self.ask_fragments(id, self.n);
+                    return self.ask_fragments(id, MEMBERS_MAX);
                 }
             }
         }
@@ -592,11 +614,12 @@ impl<L: Link, D: Device> Node<L, D> {
             return self.replaced(id);
         }
         // PROTOCOL 9.5-g: never an older value, never silence.
-        let lacking = self.reads.table[&id].denied.len();
-        if self.n - lacking < k {
+        let holders = self.holders_of(&value);
+        let left = holders.without(self.reads.table[&id].denied).len();
+        if left < k {
+            let (n, lacking) = (holders.len(), holders.len() - left);
             let text = format!(
-                "{lacking} of {} nodes answered that they lack their fragment; {k} are needed",
-                self.n
+                "{lacking} of {n} nodes answered that they lack their fragment; {k} are needed"
             );
             self.fail_read(id, ErrorCode::DataLoss, &text);
         }
@@ -615,7 +638,7 @@ impl<L: Link, D: Device> Node<L, D> {
         // So many nodes that one of them held a fragment when the value was decided, and would still
         // hold it, if it were in use.
         let gone = read.gone.len() + usize::from(!live_here && read.denied.contains(self.me));
-        gone > self.n - self.core.thresholds().support
+        gone > usize::from(value.n) - self.support_of(value).min(usize::from(value.n))
     }
 
     /// PROTOCOL 8.1-p GONE: execute what the others have, and look again.
@@ -637,13 +660,14 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Asks `more` further nodes for their fragment, those with data fragments first.
     fn ask_fragments(&mut self, id: u64, more: usize) {
         let suspected = self.core.suspected();
+        let Stage::Fetch { value, .. } = self.reads.table[&id].stage else { return };
+        let order = self.layout_of(&value).map(|layout| layout.members.clone()).unwrap_or_default();
         let read = self.reads.table.get_mut(&id).expect("the read is under way");
-        let Stage::Fetch { value, .. } = read.stage else { return };
         let mut targets = Vec::new();
         for trusted in [true, false] {
-            for node in (0..self.n as u8).filter(|node| *node != self.me) {
+            for node in order.iter().copied().filter(|node| *node != self.me) {
                 let busy = read.pending.contains(node) || read.denied.contains(node);
-                let have = read.held.iter().any(|held| held.index == node && held.op == value.op);
+                let have = read.held.iter().any(|held| held.node == node && held.op == value.op);
                 let fits = suspected.contains(node) != trusted;
                 if !busy && !have && fits && targets.len() < more {
                     targets.push(node);
@@ -693,7 +717,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 if own_pending {
                     self.take_own(id, value.op);
                 }
-                self.ask_fragments(id, self.n);
+                self.ask_fragments(id, MEMBERS_MAX);
             }
         }
     }

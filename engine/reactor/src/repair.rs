@@ -7,7 +7,7 @@
 //! What would break it: counting the own suspected fragment, or believing a checksum instead of the
 //! digest.
 
-use crate::assemble::Unfit;
+use crate::assemble::{Placed, Unfit};
 use crate::journal::Stored;
 use crate::layout;
 use crate::missing::MissingList;
@@ -17,7 +17,7 @@ use crate::record;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{SegmentAnswer, kind, put_segment};
 use racos_buffer::Slice;
-use racos_machine::{OpId, Value};
+use racos_machine::{MEMBERS_MAX, OpId, Value};
 use racos_net::Link;
 use racos_protocol::{Nanos, NodeSet, Release, Slot};
 use racos_storage::device::Device;
@@ -106,10 +106,11 @@ impl Repair {
 
 impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 10-u: after a restart, or on a new disk: what no fragment was found of, as far as it is
-    /// in use. Of all other values replay met one: nobody has to go over all of them.
+    /// in use and belongs here. Of all other values replay met one: nobody has to go over all of them.
     pub(crate) fn list_missing_of_these(&mut self, absent: Vec<OpId>) {
         for op in absent {
             let used = self.machine.value(op).filter(|used| used.value.len > 0);
+            let used = used.filter(|used| self.is_holder(&used.value));
             if let Some(used) = used.filter(|_| !self.fragments.contains(op)) {
                 self.repair.missing.add(op, used.slot, self.now);
             }
@@ -120,7 +121,8 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn list_missing_of(&mut self, slot: Slot, ops: &[racos_machine::Op]) {
         for spot in layout::fragments(ops) {
             let op = spot.value.op;
-            if !self.fragments.contains(op) && self.machine.value(op).is_some() {
+            let is_here = !self.is_holder(spot.value) || self.fragments.contains(op);
+            if !is_here && self.machine.value(op).is_some() {
                 self.repair.missing.add(op, slot, self.now + GRACE);
                 self.repair.missing.grew(u64::from(spot.value.len));
             }
@@ -204,14 +206,16 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Asks `more` further nodes; they take turns, so that none is asked more than the others.
     fn repair_ask(&mut self, id: u64, more: usize) {
         let suspected = self.core.suspected();
-        let Some(job) = self.repair.jobs.get_mut(&id) else { return };
+        let Some(job) = self.repair.jobs.get(&id) else { return };
+        let holders = self.holders_of(&job.value);
         let op = job.value.op;
         let turn = op.counter() as usize;
+        let nodes: Vec<u8> = holders.iter().collect();
         let mut targets = Vec::with_capacity(more);
         for trusted in [true, false] {
-            for step in 0..self.n {
-                let node = ((turn + step) % self.n) as u8;
-                let have = job.held.iter().any(|held| held.index == node);
+            for step in 0..nodes.len() {
+                let node = nodes[(turn + step) % nodes.len()];
+                let have = job.held.iter().any(|held| held.node == node);
                 let out = job.pending.union(job.denied).union(job.gone).contains(node);
                 let fits = suspected.contains(node) != trusted && node != self.me;
                 if fits && !have && !out && targets.len() < more {
@@ -238,7 +242,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         job.retry_at = now + (PATIENCE << job.rounds);
         job.pending = NodeSet::EMPTY;
-        self.repair_ask(id, self.n);
+        self.repair_ask(id, MEMBERS_MAX);
     }
 
     /// SEG: the answer to a question of a repair. False: this is none of them.
@@ -256,8 +260,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         job.pending.remove(from);
         match answer {
-            SegmentAnswer::Here if !job.held.iter().any(|held| held.index == from) => {
-                job.held.push(Held { op, index: from, bytes: bytes.clone() });
+            SegmentAnswer::Here if !job.held.iter().any(|held| held.node == from) => {
+                job.held.push(Held { op, node: from, bytes: bytes.clone() });
             }
             SegmentAnswer::Here => {}
             SegmentAnswer::Missing => job.denied.insert(from),
@@ -276,7 +280,9 @@ impl<L: Link, D: Device> Node<L, D> {
             return self.repair.missing.remove(job.value.op);
         }
         // This node lacks its own.
-        if self.n - 1 - job.denied.len() < k {
+        let mut others = self.holders_of(&job.value);
+        others.remove(self.me);
+        if others.without(job.denied).len() < k {
             let op = job.value.op;
             self.repair.missing.set_lost(op, true);
             return self.repair_later(id, ASIDE_LOST);
@@ -308,7 +314,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Err(Unfit::Digest) if !job.suspicious => {
                 let job = self.repair.jobs.get_mut(&id).expect("looked up above");
                 job.suspicious = true;
-                self.repair_ask(id, self.n);
+                self.repair_ask(id, MEMBERS_MAX);
                 return self.repair_progress(id);
             }
             Err(Unfit::Digest) => {
@@ -344,37 +350,38 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 9.5-b: tells every node whose fragment is not the one that the value gives.
     pub(crate) fn report_odd(&mut self, held: &[Held], value: &Value) {
         let Ok(decoded) = self.decode(held, value, true) else { return };
-        let chosen: Vec<u8> = decoded.chosen.iter().map(|held| held.index).collect();
+        let chosen: Vec<u8> = decoded.chosen.iter().map(|it| it.held.node).collect();
         let others = held.iter().filter(|held| held.op == value.op);
-        let others: Vec<&Held> = others.filter(|held| !chosen.contains(&held.index)).collect();
+        let others: Vec<&Held> = others.filter(|held| !chosen.contains(&held.node)).collect();
         for other in others {
-            let right = self.fragment_of(other.index, &decoded.chosen, value);
+            let right = self.fragment_of(other.node, &decoded.chosen, value);
             if right.is_ok_and(|right| *right != *other.bytes) {
                 self.repair.odd += 1;
-                if other.index == self.me {
+                if other.node == self.me {
                     let slot = self.machine.value(value.op).map_or(0, |used| used.slot);
                     self.repair.missing.suspect(value.op, slot, self.now);
                     continue;
                 }
                 let mut head = Vec::with_capacity(16);
                 head.put_u128(value.op.0);
-                self.send(other.index, kind::BAD, &head, &[]);
+                self.send(other.node, kind::BAD, &head, &[]);
             }
         }
     }
 
-    fn own_fragment(&self, chosen: &[&Held], value: &Value) -> Result<Slice, Unfit> {
+    fn own_fragment(&self, chosen: &[Placed<'_>], value: &Value) -> Result<Slice, Unfit> {
         self.fragment_of(self.me, chosen, value)
     }
 
-    /// Fragment `index` of a value, from k good ones, in a block of its own.
-    fn fragment_of(&self, index: u8, chosen: &[&Held], value: &Value) -> Result<Slice, Unfit> {
+    /// A node's fragment of a value, from k good ones, in a block of its own.
+    fn fragment_of(&self, node: u8, chosen: &[Placed<'_>], value: &Value) -> Result<Slice, Unfit> {
         let len = layout::fragment_len(value.len as usize, usize::from(value.k));
         if value.k == 1 {
-            return self.pool.copy(&chosen[0].bytes).ok_or(Unfit::NoBuffers);
+            return self.pool.copy(&chosen[0].held.bytes).ok_or(Unfit::NoBuffers);
         }
         let mut buf = self.pool.get(len).ok_or(Unfit::NoBuffers)?;
-        self.rebuild(chosen, &[usize::from(index)], &mut [&mut buf[..len]]);
+        let place = self.place_of(node, value).ok_or(Unfit::Digest)?;
+        self.rebuild(chosen, value, &[place], &mut [&mut buf[..len]]);
         Ok(buf.freeze().slice(0..len))
     }
 }

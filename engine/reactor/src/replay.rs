@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// What a record takes in a group besides its fragments.
-const HEAD_ROOM: usize = 8 << 10;
+pub(crate) const HEAD_ROOM: usize = 8 << 10;
 
 impl<L: Link, D: Device> Node<L, D> {
     /// Makes an empty log. `progress` is told segments made and to make.

@@ -12,7 +12,7 @@ use crate::status::{
 use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestError};
 use crate::wire::node::Query;
 use racos_buffer::Slice;
-use racos_machine::{Action, Content, Op, OpId, Refusal, Replace, Stamp};
+use racos_machine::{Action, Content, Op, OpId, Refusal, Stamp};
 use racos_net::{Link, Message as Frame};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
@@ -74,12 +74,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.start_read(waiter, Query::Range { from, to, limit })
             }
             Request::Status => self.status_request(&waiter),
-            Request::Replace { node, expected, disk, is_forced } => {
-                let address = Box::default();
-                let change = Replace { node, expected, disk, address, is_forced };
-                let action = Action::ReplaceNode(Box::new(change));
-                self.propose_alone(action, Some(waiter));
-            }
+            Request::Members { action } => match self.check_change(&action) {
+                Ok(()) => self.propose_alone(action, Some(waiter)),
+                Err(why) => self.refuse_request(&waiter, ErrorCode::BadRequest, &why),
+            },
         }
     }
 
@@ -209,10 +207,15 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn member_status(&self) -> Vec<MemberStatus> {
-        let seats = self.machine.members().seats().iter().enumerate();
+        let members = self.machine.members();
+        let seats = members.seats().iter().enumerate();
         let members = seats.map(|(node, seat)| MemberStatus {
+            is_member: members.is_member(node as u8),
+            is_lost: seat.is_lost,
+            is_released: seat.is_released,
+            values: self.values_on(node as u8),
             node: node as u8,
-            address: self.config.members[node].to_string(),
+            address: self.address_text(node as u8),
             incarnation: seat.incarnation,
             from: seat.from,
             disk: format!("{:032x}", seat.disk),
@@ -221,14 +224,23 @@ impl<L: Link, D: Device> Node<L, D> {
         members.collect()
     }
 
+    /// Values in use of layouts other than the newest that have fragments on a node.
+    fn values_on(&self, node: u8) -> u64 {
+        let members = self.machine.members();
+        let older = members.layouts().split_last().map_or(&[][..], |(_, older)| older);
+        let holding = older.iter().filter(|layout| layout.place(node).is_some());
+        holding.map(|layout| self.machine.values_of_layout(layout.number)).sum()
+    }
+
     /// What this node tells about itself. CPU and memory are the runtime's to fill in.
     pub fn status(&self) -> Status {
         let counters = self.core.counters();
         let net = self.net.counters();
         let suspected = self.core.suspected();
-        let peers = (0..self.n as u8).filter(|node| *node != self.me).map(|node| PeerStatus {
+        let newest = self.core.newest().thresholds;
+        let peers = self.others().iter().map(|node| PeerStatus {
             node,
-            address: self.config.members[usize::from(node)].to_string(),
+            address: self.address_text(node),
             exec: self.core.peer_exec(node),
             suspected: suspected.contains(node),
             heard_ms_ago: self.heard_at[usize::from(node)]
@@ -241,9 +253,9 @@ impl<L: Link, D: Device> Node<L, D> {
             incarnation: self.config.incarnation,
             boot: self.boot,
             version: env!("CARGO_PKG_VERSION").into(),
-            n: self.n,
-            f: self.config.f,
-            k: self.config.k,
+            n: newest.n,
+            f: newest.f,
+            k: newest.k,
             exec: self.core.exec(),
             seen: self.core.seen(),
             revision: self.machine.revision(),
@@ -275,6 +287,7 @@ impl<L: Link, D: Device> Node<L, D> {
             catch_up: self.catch_up_status(),
             epoch: self.core.epoch(),
             is_active: self.core.is_active(),
+            effect: self.machine.members().effect(),
             members: self.member_status(),
             disk: self.disk_status(),
             requests: self.counts,

@@ -3,7 +3,7 @@
 //! Invariant: PROPOSE(s, 1) leaves a node only after the record with its fragments of that batch is
 //! flushed; the machine applies exactly the batch whose digest was decided.
 
-use crate::batch::{Batch, Parcel, Waiter};
+use crate::batch::{Batch, Body, Parcel, Waiter};
 use crate::journal::{DiskRead, Stored};
 use crate::layout;
 use crate::node::{Arrived, Known, Node};
@@ -102,7 +102,13 @@ impl<L: Link, D: Device> Node<L, D> {
             let bytes = &body[spot.offset..spot.offset + spot.len];
             head.crc(index) == Some(crc32fast::hash(bytes))
         };
+        // PROTOCOL 10-w: coded for the members of its slot.
+        let layout = self.machine.members().layout_at(head.slot);
+        let fits = |spot: layout::FragmentSpot<'_>| {
+            spot.value.layout == layout && self.is_holder(spot.value)
+        };
         let whole = batch.info.digest == head.digest
+            && layout::fragments(&batch.ops).all(fits)
             && head.crcs.len() == fragments * 4
             && layout::body_len(&batch.ops) == body.len()
             && layout::fragments(&batch.ops).enumerate().all(intact);
@@ -146,7 +152,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let parcel = self.open.get(&slot).expect("the core stores what arrived or was opened");
         let batch = parcel.batch.clone();
-        let mut body = parcel.bodies[usize::from(self.me)].clone();
+        let own = self.body_of(parcel, self.me).expect("an owner is a member");
+        let mut body = own.clone();
         body.slices = self.compact(&body.slices);
         let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
         let digest = batch.info.digest;
@@ -201,13 +208,14 @@ impl<L: Link, D: Device> Node<L, D> {
         let parcel = self.opening.take().expect("a batch was offered");
         let known = Known { batch: parcel.batch.clone(), recorded: true, place: None };
         self.window.insert(slot, known);
+        let members = self.core.at(slot).thresholds.members;
         // PROTOCOL 6.5-k
-        if (0..self.n).any(|node| self.is_chunked(&parcel, node)) {
+        if members.iter().any(|node| self.is_chunked(&parcel, node)) {
             self.queue_message(Target::Others, &Message::Opening { slot });
         }
         self.open.insert(slot, parcel);
-        // PROTOCOL 6.2-a: to every other node that is not hopelessly behind.
-        for node in 0..self.n as u8 {
+        // PROTOCOL 6.2-a: to every other member that is not hopelessly behind.
+        for node in members.iter() {
             if node != self.me && !self.is_backlogged(node) {
                 self.spread_to(slot, node);
             }
@@ -220,24 +228,31 @@ impl<L: Link, D: Device> Node<L, D> {
         let index = usize::from(node);
         let silent = self.heard_at[index].is_none_or(|at| self.now > at + SILENT_NS);
         let most = if silent { BACKLOG_SILENT_BYTES_MAX } else { BACKLOG_BYTES_MAX };
-        self.net.pending_bytes(self.config.members[index]) > most
+        self.address(node).is_none_or(|address| self.net.pending_bytes(address) > most)
     }
 
     /// Whether a node's share of a batch is more than one datagram: the transport sends it in chunks,
     /// and again what is lost of it.
-    fn is_chunked(&self, parcel: &Parcel, node: usize) -> bool {
-        let body: usize = parcel.bodies[node].slices.iter().map(|slice| slice.len()).sum();
-        let most = self.net.link().datagram_max(self.config.members[node]);
+    fn is_chunked(&self, parcel: &Parcel, node: u8) -> bool {
+        let Some(body) = self.body_of(parcel, node) else { return false };
+        let body: usize = body.slices.iter().map(|slice| slice.len()).sum();
+        let Some(address) = self.address(node) else { return false };
+        let most = self.net.link().datagram_max(address);
         parcel.batch.bytes.len() + body + SPREAD_OVERHEAD > most
+    }
+
+    /// What a node gets of a batch, if it is one of those who hold it.
+    fn body_of<'a>(&self, parcel: &'a Parcel, node: u8) -> Option<&'a Body> {
+        let place = self.machine.members().layout(parcel.layout)?.place(node)?;
+        parcel.bodies.get(place)
     }
 
     /// A node asked for the SPREAD of an own open slot (PROTOCOL 12.2-g). What the transport is still
     /// sending it need not be sent twice.
     pub(crate) fn spread_again(&mut self, slot: Slot, to: u8) {
         let Some(parcel) = self.open.get(&slot) else { return };
-        let address = self.config.members[usize::from(to)];
-        let under_way = self.net.pending_bytes(address) > 0;
-        if !(under_way && self.is_chunked(parcel, usize::from(to))) {
+        let under_way = self.address(to).is_some_and(|it| self.net.pending_bytes(it) > 0);
+        if !(under_way && self.is_chunked(parcel, to)) {
             self.spread_to(slot, to);
         }
     }
@@ -247,13 +262,13 @@ impl<L: Link, D: Device> Node<L, D> {
         // PROTOCOL 11-n
         // After a restart the other nodes' fragments are gone: they finish the slot without us.
         let Some(parcel) = self.open.get(&slot) else { return };
-        let body = &parcel.bodies[usize::from(to)];
+        let Some(body) = self.body_of(parcel, to) else { return };
+        let Some(address) = self.address(to) else { return };
         let batch = &parcel.batch;
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
         let digest = batch.info.digest;
         SpreadHead { slot, digest, batch: &batch.bytes, crcs: &body.crcs }.put(&mut head);
-        let address = self.config.members[usize::from(to)];
         let _ = self.net.send(address, kind::SPREAD, &head, &body.slices, self.now);
         self.scratch = head;
     }
@@ -369,6 +384,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(mut parcel) = self.open.remove(&slot) else { return };
         parcel.voids += 1;
         let full = self.refused_for_space.remove(&slot);
+        if parcel.layout != self.builder.layout() && !self.fit_parcel(&mut parcel) {
+            return self.give_up_changed(parcel);
+        }
         // Whether leases have run out is looked into anew.
         if !full && parcel.voids <= VOIDS_MAX && !parcel.batch.is_guarded() {
             return self.sealed.push_front(parcel);
@@ -388,6 +406,32 @@ impl<L: Link, D: Device> Node<L, D> {
                 ),
             },
         };
+        self.give_up(parcel, &error);
+    }
+
+    /// PROTOCOL 10-w: what waits to be opened is for the members of slots to come.
+    pub(crate) fn fit_parcels(&mut self) {
+        for mut parcel in std::mem::take(&mut self.sealed) {
+            match self.fit_parcel(&mut parcel) {
+                true => self.sealed.push_back(parcel),
+                false => self.give_up_changed(parcel),
+            }
+        }
+    }
+
+    /// Makes a batch one of the newest layout; false if it holds fragments made for another.
+    fn fit_parcel(&self, parcel: &mut Parcel) -> bool {
+        let stores = layout::fragments(&parcel.batch.ops).next().is_some();
+        let is_old = parcel.layout != self.builder.layout();
+        if is_old && !stores {
+            self.builder.fit(parcel);
+        }
+        !is_old || !stores
+    }
+
+    pub(crate) fn give_up_changed(&mut self, parcel: Parcel) {
+        let text = "the members changed before this write took effect, and it did not; try again";
+        let error = RequestError { code: ErrorCode::Unavailable, text: text.into() };
         self.give_up(parcel, &error);
     }
 
@@ -428,7 +472,7 @@ impl<L: Link, D: Device> Node<L, D> {
                  {} s, and {} are needed; it may still take effect",
                 self.me,
                 heard.count(),
-                self.n - 1,
+                self.members().len() - 1,
                 STALLED_NS / 1_000_000_000,
                 self.core.thresholds().quorum - 1
             );

@@ -32,6 +32,9 @@ pub struct Status {
     /// The configuration as this node has executed it, and how many changes led to it.
     pub members: Vec<MemberStatus>,
     pub epoch: u32,
+    /// The slot from which on the newest change is in effect.
+    #[serde(default)]
+    pub effect: u64,
     /// Whether this node takes clients' work: not while it replaces another and catches up.
     pub is_active: bool,
     pub requests: RequestCounts,
@@ -76,6 +79,17 @@ pub struct MemberStatus {
     /// The disk's id, 32 hexadecimal digits; zeros: the one it was founded with.
     pub disk: String,
     pub is_rebuilding: bool,
+    /// In the newest configuration, perhaps not in effect.
+    #[serde(default)]
+    pub is_member: bool,
+    /// It left and its disk is lost; it left and may be wiped.
+    #[serde(default)]
+    pub is_lost: bool,
+    #[serde(default)]
+    pub is_released: bool,
+    /// Values in use, written before the newest change of the members, with fragments on it.
+    #[serde(default)]
+    pub values: u64,
 }
 
 /// Fragments that this node should have and has not.

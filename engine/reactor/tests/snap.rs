@@ -5,6 +5,7 @@ mod common;
 use common::{Cluster, MS, address};
 use racos_engine::status::Status;
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
+use racos_machine::Action;
 
 fn value(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|index| (index / 7 + seed * 31) as u8).collect()
@@ -235,7 +236,7 @@ fn clients_of_slots_jumped_over_are_answered() {
     (0..4).for_each(|from| cluster.hub.block(address(from), address(4), true));
     let stamped = cluster.send_put(4, b"counted", &value(900, 1));
     cluster.pass(5 * MS);
-    let other = Request::Replace { node: 9, expected: 1, disk: 5, is_forced: false };
+    let other = Request::Members { action: Action::NodeLost { node: 9 } };
     let plain = cluster.send(4, &other, &[]);
     let done = cluster
         .pass_until(3000 * MS, |cluster| cluster.node(0).machine().get(b"counted").is_some());

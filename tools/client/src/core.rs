@@ -199,10 +199,7 @@ impl<L: Link> ClientCore<L> {
                 (Request::List { from, to, limit }, Slice::empty(), Class::Large)
             }
             Op::Status => (Request::Status, Slice::empty(), Class::Read),
-            Op::Replace { node, expected, disk, is_forced } => {
-                let request = Request::Replace { node, expected, disk, is_forced };
-                (request, Slice::empty(), Class::Write)
-            }
+            Op::Members { action } => (Request::Members { action }, Slice::empty(), Class::Write),
         }
     }
 
@@ -462,7 +459,7 @@ impl<L: Link> ClientCore<L> {
                 Request::Put { .. }
                 | Request::PutStripes { .. }
                 | Request::Delete { .. }
-                | Request::Replace { .. },
+                | Request::Members { .. },
                 Reply::Done { revision, changes, .. },
             ) => Ok(Answer::Done { revision, changes }),
             (Request::CloseSession { .. }, _) => Ok(Answer::NotFound),
@@ -711,7 +708,7 @@ fn give_back(op: Op) -> (Vec<u8>, Slice) {
         Op::Part { value } => (Vec::new(), value),
         Op::Delete { key } | Op::Get { key } | Op::GetDescribed { key } => (key, Slice::empty()),
         Op::PutStripes { key, .. } => (key, Slice::empty()),
-        Op::GetStripe { .. } | Op::List { .. } | Op::Status | Op::Replace { .. } => {
+        Op::GetStripe { .. } | Op::List { .. } | Op::Status | Op::Members { .. } => {
             (Vec::new(), Slice::empty())
         }
     }

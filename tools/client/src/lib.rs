@@ -29,4 +29,6 @@ pub use error::ClientError;
 pub use op::{Answer, Completion, Op, Route, Ticket};
 
 pub use racos_engine::wire::node::KeyEntry;
-pub use racos_machine::{KEY_BYTES_MAX, STRIPES_MAX, Value, prefix_end};
+pub use racos_machine::{
+    Action, Joining, KEY_BYTES_MAX, Reconfigure, Replace, STRIPES_MAX, Value, prefix_end,
+};

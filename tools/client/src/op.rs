@@ -3,7 +3,7 @@
 use crate::error::ClientError;
 use racos_buffer::Slice;
 use racos_engine::wire::node::KeyEntry;
-use racos_machine::Value;
+use racos_machine::{Action, Value};
 
 /// An operation to submit.
 #[derive(Debug, Clone)]
@@ -45,12 +45,9 @@ pub enum Op {
     },
     /// A node's report, as JSON.
     Status,
-    /// Put another disk in the place of a node's.
-    Replace {
-        node: u8,
-        expected: u32,
-        disk: u128,
-        is_forced: bool,
+    /// Change who the members are: REPLACE, RECONF, or that the disk of one that left is lost.
+    Members {
+        action: Action,
     },
 }
 

@@ -248,7 +248,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.begin_lease_round();
             }
             let exec = self.core.exec();
-            let quorum = self.core.thresholds().quorum;
+            let quorum = self.quorum_of_both();
             let round = self.api.leases.round.as_mut().expect("begun above");
             if round.answered.len() >= quorum && round.above <= exec {
                 let mut round = self.api.leases.round.take().expect("there is a round");
@@ -327,7 +327,7 @@ impl<L: Link, D: Device> Node<L, D> {
             head.put_u64(ask.id as u64);
             head.put_u8(u8::from(ask.refresh));
         }
-        for node in NodeSet::first(self.n).without(round.answered).iter() {
+        for node in self.members().without(round.answered).iter() {
             self.send(node, kind::LEASEQ, &head, &[]);
         }
     }
@@ -396,10 +396,12 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Looks into leases that have run out here. The nodes take turns, so that usually one does.
     fn scan_leases(&mut self) {
-        let n = self.n as u64;
+        let members = &self.core.newest().members;
+        let place = self.core.newest().place(self.me).unwrap_or(0) as u64;
+        let n = members.len() as u64;
         let mut overdue = Vec::new();
         for (id, ttl) in self.machine.leases() {
-            let rank = (u64::from(self.me) + n - lease_hash(id) % n) % n;
+            let rank = (place + n - lease_hash(id) % n) % n;
             let age = self.lease_age(id);
             if age != UNKNOWN
                 && age >= end_of(ttl) + rank * RANK

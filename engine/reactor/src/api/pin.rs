@@ -86,8 +86,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 self.begin_round();
             }
+            let quorum = self.quorum_of_both();
             let round = self.api.pins.round.as_mut().expect("begun above");
-            if round.answered.len() >= self.core.thresholds().quorum {
+            if round.answered.len() >= quorum {
                 let exec = self.core.exec();
                 match round.top.filter(|top| *top >= exec) {
                     None => {
@@ -160,7 +161,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(round) = &self.api.pins.round else { return };
         let (number, answered) = (round.number, round.answered);
         let head = number.to_le_bytes();
-        for node in NodeSet::first(self.n).without(answered).iter() {
+        for node in self.members().without(answered).iter() {
             self.send(node, kind::PINQ, &head, &[]);
         }
     }

@@ -175,8 +175,9 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn hears_quorum(&self) -> bool {
-        let heard = self.heard_at.iter().flatten();
-        let lately = heard.filter(|at| self.now < **at + SILENT_NS).count();
+        let others = self.core.at(self.core.exec()).thresholds.members.iter();
+        let heard = others.filter_map(|node| self.heard_at[usize::from(node)]);
+        let lately = heard.filter(|at| self.now < *at + SILENT_NS).count();
         // A node whose disk hangs can take part in none.
         lately + 1 >= self.core.thresholds().quorum && self.disk_hangs_ns().is_none()
     }
@@ -416,10 +417,8 @@ impl<L: Link, D: Device> Node<L, D> {
     fn api_status(&mut self) -> StatusAnswer {
         let mut native = self.status();
         native.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
-        let members = (0..self.n as u8).map(|node| Member {
-            id: self.member_id(node),
-            node,
-            address: self.config.members[usize::from(node)],
+        let members = self.members().iter().filter_map(|node| {
+            Some(Member { id: self.member_id(node), node, address: self.address(node)? })
         });
         let members: Vec<Member> = members.collect();
         let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);

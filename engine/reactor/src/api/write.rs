@@ -118,7 +118,8 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink<L, D>) {
         let writing =
             Writing { txn, stored: Stored::default(), answer, started: self.now, tries: 0 };
-        let parts = parts_of(&writing.txn, self.codec.k(), self.config.bounds.value_bytes_max);
+        let most = self.config.bounds.value_bytes_max;
+        let parts = parts_of(&writing.txn, self.builder.k(), most);
         if parts.is_empty() {
             return self.try_txn(writing);
         }

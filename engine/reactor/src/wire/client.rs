@@ -6,7 +6,7 @@
 
 use super::cursor::{Reader, WireError, Writer};
 use super::value::{get_value, get_values, put_value};
-use racos_machine::{KEY_BYTES_MAX, Refusal, SessionId, Stamp, Value};
+use racos_machine::{Action, KEY_BYTES_MAX, Op, OpId, Refusal, SessionId, Stamp, Value};
 use std::fmt;
 
 /// Kinds of frames between clients and nodes.
@@ -59,14 +59,9 @@ pub enum Request {
         limit: u32,
     },
     Status,
-    /// Put another disk in the place of a node's.
-    Replace {
-        node: u8,
-        /// The incarnation that is replaced.
-        expected: u32,
-        disk: u128,
-        /// Even if more than f members are rebuilding then.
-        is_forced: bool,
+    /// Change who the members are: nothing but what [`changes_members`] admits.
+    Members {
+        action: Action,
     },
 }
 
@@ -104,12 +99,9 @@ impl Request {
                 out.put_short(to.as_deref().unwrap_or_default());
             }
             Request::Status => out.put_u8(10),
-            Request::Replace { node, expected, disk, is_forced } => {
-                out.put_u8(11);
-                out.put_u8(*node);
-                out.put_u32(*expected);
-                out.put_u128(*disk);
-                out.put_u8(u8::from(*is_forced));
+            Request::Members { action } => {
+                out.put_u8(12);
+                Op { id: OpId(0), stamp: None, action: action.clone() }.encode(out);
             }
         }
     }
@@ -144,16 +136,26 @@ impl Request {
                 Request::List { from: first, to: bounded.then_some(end), limit }
             }
             10 => Request::Status,
-            11 => Request::Replace {
-                node: from.u8("node")?,
-                expected: from.u32("incarnation")?,
-                disk: from.u128("disk id")?,
-                is_forced: from.u8("forced")? != 0,
-            },
+            12 => Request::Members { action: get_change(&mut from)? },
             _ => return Err(WireError { field: "request kind" }),
         };
         from.end("request")?;
         Ok((client, request, asked))
+    }
+}
+
+/// Whether an operation is one that a client may ask for by [`Request::Members`].
+pub fn changes_members(action: &Action) -> bool {
+    matches!(action, Action::ReplaceNode(_) | Action::Reconfigure(_) | Action::NodeLost { .. })
+}
+
+fn get_change(from: &mut Reader<'_>) -> Result<Action, WireError> {
+    let mut rest = from.rest();
+    let op = Op::decode(&mut rest).map_err(|_| WireError { field: "change" })?;
+    let plain = op.id == OpId(0) && op.stamp.is_none() && rest.is_empty();
+    match plain && changes_members(&op.action) {
+        true => Ok(op.action),
+        false => Err(WireError { field: "change" }),
     }
 }
 
@@ -401,7 +403,7 @@ pub fn put_stripes(out: &mut Vec<u8>, values: &[Value]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use racos_machine::OpId;
+    use racos_machine::{Joining, Reconfigure, Replace};
 
     fn value() -> Value {
         Value { op: OpId(7), len: 5, digest: [1; 16], crc: 9, head: [2; 8], k: 3, n: 5, layout: 0 }
@@ -425,6 +427,27 @@ mod tests {
             Request::List { from: key.clone(), to: None, limit: 3 },
             Request::List { from: vec![], to: Some(key), limit: 3 },
             Request::Status,
+            Request::Members { action: Action::NodeLost { node: 3 } },
+            Request::Members {
+                action: Action::ReplaceNode(Box::new(Replace {
+                    node: 2,
+                    expected: 1,
+                    disk: 9,
+                    address: "127.0.0.1:7".into(),
+                    is_forced: false,
+                })),
+            },
+            Request::Members {
+                action: Action::Reconfigure(Box::new(Reconfigure {
+                    expected: 4,
+                    members: vec![0, 1, 3],
+                    joining: vec![Joining { disk: 7, address: "127.0.0.1:8".into() }],
+                    lost_max: 1,
+                    data: 1,
+                    lost: vec![2],
+                    is_forced: true,
+                })),
+            },
         ] {
             let mut bytes = Vec::new();
             request.put(1, 2, &mut bytes);
@@ -446,6 +469,14 @@ mod tests {
             reply.put(1, 2, &mut bytes);
             assert_eq!(Reply::get(&bytes), Ok((1, 2, reply)));
         }
+    }
+
+    #[test]
+    fn a_client_changes_members_and_nothing_else() {
+        let action = Action::NodeReleased { node: 1 };
+        let mut bytes = Vec::new();
+        Request::Members { action }.put(1, 2, &mut bytes);
+        assert_eq!(Request::get(&bytes), Err(WireError { field: "change" }));
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 use racos_buffer::{Pool, Slice};
 use racos_engine::wire::client::{self, Reply, Request, RequestError};
 use racos_engine::{Bounds, Node, NodeConfig, OpenError};
-use racos_machine::{OpId, SessionId, Stamp};
+use racos_machine::{Action, Joining, OpId, Reconfigure, Replace, SessionId, Stamp};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
 use racos_net::{Identity, Transport, TransportConfig};
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
@@ -79,7 +79,8 @@ impl Cluster {
             let mut config = NodeConfig::new(CLUSTER, index as u8, members.clone(), f, k);
             config.bounds = Bounds {
                 segment_bytes: 1 << 20,
-                value_bytes_max: 256 << 10,
+                // A fragment is at most a quarter of a segment.
+                value_bytes_max: if k == 1 { 128 << 10 } else { 256 << 10 },
                 // Fragments are read from the disk.
                 cache_bytes_max: 0,
                 disk_reserve_bytes: 0,
@@ -140,8 +141,50 @@ impl Cluster {
         expected: u32,
         disk: u128,
     ) -> Result<(), String> {
-        let asked = Request::Replace { node, expected, disk, is_forced: false };
-        match self.ask(at, &asked, &[]) {
+        let (address, is_forced) = (Box::default(), false);
+        let change = Replace { node, expected, disk, address, is_forced };
+        self.change(at, Action::ReplaceNode(Box::new(change)))
+    }
+
+    /// A disk for a node that is no member yet; its number is the next one.
+    pub fn add_host(&mut self, disk_id: u128) -> usize {
+        let node = self.hosts.len();
+        let config = NodeConfig { node: node as u8, ..self.hosts[0].config.clone() };
+        let disk = Disk::new(256 << 20, Timing::Immediate);
+        format(&config, &disk, &self.pool, disk_id);
+        self.hosts.push(Host { node: None, disk, config });
+        node
+    }
+
+    /// Asks a node for other members; those never seen before join with their disks.
+    pub fn reconfigure(
+        &mut self,
+        at: usize,
+        members: &[u8],
+        (lost_max, data): (u8, u8),
+        lost: &[u8],
+    ) -> Result<(), String> {
+        let known = self.node(at).machine().members();
+        let (expected, used) = (known.epoch(), known.seats().len());
+        let joining = members.iter().map(|node| usize::from(*node)).filter(|node| *node >= used);
+        let joining = joining.map(|node| {
+            let disk = self.node(node).log().disk_id();
+            Joining { disk, address: address(node).to_string().into() }
+        });
+        let change = Reconfigure {
+            expected,
+            members: members.to_vec(),
+            joining: joining.collect(),
+            lost_max,
+            data,
+            lost: lost.to_vec(),
+            is_forced: false,
+        };
+        self.change(at, Action::Reconfigure(Box::new(change)))
+    }
+
+    pub fn change(&mut self, at: usize, action: Action) -> Result<(), String> {
+        match self.ask(at, &Request::Members { action }, &[]) {
             Some((Reply::Done { changes: 0, .. }, _)) => Ok(()),
             Some((Reply::Error(error), _)) => Err(error.text),
             other => panic!("{other:?}"),

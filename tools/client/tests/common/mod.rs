@@ -190,7 +190,7 @@ impl World {
         self.slot += 1;
         let id = OpId::new(node as u16, 1, 1, self.slot);
         match request {
-            Request::Replace { .. } => unreachable!("no test here changes the members"),
+            Request::Members { .. } => unreachable!("no test here changes the members"),
             Request::OpenSession { window } => {
                 self.machine.apply(
                     self.slot,

@@ -1,0 +1,178 @@
+//! Other members, and another f and k, by whole nodes (PROTOCOL 10).
+
+mod common;
+
+use common::{Cluster, MS};
+use racos_engine::wire::client::{ErrorCode, Reply, Request};
+use racos_machine::Action;
+
+fn value(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|index| (index / 7) as u8 ^ seed).collect()
+}
+
+fn key(index: u8) -> [u8; 2] {
+    [b'k', index]
+}
+
+/// Small, coded and large values.
+fn len(index: u8) -> usize {
+    [40, 1300, 5000, 70_000][usize::from(index % 4)]
+}
+
+fn put(cluster: &mut Cluster, at: usize, index: u8) {
+    cluster.put(at, &key(index), &value(len(index), index));
+}
+
+fn readable(cluster: &mut Cluster, at: usize, indices: std::ops::Range<u8>) {
+    for index in indices {
+        let found = cluster.get(at, &key(index));
+        assert!(found == Some(value(len(index), index)), "{index} at node {at}");
+    }
+}
+
+/// Lets time pass until the newest change is in effect at these nodes.
+fn in_effect(cluster: &mut Cluster, nodes: &[usize]) {
+    let effect = nodes.iter().map(|node| cluster.node(*node).machine().members().effect()).max();
+    let effect = effect.expect("some node");
+    let done = cluster.pass_until(5000 * MS, |cluster| {
+        nodes.iter().all(|node| cluster.node(*node).exec() >= effect)
+    });
+    let execs: Vec<u64> = nodes.iter().map(|node| cluster.node(*node).exec()).collect();
+    assert!(done, "{execs:?} of {effect}");
+}
+
+fn equal(cluster: &Cluster, nodes: &[usize]) {
+    let hash = |node: usize| {
+        let machine = cluster.node(node).machine();
+        assert_eq!(machine.state_hash(), machine.full_hash());
+        (cluster.node(node).exec(), machine.state_hash())
+    };
+    let last = nodes.iter().map(|node| hash(*node)).max().expect("some node");
+    let same: Vec<u64> = nodes
+        .iter()
+        .map(|node| hash(*node))
+        .filter(|it| it.0 == last.0)
+        .map(|it| it.1 as u64)
+        .collect();
+    assert!(same.iter().all(|hash| *hash == last.1 as u64));
+}
+
+/// Three nodes, two that look on, and some data.
+fn three_and_two() -> Cluster {
+    let mut cluster = Cluster::new(3, 1, 1);
+    (0..16).for_each(|index| put(&mut cluster, usize::from(index % 3), index));
+    for disk in [103, 104] {
+        let node = cluster.add_host(disk);
+        cluster.start(node).unwrap();
+    }
+    let exec = cluster.node(0).exec();
+    let caught_up = |cluster: &mut Cluster| (3..5).all(|node| cluster.node(node).exec() >= exec);
+    assert!(cluster.pass_until(3000 * MS, caught_up), "those who join look on");
+    cluster
+}
+
+/// tests PROTOCOL 10-l, 10-m, 10-n, 10-p, 10-t, 10-w: three nodes become five with another code, then
+/// four: everything is readable through every member all the time, what was written before has the
+/// layout that it was written in, and a restart of all finds the members on the disks.
+#[test]
+fn a_cluster_grows_and_shrinks_with_everything_readable() {
+    let mut cluster = three_and_two();
+    match cluster.ask(3, &Request::Get { key: key(1).to_vec() }, &[]) {
+        Some((Reply::Error(error), _)) => assert_eq!(error.code, ErrorCode::Unavailable),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(cluster.reconfigure(1, &[0, 1, 2, 3, 4], (1, 3), &[]), Ok(()));
+    readable(&mut cluster, 0, 0..16);
+    in_effect(&mut cluster, &[0, 1, 2, 3, 4]);
+    let status = cluster.node(4).status();
+    assert_eq!((status.n, status.f, status.k, status.is_active), (5, 1, 3, true));
+    for node in 0..5 {
+        put(&mut cluster, node, 16 + node as u8);
+        readable(&mut cluster, node, 0..16);
+    }
+    // Any one of five may be down: values of both layouts, reads and writes.
+    for down in [4, 0] {
+        cluster.stop(down);
+        put(&mut cluster, 2, 21 + down as u8);
+        readable(&mut cluster, 1, 0..21);
+        readable(&mut cluster, 3, 0..21);
+        cluster.start(down).unwrap();
+        cluster.pass(300 * MS);
+    }
+    equal(&cluster, &[0, 1, 2, 3, 4]);
+    // Node 1 leaves: what was written before lies on it until it is overwritten.
+    assert_eq!(cluster.reconfigure(2, &[0, 2, 3, 4], (1, 2), &[]), Ok(()));
+    in_effect(&mut cluster, &[0, 1, 2, 3, 4]);
+    put(&mut cluster, 4, 30);
+    readable(&mut cluster, 4, 0..21);
+    match cluster.ask(1, &Request::Get { key: key(1).to_vec() }, &[]) {
+        Some((Reply::Error(error), _)) => assert!(error.text.contains("was removed")),
+        other => panic!("{other:?}"),
+    }
+    let left = &cluster.node(0).status().members[1];
+    assert!(!left.is_member && !left.is_released && left.values > 0, "{left:?}");
+    // All stop, and come back with the founding list in their configuration.
+    (0..5).for_each(|node| cluster.stop(node));
+    (0..5).for_each(|node| cluster.start(node).unwrap());
+    cluster.pass(500 * MS);
+    for node in [0, 2, 3, 4] {
+        readable(&mut cluster, node, 0..21);
+        let status = cluster.node(node).status();
+        assert_eq!((status.n, status.f, status.k), (4, 1, 2));
+    }
+    put(&mut cluster, 3, 31);
+    equal(&cluster, &[0, 2, 3, 4]);
+    // What lies on node 1 is overwritten, version by version: it is released, and stops.
+    for round in 0..5 {
+        for index in 0..32 {
+            put(&mut cluster, [0, 2, 3, 4][usize::from(index + round) % 4], index);
+        }
+    }
+    let released = |cluster: &mut Cluster| {
+        cluster.node(0).status().members[1].is_released && cluster.node(1).failed().is_some()
+    };
+    assert!(cluster.pass_until(10_000 * MS, released), "{:?}", cluster.node(0).status().members);
+    readable(&mut cluster, 0, 0..32);
+}
+
+/// tests PROTOCOL 10-c, 10-i, 10-j, 10-k: what would break the promise is refused, and the
+/// reply says why.
+#[test]
+fn a_reconfiguration_that_would_break_the_promise_is_refused() {
+    let mut cluster = three_and_two();
+    let why = |result: Result<(), String>| result.expect_err("it must be refused");
+    let reason = why(cluster.reconfigure(0, &[0, 1, 2, 3], (1, 3), &[]));
+    assert!(reason.contains("at least 2f+k"), "{reason}");
+    let reason = why(cluster.reconfigure(0, &[0, 1, 2, 4], (1, 1), &[]));
+    assert!(reason.contains("next number"), "{reason}");
+    assert_eq!(cluster.node(0).status().epoch, 1);
+    assert_eq!(cluster.reconfigure(0, &[0, 1, 2, 3], (1, 2), &[]), Ok(()));
+    in_effect(&mut cluster, &[0, 1, 2, 3]);
+    // One is lost and removed as lost; of the values written before, no second one may be.
+    cluster.stop(2);
+    assert_eq!(cluster.reconfigure(0, &[0, 1, 3], (1, 1), &[2]), Ok(()));
+    in_effect(&mut cluster, &[0, 1, 3]);
+    put(&mut cluster, 3, 40);
+    readable(&mut cluster, 0, 0..16);
+    let reason = why(cluster.reconfigure(0, &[0, 3], (0, 1), &[1]));
+    assert!(reason.contains("as many nodes as may be lost"), "{reason}");
+    let reason = why(cluster.change(0, Action::NodeLost { node: 1 }));
+    assert!(reason.contains("is a member"), "{reason}");
+    let reason = why(cluster.replace(0, 2, 1, 99));
+    assert!(reason.contains("no member"), "{reason}");
+}
+
+/// tests PROTOCOL 10-o, 10-ae: a dead node is removed as lost by the others, and the cluster goes on
+/// with f down again.
+#[test]
+fn a_lost_node_is_removed_and_another_one_may_fail() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    (0..12).for_each(|index| put(&mut cluster, usize::from(index % 5), index));
+    cluster.stop(0);
+    assert_eq!(cluster.reconfigure(1, &[1, 2, 3, 4], (1, 2), &[0]), Ok(()));
+    in_effect(&mut cluster, &[1, 2, 3, 4]);
+    cluster.stop(4);
+    put(&mut cluster, 3, 20);
+    assert_eq!(cluster.get(1, &key(20)), Some(value(len(20), 20)));
+    readable(&mut cluster, 2, 0..12);
+}
