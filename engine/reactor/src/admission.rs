@@ -160,7 +160,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let silent: Vec<String> = self
             .other_members()
             .filter(|node| !admission.vouched.contains(*node) && !admission.late.contains(*node))
-            .map(|node| format!("{node} ({})", self.config.members[usize::from(node)]))
+            .map(|node| format!("{node} ({})", self.address_text(node)))
             .collect();
         Some(format!(
             "node {me} is new: {needed} of the others must say that they know of no other disk of it, \
@@ -170,9 +170,10 @@ impl<L: Link, D: Device> Node<L, D> {
         ))
     }
 
+    /// Founding members other than this one, but those that are gone for ever.
     fn other_members(&self) -> impl Iterator<Item = u8> + use<L, D> {
-        let (me, n) = (self.me, self.n as u8);
-        (0..n).filter(move |node| *node != me)
+        let (others, n) = (self.others(), self.core.config().n);
+        (0..n as u8).filter(move |node| others.contains(*node))
     }
 
     /// Shows this disk to those that have not said that they have noted it.

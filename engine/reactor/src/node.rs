@@ -407,6 +407,11 @@ impl<L: Link, D: Device> Node<L, D> {
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
             self.say_hello();
+            if !self.core.is_active() {
+                // PROTOCOL 10-m: nobody tells one that is no member yet what it misses.
+                let asked = Message::Pull { from: exec, wanted: 0, facts: false };
+                self.queue_message(Target::Others, &asked);
+            }
         }
         self.snapshot_turn();
         self.checkpoint_turn();
@@ -613,6 +618,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn open_batches(&mut self) {
+        if !self.core.is_active() {
+            // PROTOCOL 10-r: what waited here is not opened any more.
+            self.sealed.extend(self.builder.seal());
+            for parcel in std::mem::take(&mut self.sealed) {
+                self.give_up_changed(parcel);
+            }
+            return;
+        }
         // PROTOCOL 6.1-b: what has come by now is the next batch.
         while let Some(slot) = self.core.can_open()
             && self.log_has_room()

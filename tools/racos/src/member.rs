@@ -5,7 +5,7 @@ use crate::connect::{Connect, Target};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
 use clap::{Args, Subcommand};
-use racos_client::{Client, ClientError, Op, Route};
+use racos_client::{Action, Client, ClientError, Op, Replace, Route};
 use racos_engine::runtime::{Options, PrepareError, prepare};
 use racos_engine::status::{MemberStatus, Status};
 use std::fs;
@@ -146,7 +146,14 @@ fn replace(args: &ReplaceArgs) -> Outcome {
     }
     let prepared = make_directory(&options, expected, args.erase)?;
     let id = format!("{:032x}", prepared.disk_id);
-    let operation = Op::Replace { node, expected, disk: prepared.disk_id, is_forced: args.force };
+    let change = Replace {
+        node,
+        expected,
+        disk: prepared.disk_id,
+        address: Box::default(),
+        is_forced: args.force,
+    };
+    let operation = Op::Members { action: Action::ReplaceNode(Box::new(change)) };
     let mut client = target.client(|config| {
         config.patience_ns = (args.connect.timeout.max(0.001) * 1e9) as u64;
     })?;

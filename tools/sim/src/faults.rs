@@ -22,7 +22,7 @@ impl World {
         let next_ns = self.now_ns + self.rng.exponential(self.plan.faults.every_ns_mean).max(MS);
         self.at(next_ns, Event::Fault);
         let kind = *self.rng.pick(&self.plan.faults.kinds.clone());
-        let index = self.rng.below(self.plan.n as u64) as usize;
+        let index = self.rng.below(self.plan.machines() as u64) as usize;
         if self.inject(kind, index) {
             self.faults[place(kind)] += 1;
             self.trace.note(self.now_ns, &[6, place(kind) as u64, index as u64]);
@@ -206,12 +206,12 @@ impl World {
 
     /// Nothing gets from one node to another, or out of, or into, one.
     fn cut(&mut self, index: usize) {
-        let n = self.plan.n as u64;
+        let n = self.plan.machines() as u64;
         let other = self.rng.below(n) as usize;
         let way = self.rng.below(4);
         {
             let mut net = self.net.borrow_mut();
-            for peer in (0..self.plan.n).filter(|peer| *peer != index) {
+            for peer in (0..self.plan.machines()).filter(|peer| *peer != index) {
                 match way {
                     0 if peer == other => net.cut(index, peer, true),
                     1 => net.cut(index, peer, true),
@@ -229,7 +229,7 @@ impl World {
 
     fn split(&mut self) {
         let left = self.rng.number();
-        let n = self.plan.n;
+        let n = self.plan.machines();
         {
             let mut net = self.net.borrow_mut();
             let is_left = |node: usize| left >> node & 1 == 1;
@@ -297,7 +297,7 @@ impl World {
             net.plan.lose_ppm = 0;
             net.plan.damage_ppm = 0;
         }
-        for index in 0..self.plan.n {
+        for index in 0..self.plan.machines() {
             self.hosts[index].stalled_until_ns = 0;
             self.hosts[index].full_until_ns = 0;
             self.thaw(index);

@@ -52,6 +52,8 @@ pub enum State {
     Down,
     /// For ever.
     Lost,
+    /// For ever, and nothing lies on it: it was removed and released.
+    Gone,
 }
 
 /// A disk that is to take the place of a host's.
@@ -89,6 +91,8 @@ pub struct Host {
     /// Starts that began at a checkpoint, checkpoints written, and segments given back, by the
     /// processes that have ended.
     pub upkeep: Upkeep,
+    /// The disk that it has from the beginning.
+    pub disk_id: u128,
     /// Buffers of the process that runs.
     pub pool: Pool,
     config: NodeConfig,
@@ -128,7 +132,8 @@ impl Host {
         let clock = Clock { drift_ppm, offset_ns: rng.below(1 << 40) };
         let disk = new_disk(plan, rng.fork(1));
         let config = config(plan, index, members, &mut rng);
-        let pool = format(&config, &disk, u128::from(rng.number()));
+        let disk_id = u128::from(rng.number());
+        let pool = format(&config, &disk, disk_id);
         Host {
             replacement: None,
             index,
@@ -148,6 +153,7 @@ impl Host {
             took_part: false,
             is_wiped: false,
             upkeep: Upkeep::default(),
+            disk_id,
             pool,
             config,
         }

@@ -31,6 +31,7 @@ pub mod oracle;
 pub mod plan;
 pub mod probes;
 pub mod queue;
+mod reconfigure;
 mod replace;
 pub mod rng;
 pub mod run;

@@ -38,6 +38,9 @@ struct Options {
     /// Transactions, leases and watches through the nodes' doors, besides the clients.
     #[arg(long)]
     guest: bool,
+    /// Members change in every run, not in one of three.
+    #[arg(long)]
+    changes: bool,
     /// Print everything that happens; needs a single --seed.
     #[arg(long)]
     trace: bool,
@@ -77,7 +80,8 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let fixed = Fixed { code, calm: options.calm, guest: options.guest };
+    let Options { calm, guest, changes, .. } = options;
+    let fixed = Fixed { code, calm, guest, changes };
     match (options.seed, options.seeds) {
         (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
         (_, _) if options.trace => {

@@ -23,6 +23,8 @@ pub struct Fixed {
     pub calm: bool,
     /// A [`crate::guest::Guest`] beside the clients, and nodes that keep all versions.
     pub guest: bool,
+    /// Members change in every run, not in one of three.
+    pub changes: bool,
 }
 
 /// The network. Probabilities are in a million.
@@ -111,9 +113,11 @@ pub enum Kind {
     Lag,
     /// A node that is lost is started on an empty disk, as if it had never been there.
     Wipe,
+    /// A node joins or leaves, or values are cut into more or fewer fragments.
+    Reconfigure,
 }
 
-pub const KINDS: [Kind; 17] = [
+pub const KINDS: [Kind; 18] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -131,6 +135,7 @@ pub const KINDS: [Kind; 17] = [
     Kind::Replace,
     Kind::Lag,
     Kind::Wipe,
+    Kind::Reconfigure,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -152,6 +157,9 @@ pub struct FaultPlan {
     pub lag_ns_mean: u64,
     /// Mean time until a lost node is started on an empty disk; 0: none is.
     pub wipe_ns_mean: u64,
+    /// Mean time between changes of the members; 0: there are none. Machines beyond n that may join.
+    pub change_ns_mean: u64,
+    pub extra: usize,
 }
 
 /// What clients do. Shares are in a million.
@@ -236,7 +244,17 @@ impl Plan {
             plan.faults.wipe_ns_mean = rng.between(100, 1_500) * MS;
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
+        let mut rng = Rng::new(seed).fork(14);
+        if !fixed.calm && plan.faults.every_ns_mean > 0 && (fixed.changes || rng.one_in(3)) {
+            plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
+            plan.faults.extra = rng.below(4) as usize;
+        }
         plan
+    }
+
+    /// Machines of the cluster: the founding members, and those that may join.
+    pub fn machines(&self) -> usize {
+        self.n + self.faults.extra
     }
 
     /// Some runs go where bugs like to be.
@@ -349,6 +367,8 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         replace_ns_mean: 0,
         lag_ns_mean: 0,
         wipe_ns_mean: 0,
+        change_ns_mean: 0,
+        extra: 0,
     }
 }
 

@@ -22,11 +22,15 @@ impl World {
             let host = &world.hosts[index];
             host.state == State::Lost && host.replacement.is_none()
         };
-        let index = match (0..self.plan.n).find(|index| lost(self, *index)) {
+        let members = |index: &usize| !self.leaving.contains(index);
+        let index = match (0..self.plan.n).filter(members).find(|index| lost(self, *index)) {
             Some(index) => index,
             None => self.replace_rng.below(self.plan.n as u64) as usize,
         };
         let is_lost = lost(self, index);
+        if self.leaving.contains(&index) {
+            return;
+        }
         if self.hosts[index].replacement.is_some() || (!is_lost && !self.may_lose(index)) {
             return;
         }

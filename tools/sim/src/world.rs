@@ -13,6 +13,7 @@ use crate::net::{Net, Packet, SimLink, address};
 use crate::oracle::{Oracle, Witness};
 use crate::plan::{KINDS, Kind, Plan};
 use crate::queue::Queue;
+use crate::reconfigure::Wanted;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use racos_buffer::Pool;
@@ -46,6 +47,8 @@ pub enum Event {
     /// Some node is to be away for long; this one is back and may be catching up.
     Lag,
     Lagging(usize),
+    /// The operator thinks of other members, or asks for them again.
+    Reconfigure,
     /// What a fault did ends.
     Start(usize),
     Thaw(usize),
@@ -79,6 +82,10 @@ pub struct World {
     pub wipe_rng: Rng,
     /// A node that is away, or back for a short time; its slot and the time when it went.
     pub lagging: Option<(usize, u64, u64)>,
+    pub change_rng: Rng,
+    pub wanted: Option<Wanted>,
+    /// Nodes that were chosen to leave, whether they did or not.
+    pub leaving: BTreeSet<usize>,
     pub problem: Option<String>,
     queue: Queue,
     client_pool: Pool,
@@ -89,11 +96,11 @@ impl World {
     pub fn new(plan: Plan, print: bool) -> World {
         let rng = Rng::new(plan.seed);
         let net = Net::new(plan.net.clone(), rng.fork(2));
-        (0..plan.n).for_each(|_| {
+        (0..plan.machines()).for_each(|_| {
             net.borrow_mut().enter();
         });
         let members: Vec<SocketAddr> = (0..plan.n).map(address).collect();
-        let hosts = (0..plan.n).map(|index| {
+        let hosts = (0..plan.machines()).map(|index| {
             let host = Host::new(&plan, index, &members, rng.fork(100 + index as u64));
             net.borrow_mut().listen(index, false);
             host
@@ -120,6 +127,9 @@ impl World {
             lag_rng: rng.fork(6),
             wipe_rng: rng.fork(8),
             lagging: None,
+            change_rng: rng.fork(15),
+            wanted: None,
+            leaving: BTreeSet::new(),
             problem: None,
             queue: Queue::default(),
             client_pool: Pool::new(CLIENT_POOL_BYTES),
@@ -127,7 +137,7 @@ impl World {
             plan,
         };
         world.trace.say(0, || format!("{:#?}", world.plan));
-        for index in 0..world.plan.n {
+        for index in 0..world.plan.machines() {
             let at_ns = world.rng.below(2_000_000);
             world.at(at_ns, Event::Start(index));
         }
@@ -157,6 +167,9 @@ impl World {
         if world.plan.faults.wipe_ns_mean > 0 {
             let at_ns = world.wipe_rng.exponential(world.plan.faults.wipe_ns_mean);
             world.at(at_ns, Event::Wipe);
+        if world.plan.faults.change_ns_mean > 0 {
+            let at_ns = world.change_rng.exponential(world.plan.faults.change_ns_mean);
+            world.at(at_ns + 50_000_000, Event::Reconfigure);
         }
         world
     }
@@ -166,7 +179,7 @@ impl World {
         let endpoint = self.net.borrow_mut().enter();
         self.clients_made += 1;
         let mut rng = self.rng.fork(1_000 + self.clients_made);
-        let members = (0..self.plan.n).map(address).collect();
+        let members = (0..self.plan.machines()).map(address).collect();
         let mut config = ClientConfig::new(CLUSTER, members, rng.number());
         config.patience_ns = patience_ns;
         config.stripe_bytes = self.plan.node.value_bytes_max;
@@ -230,6 +243,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Spoil => self.spoil(),
             Event::Replace => self.replace(),
+            Event::Reconfigure => self.reconfigure(),
             Event::Replacing(index) => self.replacing(index),
             Event::Lag => self.lag(),
             Event::Wipe => self.wipe(),
@@ -248,7 +262,7 @@ impl World {
         if !self.net.borrow_mut().arrive(packet) {
             return;
         }
-        if to < self.plan.n {
+        if to < self.plan.machines() {
             return self.wake_node(to, self.now_ns);
         }
         if let Some(client) = self.clients.iter().position(|client| client.endpoint == to) {
@@ -355,6 +369,10 @@ impl World {
         if is_replaced && why.contains("was replaced") {
             self.kill(index, false);
             return self.hosts[index].state = State::Lost;
+        }
+        if self.leaving.contains(&index) && why.contains("was removed") {
+            self.kill(index, false);
+            return self.hosts[index].state = State::Gone;
         }
         if !self.hosts[index].flush_fails {
             return self.fail(format!("node {index} stopped itself: {why}"));
