@@ -218,7 +218,10 @@ impl Machine {
             Ok(changes) => (changes, None),
             Err(reason) => (0, Some(reason)),
         };
-        self.sessions.record(stamp, Recorded { revision, changes, refusal });
+        // PROTOCOL 11-k
+        if !refusal.is_some_and(Refusal::asks_again) {
+            self.sessions.record(stamp, Recorded { revision, changes, refusal });
+        }
         match refusal {
             None => Outcome::Applied(Done { revision, changes }),
             Some(reason) => Outcome::Refused { reason, revision },

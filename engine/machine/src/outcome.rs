@@ -138,6 +138,12 @@ impl Refusal {
         Refusal::AuthRevision,
     ];
 
+    /// PROTOCOL 11-k: whether the same request is to be tried again, and may succeed then: it is not
+    /// what came of its number.
+    pub fn asks_again(self) -> bool {
+        matches!(self, Refusal::OtherLayout | Refusal::Restoring | Refusal::Unresolved)
+    }
+
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
         Refusal::ALL.get(usize::from(code)).copied()
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use common::{op, part, put, stamped, value_of};
 use racos_machine::{
     AUTH_REVISION_FIRST, Action, Author, Content, Done, Limits, Machine, Op, OpId, Outcome,
-    Refusal, SessionId,
+    Refusal, SessionId, Stamp,
 };
 
 const SESSION: SessionId = SessionId { slot: 0, position: 0 };
@@ -308,4 +308,21 @@ fn an_operation_let_in_by_users_as_they_were_is_refused_and_may_be_sent_again() 
     assert_eq!(refused, Outcome::Refused { reason: Refusal::AuthRevision, revision: 1 });
     let done = machine.apply(2, 0, &by(AUTH_REVISION_FIRST));
     assert_eq!(done, Outcome::Applied(Done { revision: 2, changes: 1 }));
+}
+
+/// tests PROTOCOL 11-k: a write that came in a slot of other members is not what came of its number: sent
+/// again, it is applied.
+#[test]
+fn a_refusal_that_asks_for_another_attempt_leaves_the_number_free() {
+    let mut feed = Feed::new(4);
+    let mut other = put(50, "key");
+    if let Action::Put { content: Content::Whole(value), .. } = &mut other.action {
+        value.layout = 7;
+    }
+    feed.slot += 1;
+    let outcome = feed.machine.apply(feed.slot, 0, &stamped(other, SESSION, 1, 1));
+    assert_eq!(refused(outcome), Some(Refusal::OtherLayout));
+    assert_eq!(feed.machine.recorded(&Stamp { session: SESSION, sequence: 1, low: 1 }), None);
+    assert!(matches!(feed.put(1, 1), Outcome::Applied(_)));
+    assert!(matches!(feed.put(1, 1), Outcome::Replayed(_)), "and once only");
 }

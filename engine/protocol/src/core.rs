@@ -87,7 +87,7 @@ pub struct Core {
     pub(crate) reserved: Slot,
     pub(crate) reserved_appended: Slot,
     /// PROTOCOL 4.3: own slots in `[unknown_next, unknown_end)` may have been opened before a
-    /// restart.
+    /// restart; `unknown_end` is R as it was found there.
     pub(crate) unknown_next: Slot,
     pub(crate) unknown_end: Slot,
     /// Own slots opened and not executed.

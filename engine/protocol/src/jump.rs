@@ -61,7 +61,9 @@ impl Core {
         let (epoch, before) = (self.epoch, self.own_next);
         self.set_membership(to);
         let before = if self.epoch == epoch { before } else { before.min(self.fill_to) };
-        let least = if mutant!("own_next left behind") { 0 } else { self.exec };
+        let exec = if mutant!("own_next left behind") { 0 } else { self.exec };
+        // PROTOCOL 4.3-f
+        let least = exec.max(self.unknown_end);
         self.own_next = self.own_from(self.own_next.max(before).max(least));
     }
 }

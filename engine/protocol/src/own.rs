@@ -132,14 +132,16 @@ impl Core {
         if mutant!("silent in unknown own slots") {
             return;
         }
+        // PROTOCOL 10-l: whose slots those beyond the window are is not known yet.
         let end = self.unknown_end.min(self.exec + self.config.alpha);
-        if self.unknown_next < self.exec {
-            self.unknown_next = self.own_from(self.exec);
+        if self.unknown_next >= end {
+            return;
         }
         let mut run: Option<Slot> = None;
         let mut last = 0;
-        while self.unknown_next < end {
-            let slot = self.unknown_next;
+        let mut slot = self.own_from(self.unknown_next.max(self.exec));
+        self.unknown_next = end;
+        while slot < end {
             self.in_use(slot, now, fx);
             let state = self.get_mut(slot).expect("a slot in use has a state");
             // PROTOCOL 5.2-u: a range leaves out every slot with a PROPOSE record, and every
@@ -155,7 +157,7 @@ impl Core {
                 _ => {}
             }
             last = slot;
-            self.unknown_next = self.own_from(slot + 1);
+            slot = self.own_from(slot + 1);
         }
         if let Some(from) = run {
             self.refuse(from, last + 1, fx);

@@ -148,8 +148,9 @@ impl Recovery {
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
         core.own_next = core.own_from(core.own_next.max(core.reserved));
-        core.unknown_next = core.own_from(0);
-        core.unknown_end = core.own_next;
+        core.unknown_next = 0;
+        // A node that is no member has none, and none of those that it will have later is unknown.
+        core.unknown_end = core.reserved;
         let wait = core.pull_wait();
         for (slot, mut state) in self.slots {
             assert!(

@@ -207,13 +207,14 @@ impl Core {
     }
 
     /// PROTOCOL 10-n, 10-s: own slots from where a change takes effect are those of the configuration
-    /// there, and none of them was opened or skipped; a new incarnation has none below.
+    /// there, and none of them was opened or skipped, but perhaps before a restart, below the R found
+    /// then: what the log kept may end before the change; a new incarnation has none below.
     fn take_place(&mut self, from: Slot) {
         let (me, incarnation) = (self.config.me, self.config.incarnation);
         let seat = self.seats.get(usize::from(me));
         let is_new = seat.is_some_and(|it| it.incarnation == incarnation && it.from == from);
         if is_new || self.own_next >= from {
-            self.own_next = self.own_from(from);
+            self.own_next = self.own_from(from.max(self.unknown_end));
         }
         let peer = crate::core::Peer::new(&self.config);
         let count = self.seats.len().max(self.peers.len());
@@ -228,5 +229,58 @@ impl Core {
             // PROTOCOL 10-o: replaced owners' slots are not waited for.
             self.wake = now;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchInfo, CoinKey, Config, Effect, Input, Record, Recovery, Timing, Value};
+
+    /// Node 2 of 3,1,1 as it restarts with R = 11 on its disk, and without any decision.
+    fn restarted() -> Core {
+        let config = Config {
+            n: 3,
+            f: 1,
+            k: 1,
+            me: 2,
+            incarnation: 1,
+            alpha: 10,
+            own_slots_max: 2,
+            timing: Timing::default(),
+            coin: CoinKey(1, 2),
+            local_coin: CoinKey(3, 4),
+        };
+        let mut recovery = Recovery::new(config).unwrap();
+        recovery.record(Record::Reserve { to: 11 }, None).unwrap();
+        recovery.finish(0)
+    }
+
+    /// tests PROTOCOL 10-n: slot 10 became an own one by a change that the log does not tell, and was
+    /// opened perhaps, below the R that it tells.
+    #[test]
+    fn slots_that_a_change_gave_before_a_restart_are_not_opened_after_it() {
+        let (mut core, mut fx) = (restarted(), Effects::default());
+        core.start(0, &mut fx);
+        let batch = BatchInfo { digest: 5, touches: [].into(), is_change: true };
+        core.step(Input::Spread { from: 0, slot: 0, batch, room: true }, 0, &mut fx);
+        let message = Message::Decide { slot: 0, value: Value::Batch(5) };
+        core.step(Input::Message { from: 0, message }, 0, &mut fx);
+        let next = Configuration::new(10, vec![0, 2, 1], 1, 1).unwrap();
+        assert_eq!(next.owner(10), 2);
+        let change = Change::Reconfigure { next, lost: NodeSet::EMPTY };
+        core.step(Input::Executed { change: Some(change) }, 0, &mut fx);
+        assert_eq!((core.exec(), core.reservation() > 10), (1, true));
+        assert_eq!(core.own_next, 13, "10 is an own slot below R, the next one is 13");
+        let refused = |slot: Slot| {
+            let no_hold = |effect: &Effect| match effect {
+                Effect::Persist { record: Record::NoHold { from, to }, .. } => {
+                    (*from..*to).contains(&slot)
+                }
+                _ => false,
+            };
+            fx.list.iter().any(no_hold)
+        };
+        assert!(refused(8) && refused(10), "like any other that may have been opened");
     }
 }

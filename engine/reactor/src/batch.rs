@@ -182,7 +182,6 @@ impl Builder {
         Builder { layout, n, codec, inline_bytes_max, large_batch_bytes, secrets, pool, open: None }
     }
 
-    /// Describes a value that operation `op` stores.
     /// What is sealed from now on is of this layout. What is being filled must have been sealed.
     pub fn set_layout(&mut self, layout: u16, n: usize, codec: Codec) {
         assert!(self.open.is_none() || self.layout == layout, "a batch has one layout");
@@ -204,6 +203,7 @@ impl Builder {
         parcel.layout = self.layout;
     }
 
+    /// Describes a value that operation `op` stores.
     pub fn describe(&self, op: OpId, bytes: &[u8]) -> Value {
         // PROTOCOL 3.1-h, 3.1-i: the code goes with the value; a small one is whole at every node.
         let k = if bytes.len() <= self.inline_bytes_max { 1 } else { self.codec.k() };

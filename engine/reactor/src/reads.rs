@@ -177,15 +177,7 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn start_fetch(&mut self, waiter: Waiter, value: Value) {
         self.counts.reads += 1;
         if self.layout_of(&value).is_none() || value.len == 0 {
-            // Coded for members that this node has not heard of, or a stripe of nobody.
-            let newest = self.machine.members().newest();
-            let is_newer = newest.is_some_and(|newest| value.layout > newest.number);
-            let (code, text) = match is_newer {
-                true => (ErrorCode::Unavailable, "this node has to catch up first; ask another"),
-                false => (ErrorCode::BadRequest, "the stripe's code is not one of this cluster"),
-            };
-            let error = RequestError { code, text: text.into() };
-            return self.reply(&waiter, &Reply::Error(error), &[]);
+            return self.refuse_fetch(&waiter, &value);
         }
         let quorum = ReadQuorum::new(self.core.thresholds().quorum);
         let stage = Stage::Fetch { revision: 0, value };
@@ -194,6 +186,22 @@ impl<L: Link, D: Device> Node<L, D> {
         self.reads.table.get_mut(&id).expect("just inserted").is_stripe = true;
         self.take_own(id, value.op);
         self.progress(id);
+    }
+
+    /// A stripe coded for members that this node does not know, or one of nobody.
+    fn refuse_fetch(&mut self, waiter: &Waiter, value: &Value) {
+        let members = self.machine.members();
+        let is_newer = members.newest().is_some_and(|newest| value.layout > newest.number);
+        // PROTOCOL 8.1-p: layouts go when nothing uses them: the client looks again for the key.
+        if value.len > 0 && !is_newer && members.layout(value.layout).is_none() {
+            return self.reply(waiter, &Reply::NotFound, &[]);
+        }
+        let (code, text) = match is_newer {
+            true => (ErrorCode::Unavailable, "this node has to catch up first; ask another"),
+            false => (ErrorCode::BadRequest, "the stripe's code is not one of this cluster"),
+        };
+        let error = RequestError { code, text: text.into() };
+        self.reply(waiter, &Reply::Error(error), &[]);
     }
 
     fn insert_read(
@@ -578,6 +586,11 @@ impl<L: Link, D: Device> Node<L, D> {
     fn try_finish(&mut self, id: u64) {
         let read = &self.reads.table[&id];
         let Stage::Fetch { revision, value } = read.stage else { return };
+        if self.layout_of(&value).is_none() {
+            // It went out of use, and its layout with it, since it was found; or it is of members
+            // that this node has not heard of.
+            return self.replaced(id);
+        }
         let k = usize::from(value.k);
         let held = read.held.iter().filter(|held| held.op == value.op).count();
         if held >= k {

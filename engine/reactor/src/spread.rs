@@ -419,9 +419,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// Makes a batch one of the newest layout; false if it holds fragments made for another.
+    /// Makes a batch one of the newest layout; false if it names values, empty ones too, of another.
     fn fit_parcel(&self, parcel: &mut Parcel) -> bool {
-        let stores = layout::fragments(&parcel.batch.ops).next().is_some();
+        let stores = parcel.batch.ops.iter().any(|op| op.stored_values().next().is_some());
         let is_old = parcel.layout != self.builder.layout();
         if is_old && !stores {
             self.builder.fit(parcel);

@@ -68,6 +68,9 @@ fn three_and_two() -> Cluster {
     let exec = cluster.node(0).exec();
     let caught_up = |cluster: &mut Cluster| (3..5).all(|node| cluster.node(node).exec() >= exec);
     assert!(cluster.pass_until(3000 * MS, caught_up), "those who join look on");
+    // One of them is started again before it is a member.
+    cluster.stop(4);
+    cluster.start(4).unwrap();
     cluster
 }
 
@@ -100,6 +103,11 @@ fn a_cluster_grows_and_shrinks_with_everything_readable() {
         cluster.pass(300 * MS);
     }
     equal(&cluster, &[0, 1, 2, 3, 4]);
+    // Without work no slot is used: none of those who joined takes its own for slots it may have opened.
+    cluster.pass(1000 * MS);
+    let exec = cluster.node(0).exec();
+    cluster.pass(1000 * MS);
+    assert_eq!(cluster.node(0).exec(), exec);
     // Node 1 leaves: what was written before lies on it until it is overwritten.
     assert_eq!(cluster.reconfigure(2, &[0, 2, 3, 4], (1, 2), &[]), Ok(()));
     in_effect(&mut cluster, &[0, 1, 2, 3, 4]);

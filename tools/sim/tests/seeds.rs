@@ -44,18 +44,19 @@ fn guests_see_one_history_in_order_and_leases_that_keep_their_time() {
     assert_eq!(totals.passed, GUESTS);
 }
 
-/// A line of the list: a seed, and sometimes the code of its cluster.
+/// A line of the list: a seed, sometimes the code of its cluster, and whether its members change.
 fn kept(line: &str) -> Option<(u64, Fixed)> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let mut words = line.split_whitespace();
     let seed = words.next()?.parse().expect("a line begins with a seed");
-    let code = words.next().map(|code| {
+    let (changes, code): (Vec<&str>, Vec<&str>) = words.partition(|word| *word == "changes");
+    let code = code.first().map(|code| {
         let numbers: Vec<usize> =
             code.split(',').map(|part| part.parse().expect("a code is n,f,k")).collect();
         let [n, f, k] = numbers[..] else { panic!("a code is n,f,k, not {code}") };
         (n, f, k)
     });
-    Some((seed, Fixed { code, ..Fixed::default() }))
+    Some((seed, Fixed { code, changes: !changes.is_empty(), ..Fixed::default() }))
 }
 
 #[test]
