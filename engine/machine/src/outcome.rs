@@ -141,7 +141,10 @@ impl Refusal {
     /// PROTOCOL 11-k: whether the same request is to be tried again, and may succeed then: it is not
     /// what came of its number.
     pub fn asks_again(self) -> bool {
-        matches!(self, Refusal::OtherLayout | Refusal::Restoring | Refusal::Unresolved)
+        matches!(
+            self,
+            Refusal::OtherLayout | Refusal::Restoring | Refusal::Unresolved | Refusal::OutOfOrder
+        )
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
