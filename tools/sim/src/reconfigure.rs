@@ -89,7 +89,7 @@ impl World {
             Reconfigure { expected, members: list, joining, lost_max, data, lost, is_forced };
         self.leaving.extend(leaving.iter().map(|node| usize::from(*node)));
         self.faults[place(Kind::Reconfigure)] += 1;
-        self.trace.note(self.now_ns, &[11, change.members.len() as u64, k as u64]);
+        self.trace.note(self.now_ns, &[12, change.members.len() as u64, k as u64]);
         self.trace.say(self.now_ns, || format!("wanted: {change:?}"));
         self.wanted = Some(Wanted { change, looks: 30 });
     }

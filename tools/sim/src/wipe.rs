@@ -18,7 +18,8 @@ impl World {
         self.at(self.now_ns + wait_ns, Event::Wipe);
         let fits = |world: &World, index: usize| {
             let host = &world.hosts[index];
-            host.took_part && !host.is_wiped && host.replacement.is_none()
+            let stays = !world.leaving.contains(&index);
+            stays && host.took_part && !host.is_wiped && host.replacement.is_none()
         };
         let lost = |index: &usize| self.hosts[*index].state == State::Lost && fits(self, *index);
         let index = match (0..self.plan.n).find(lost) {
@@ -56,6 +57,6 @@ impl World {
     /// Whether every node has taken part: before that nobody may be lost, since a cluster is founded by
     /// all, or by more than are up when f are down.
     pub fn is_founded(&self) -> bool {
-        self.hosts.iter().all(|host| host.took_part)
+        self.hosts.iter().take(self.plan.n).all(|host| host.took_part)
     }
 }

@@ -167,6 +167,7 @@ impl World {
         if world.plan.faults.wipe_ns_mean > 0 {
             let at_ns = world.wipe_rng.exponential(world.plan.faults.wipe_ns_mean);
             world.at(at_ns, Event::Wipe);
+        }
         if world.plan.faults.change_ns_mean > 0 {
             let at_ns = world.change_rng.exponential(world.plan.faults.change_ns_mean);
             world.at(at_ns + 50_000_000, Event::Reconfigure);
