@@ -38,7 +38,7 @@ struct Options {
     /// Transactions, leases and watches through the nodes' doors, besides the clients.
     #[arg(long)]
     guest: bool,
-    /// Members change in every run, not in one of three.
+    /// Members join and leave, and k changes, while the cluster works.
     #[arg(long)]
     changes: bool,
     /// Print everything that happens; needs a single --seed.

@@ -23,7 +23,7 @@ pub struct Fixed {
     pub calm: bool,
     /// A [`crate::guest::Guest`] beside the clients, and nodes that keep all versions.
     pub guest: bool,
-    /// Members change in every run, not in one of three.
+    /// Members join and leave, and k changes, while the cluster works.
     pub changes: bool,
 }
 
@@ -245,7 +245,7 @@ impl Plan {
         }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         let mut rng = Rng::new(seed).fork(14);
-        if !fixed.calm && plan.faults.every_ns_mean > 0 && (fixed.changes || rng.one_in(3)) {
+        if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
             plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
             plan.faults.extra = rng.below(4) as usize;
         }
