@@ -101,7 +101,7 @@ impl Request {
             Request::Status => out.put_u8(10),
             Request::Members { action } => {
                 out.put_u8(12);
-                Op { id: OpId(0), stamp: None, action: action.clone() }.encode(out);
+                Op { id: OpId(0), author: None, stamp: None, action: action.clone() }.encode(out);
             }
         }
     }
