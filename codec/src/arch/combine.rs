@@ -226,6 +226,7 @@ pub(crate) fn select_ahead<I: Isa, const MODE: u8>(sources: usize, rows: usize) 
     const { assert!(MODE & AHEAD != 0) };
     match (sources, rows) {
         (3, 2) => Some(I::instance::<3, 2, MODE>()),
+        (3, 3) => Some(I::instance::<3, 3, MODE>()),
         (4, 2) => Some(I::instance::<4, 2, MODE>()),
         (4, 4) => Some(I::instance::<4, 4, MODE>()),
         (5, 2) => Some(I::instance::<5, 2, MODE>()),

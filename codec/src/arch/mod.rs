@@ -38,8 +38,8 @@ const TILE_BYTES: usize = 16 * 1024;
 /// Bytes read and written together from which on it pays to ask for lines ahead: about what the
 /// second-level cache holds, or what is left of it.
 const AHEAD_FROM: usize = 768 * 1024;
-/// From here on it pays no more with four outputs.
-const AHEAD_FOUR_UNTIL: usize = 2 * 1024 * 1024;
+/// From here on it pays no more with three or four outputs.
+const AHEAD_SOME_UNTIL: usize = 2 * 1024 * 1024;
 
 /// The environment variable that forces a kernel.
 pub const KERNEL_VARIABLE: &str = "RACOS_CODEC_KERNEL";
@@ -309,7 +309,7 @@ impl Combiner {
             return self.kernel.instance::<STREAM>(self.sources, self.rows);
         }
         let together = outputs[0].len().saturating_mul(self.sources + self.rows);
-        let until = if self.rows == 4 { AHEAD_FOUR_UNTIL } else { usize::MAX };
+        let until = if matches!(self.rows, 3 | 4) { AHEAD_SOME_UNTIL } else { usize::MAX };
         if (AHEAD_FROM..until).contains(&together) { self.run_ahead } else { self.run }
     }
 

@@ -20,7 +20,7 @@ use racos_machine::{Action, Done, Machine, Op, OpId, Outcome, SessionId, Value};
 use racos_net::Link;
 use racos_protocol::Slot;
 use racos_storage::device::Device;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::rc::Rc;
 
 /// A state that a peer has told.
@@ -71,11 +71,9 @@ impl<L: Link, D: Device> Node<L, D> {
             return self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
         }
         // PROTOCOL 9.3-f: what the state names stays, whichever slot's record holds it.
-        let named: Vec<OpId> = {
-            let fitting = peers.machine.values().map(|used| used.value.op);
-            fitting.filter(|op| self.fragments.contains(*op) && self.fits(*op, &peers)).collect()
-        };
-        let named: rustc_hash::FxHashSet<OpId> = named.into_iter().collect();
+        let named = peers.machine.values().map(|used| used.value.op);
+        let named: FxHashSet<OpId> =
+            named.filter(|op| self.fragments.contains(*op) && self.fits(*op, &peers)).collect();
         let by_slot = mutant!("fragments matched by slot");
         self.fragments.keep_only(|op, slot| slot >= exec || (named.contains(&op) && !by_slot));
         let to = membership(peers.machine.members());
