@@ -251,6 +251,7 @@ impl<L: Link, D: Device> Node<L, D> {
             node: self.me,
             cluster: self.config.cluster,
             incarnation: self.config.incarnation,
+            disk_id: format!("{:032x}", self.log.disk_id()),
             boot: self.boot,
             version: env!("CARGO_PKG_VERSION").into(),
             n: newest.n,

@@ -8,6 +8,9 @@ pub struct Status {
     pub node: u8,
     pub cluster: u64,
     pub incarnation: u32,
+    /// The id of this node's disk, 32 hexadecimal digits.
+    #[serde(default)]
+    pub disk_id: String,
     pub boot: u32,
     pub version: String,
     pub n: usize,

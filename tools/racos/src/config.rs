@@ -10,7 +10,7 @@ use racos_engine::api::AutoCompaction;
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
-use racos_protocol::Thresholds;
+use racos_protocol::{MEMBERS_MAX, Thresholds};
 use racos_storage::device::FlushMethod;
 use racos_tuning::SPIN_US_DEFAULT;
 use serde::Deserialize;
@@ -119,13 +119,15 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { path, text };
     let file: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
     let members = source.members(&file.members)?;
-    let node = source.number("node", &file.node, 0, members.len() as u64 - 1)?;
+    // A node that joins a running cluster has a number behind those of the founding members.
+    let node = source.number("node", &file.node, 0, MEMBERS_MAX as u64 - 1)?;
     source.code(&file, members.len())?;
     let (f, k) = (*file.f.get_ref() as usize, *file.k.get_ref() as usize);
     let cluster = source.cluster(&file.cluster)?;
-    let listen = match &file.listen {
-        Some(listen) => source.address("listen", listen)?,
-        None => members[node as usize],
+    let listen = match (&file.listen, members.get(node as usize)) {
+        (Some(listen), _) => source.address("listen", listen)?,
+        (None, Some(member)) => *member,
+        (None, None) => return Err(source.no_place(&file.node, members.len())),
     };
     let mut config = NodeConfig::new(cluster, node as u8, members, f, k);
     config.bounds = source.bounds(&file.limits)?;
@@ -270,10 +272,14 @@ impl Source<'_> {
             let fix = "list where etcd clients reach each node, in the order of `members`";
             return Err(self.refuse(Some(etcd.endpoints.span()), reason, fix));
         }
-        let own = &list[usize::from(config.node)];
-        let listen = match &etcd.listen {
-            Some(listen) => self.address("etcd.listen", listen)?,
-            None => own.get_ref().parse().map_err(|_| {
+        let listen = match (&etcd.listen, list.get(usize::from(config.node))) {
+            (Some(listen), _) => self.address("etcd.listen", listen)?,
+            (None, None) => {
+                let reason = "etcd.endpoints has no place for this node".to_string();
+                let fix = "say in `listen` of [etcd] where it listens";
+                return Err(self.refuse(Some(etcd.endpoints.span()), reason, fix));
+            }
+            (None, Some(own)) => own.get_ref().parse().map_err(|_| {
                 let reason = format!("etcd.endpoints: \"{}\" is not an address", own.get_ref());
                 let fix = "write IP:PORT for this node, or say in `listen` where it listens";
                 self.refuse(Some(own.span()), reason, fix)
@@ -286,6 +292,16 @@ impl Source<'_> {
         let endpoints = list.iter().map(|endpoint| endpoint.get_ref().clone()).collect();
         let settings = Settings { endpoints, request_bytes_max: (mib as usize) << 20 };
         Ok(EtcdOptions { listen, settings })
+    }
+
+    fn no_place(&self, node: &Spanned<u64>, members: usize) -> ConfigError {
+        let reason = format!("node = {} is not a place in `members`", node.get_ref());
+        let fix = format!(
+            "use a number from 0 to {}; a node that joins a running cluster gives `listen` of its own, see \
+             `racos member add --help`",
+            members - 1
+        );
+        self.refuse(Some(node.span()), reason, &fix)
     }
 
     /// The code must fit the number of members.

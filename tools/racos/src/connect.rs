@@ -135,7 +135,7 @@ fn parse_file(text: &str) -> Result<Target, (usize, String)> {
     }
 }
 
-fn resolve(text: &str) -> Result<SocketAddr, Failure> {
+pub fn resolve(text: &str) -> Result<SocketAddr, Failure> {
     let refuse = |why: String| usage(format!("--endpoint {text}: {why}; write HOST:PORT"));
     let mut addresses = text.to_socket_addrs().map_err(|error| refuse(error.to_string()))?;
     addresses.next().ok_or_else(|| refuse("no address".to_string()))

@@ -17,6 +17,7 @@ mod keys;
 mod member;
 mod node;
 mod output;
+mod reconfigure;
 mod scratch;
 mod snapshot;
 mod status;

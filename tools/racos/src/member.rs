@@ -1,9 +1,11 @@
-//! `racos member`: who the members are, and a new disk in the place of a lost one.
+//! `racos member`: who the members are, and a new disk in the place of a lost one. Members that come and
+//! go: `reconfigure.rs`.
 
 use crate::config;
 use crate::connect::{Connect, Target};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
+use crate::reconfigure::{self, AddArgs, RemoveArgs, SetArgs};
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
 use racos_engine::runtime::{Options, PrepareError, prepare};
@@ -11,7 +13,7 @@ use racos_engine::status::{MemberStatus, Status};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Show the members, or replace the disk of one.
+/// Show the members, add or remove one, choose another f or k, or replace the disk of one.
 #[derive(Args, Debug)]
 pub struct MemberArgs {
     #[command(subcommand)]
@@ -21,6 +23,9 @@ pub struct MemberArgs {
 #[derive(Subcommand, Debug)]
 enum MemberCommand {
     List(ListArgs),
+    Add(AddArgs),
+    Remove(RemoveArgs),
+    Set(SetArgs),
     Replace(ReplaceArgs),
 }
 
@@ -59,12 +64,15 @@ struct ReplaceArgs {
 pub fn run(args: &MemberArgs) -> Outcome {
     match &args.command {
         MemberCommand::List(args) => list(args),
+        MemberCommand::Add(args) => reconfigure::add(args),
+        MemberCommand::Remove(args) => reconfigure::remove(args),
+        MemberCommand::Set(args) => reconfigure::set(args),
         MemberCommand::Replace(args) => replace(args),
     }
 }
 
 /// The newest report, of the nodes that answer soon.
-fn newest(client: &mut Client) -> Result<Status, Failure> {
+pub fn newest(client: &mut Client) -> Result<Status, Failure> {
     let reports = client.status_all();
     let newest = reports.into_iter().flatten().max_by_key(|status| (status.epoch, status.exec));
     newest.ok_or_else(|| Failure { code: UNAVAILABLE, text: "no node answered".into() })
@@ -78,10 +86,13 @@ fn client_of(target: &Target, connect: &Connect) -> Result<Client, Failure> {
 fn list(args: &ListArgs) -> Outcome {
     let target = args.connect.target()?;
     let mut client = client_of(&target, &args.connect)?;
-    let reports = client.status_all();
-    let newest = reports.iter().flatten().max_by_key(|status| (status.epoch, status.exec));
-    let Some(newest) = newest else {
-        return Err(Failure { code: UNAVAILABLE, text: "no node answered".into() });
+    let newest = newest(&mut client)?;
+    // Those that joined, too.
+    let addresses = newest.members.iter().filter_map(|member| member.address.parse().ok());
+    let all = Target { cluster: target.cluster, endpoints: addresses.collect() };
+    let reports = match all.endpoints.is_empty() {
+        true => client.status_all(),
+        false => client_of(&all, &args.connect)?.status_all(),
     };
     let heading = ["node", "address", "incarnation", "disk", "state"];
     let mut rows = vec![heading.map(String::from).to_vec()];
@@ -92,11 +103,21 @@ fn list(args: &ListArgs) -> Outcome {
         rows.push(row(member, reports.iter().flatten().find(of)));
     }
     output::line(output::table(&rows).trim_end());
+    let (n, f, k) = (newest.n, newest.f, newest.k);
+    output::line(&format!(
+        "n = {n}, f = {f}, k = {k}; the next node that joins is {}",
+        rows.len() - 1
+    ));
     Ok(())
 }
 
 fn row(member: &MemberStatus, status: Option<&Status>) -> Vec<String> {
     let state = match (status, member.is_rebuilding) {
+        _ if member.is_released => "released: it may be wiped".into(),
+        _ if member.is_lost => "removed as lost".into(),
+        _ if !member.is_member => {
+            format!("removed; keep it running: {} values have fragments on it", member.values)
+        }
         (None, false) => "does not answer".into(),
         (None, true) => "replaced; start it with its new directory".into(),
         (Some(status), true) if !status.is_active => format!(
@@ -245,6 +266,7 @@ mod tests {
             from: 900,
             disk: format!("{:032x}", 0xab_u128 << 120),
             is_rebuilding: true,
+            is_member: true,
             ..MemberStatus::default()
         };
         let status = Status { node: 2, incarnation: 2, exec: 30, ..Status::default() };
@@ -256,6 +278,10 @@ mod tests {
         let whole = MemberStatus { is_rebuilding: false, disk: "0".repeat(32), ..member };
         assert_eq!(row(&whole, Some(&active))[3..], ["founding".to_string(), "ok".to_string()]);
         assert_eq!(row(&whole, None)[4], "does not answer");
+        let left = MemberStatus { is_member: false, values: 7, ..whole };
+        assert!(row(&left, Some(&active))[4].contains("keep it running: 7 values"));
+        let released = MemberStatus { is_released: true, ..left };
+        assert_eq!(row(&released, None)[4], "released: it may be wiped");
     }
 
     #[test]

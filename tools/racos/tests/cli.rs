@@ -270,6 +270,77 @@ fn a_node_that_lost_its_directory_is_refused_until_it_is_replaced() {
 }
 
 #[test]
+fn nodes_join_and_leave_a_running_cluster_and_f_and_k_change() {
+    let dir = Dir::new("members");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    let code = ["--nodes", "3", "--f", "1", "--k", "1"];
+    let server = Server::start(&[&up[..], &code[..]].concat(), "Ctrl-C");
+    let with = |args: &[&'static str]| [args, &["--dir", &data]].concat();
+    let ok = |args: &[&'static str]| text(good(&with(args)));
+    let put = |round: usize| {
+        for key in ["small", "middle", "large"] {
+            let len = [7, 5_000, 200_000][key.len() % 3] + round;
+            let output =
+                run(&["put", "--dir", &data, &format!("{key}{round}"), "-"], &pattern(len));
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    let all_there = |rounds: usize| {
+        for round in 0..rounds {
+            for key in ["small", "middle", "large"] {
+                let len = [7, 5_000, 200_000][key.len() % 3] + round;
+                let found = good(&["get", "--dir", &data, &format!("{key}{round}")]);
+                assert!(found == pattern(len), "{key}{round}");
+            }
+        }
+    };
+    put(0);
+    let refused = bad(&with(&["member", "set", "--k", "2"]), 2);
+    assert!(refused.contains("n >= 2f + k") && refused.contains("--k 1"), "{refused}");
+
+    // A fourth node looks on, and becomes a member.
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let refused = bad(&["member", "add", &address, "--dir", &data, "--timeout", "1"], 4);
+    assert!(refused.contains("start it first"), "{refused}");
+    let config = fs::read_to_string(Path::new(&data).join("node0.toml")).unwrap();
+    let config = config.replace("node = 0", "node = 3").replace("node0", "node3");
+    let file = dir.path("node3.toml");
+    // Its etcd API is at a port of its own; [etcd] stands last.
+    let etcd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let lines = format!("listen = \"{address}\"\n{config}listen = \"{etcd}\"\n");
+    fs::write(&file, lines).unwrap();
+    let joiner = Server::start(&["node", "--config", &file], "ready: ");
+    let added = text(good(&["member", "add", &address, "--dir", &data]));
+    assert!(added.contains("n = 4, f = 1, k = 1") && added.contains("in effect"), "{added}");
+    let again = text(good(&["member", "add", &address, "--dir", &data]));
+    assert!(again.contains("is a member already"), "{again}");
+    put(1);
+    assert!(ok(&["member", "set", "--k", "2"]).contains("n = 4, f = 1, k = 2"));
+    put(2);
+    let listed = ok(&["member", "list"]);
+    assert!(listed.contains(&address) && listed.contains("n = 4, f = 1, k = 2"), "{listed}");
+    all_there(3);
+
+    // It dies; everything is there, and it is removed as lost.
+    drop(joiner);
+    all_there(3);
+    put(3);
+    let refused = bad(&with(&["member", "remove", "3", "--lost"]), 2);
+    assert!(refused.contains("3 members with f = 1 and k = 2"), "{refused}");
+    let removed = ok(&["member", "remove", "3", "--lost", "--k", "1"]);
+    assert!(removed.contains("n = 3, f = 1, k = 1") && removed.contains("in effect"), "{removed}");
+    put(4);
+    all_there(5);
+    assert!(ok(&["member", "list"]).contains("removed as lost"));
+    let refused = bad(&with(&["member", "remove", "3"]), 2);
+    assert!(refused.contains("not a member any more"), "{refused}");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+}
+
+#[test]
 fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
     let dir = Dir::new("mistakes");
     let config = dir.path("bad.toml");
