@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -266,6 +266,65 @@ fn a_node_that_lost_its_directory_is_refused_until_it_is_replaced() {
     fs::remove_dir_all(dir.path("cluster/node1")).unwrap();
     let server = Server::start(&["up", "--dir", &data], "node 1 ended before it was ready");
     assert_eq!(text(good(&["get", "--dir", &data, "before"])), "1");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+}
+
+/// Every place in the cluster's segment files where these bytes lie.
+fn find(data: &Path, bytes: &[u8]) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(find(&path, bytes));
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            let file = fs::read(&path).unwrap();
+            let sectors = file.chunks(512).enumerate();
+            let hits = sectors.filter(|(_, sector)| sector.starts_with(bytes));
+            found.extend(hits.map(|(index, _)| (path.clone(), index as u64 * 512)));
+        }
+    }
+    found
+}
+
+#[test]
+fn sectors_overwritten_behind_a_nodes_back_are_read_around_and_made_again() {
+    let dir = Dir::new("rotten");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    let server = Server::start(&up, "Ctrl-C");
+    let (file, value) = (dir.path("file"), pattern(300_000));
+    fs::write(&file, &value).unwrap();
+    good(&["put", "--dir", &data, "large", "--file", &file]);
+    good(&["put", "--dir", &data, "after", "it"]);
+    // Nothing is in memory any more.
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let server = Server::start(&["up", "--dir", &data], "Ctrl-C");
+    let places = find(Path::new(&data), &value[..64]);
+    let [(segment, at)] = &places[..] else { panic!("the first fragment lies at {places:?}") };
+    let mut rotten = fs::OpenOptions::new().write(true).open(segment).unwrap();
+    rotten.seek(SeekFrom::Start(*at)).unwrap();
+    rotten.write_all(&[0xdb; 4096]).unwrap();
+    rotten.sync_all().unwrap();
+    assert!(good(&["get", "--dir", &data, "large"]) == value);
+    // Whoever read it knows; it is made again without anybody's doing.
+    let mut repaired = 0;
+    for _ in 0..1000 {
+        let status = good(&["status", "--dir", &data, "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        let nodes = status["nodes"].as_array().unwrap();
+        let sum = |name: &str| -> u64 {
+            nodes.iter().map(|node| node["repair"][name].as_u64().unwrap()).sum()
+        };
+        repaired = sum("repaired");
+        if repaired > 0 && sum("missing") == 0 {
+            break;
+        }
+    }
+    assert_eq!(repaired, 1);
+    assert_eq!(find(Path::new(&data), &value[..64]).len(), 1, "at another place");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let server = Server::start(&["up", "--dir", &data], "Ctrl-C");
+    assert!(good(&["get", "--dir", &data, "large"]) == value);
     assert_eq!(server.stop(Signal::INT), Some(0));
 }
 
