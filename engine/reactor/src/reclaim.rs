@@ -130,6 +130,11 @@ impl Pace {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
+    /// Whether a segment is being copied.
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaim.job.is_some()
+    }
+
     /// Gives back what is free, and goes on with copying if too little is.
     pub(crate) fn reclaim_turn(&mut self) {
         if !self.checkpoints.settled {

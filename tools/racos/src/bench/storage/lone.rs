@@ -54,10 +54,11 @@ pub enum Operation {
     Delete { key: u64 },
 }
 
-/// An operation that has ended, and how long it took.
+/// An operation that has ended, how long it took, and whether a segment was being copied by then.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     pub ns: u64,
+    pub beside_copying: bool,
 }
 
 /// How long turns of the loop took, in nanoseconds: by the clock, and of CPU alone, in which another
@@ -348,7 +349,8 @@ impl Lone {
                     return Err(failed(format!("{operation:?} was answered by {reply:?}")));
                 }
             }
-            ended(Ended { ns: now - asked.began_ns });
+            let beside_copying = self.node.is_reclaiming();
+            ended(Ended { ns: now - asked.began_ns, beside_copying });
         }
         self.messages = messages;
         Ok(())

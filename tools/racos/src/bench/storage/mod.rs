@@ -115,10 +115,15 @@ pub fn run(args: &StorageArgs) -> Outcome {
             reserve_bytes: args.reserve,
             flush,
         };
-        return soak::soak(&scratch.path().join("soak"), &load, &mut |minute| {
+        let verdict = soak::soak(&scratch.path().join("soak"), &load, &mut |minute| {
             let words = if args.json { minute.to_json().to_string() } else { minute.to_text() };
             output::line(&words);
-        });
+        })?;
+        if let Some(verdict) = verdict {
+            let words = if args.json { verdict.to_json().to_string() } else { verdict.to_text() };
+            output::line(&words);
+        }
+        return Ok(());
     }
     let results = measure(args, flush, scratch.path())?;
     match args.json {
