@@ -162,7 +162,7 @@ impl Lone {
         let identity = Identity { cluster: CLUSTER, node: None, incarnation: 1, boot: 1 };
         let link = hub.link(address(1));
         let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
-        Ok(Lone {
+        let mut lone = Lone {
             hub,
             pool,
             node,
@@ -175,7 +175,10 @@ impl Lone {
             messages: Vec::new(),
             turns: None,
             open_ns,
-        })
+        };
+        // A node whose opening took long looks for what the disk did meanwhile before it takes requests.
+        lone.turn()?;
+        Ok(lone)
     }
 
     pub fn node(&self) -> &Node<MemoryLink, FileDevice> {
