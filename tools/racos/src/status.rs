@@ -64,7 +64,7 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let newest = answered().map(|status| status.exec).max().unwrap_or(0);
     let heading = [
         "node", "endpoint", "executed", "lag", "repair", "scrub", "keys", "peers", "live", "disk",
-        "reserve", "fast", "slow", "told", "null", "memory", "up",
+        "bound", "reserve", "fast", "slow", "told", "null", "memory", "up",
     ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
@@ -110,6 +110,7 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
         peers,
         output::bytes(status.disk.live_bytes),
         format!("{}{full}", output::bytes(status.disk.file_bytes)),
+        output::bytes(status.disk.wanted_bytes),
         output::bytes(status.disk.reserve_bytes),
         slots.fast.to_string(),
         slots.slow.to_string(),
@@ -157,6 +158,15 @@ mod tests {
         assert_eq!(line(2)[..4], ["1", "127.0.0.1:1", "90", "10"]);
         assert_eq!(line(3)[3], "0");
         assert_eq!(line(4), ["?", "127.0.0.1:3", "unreachable"]);
+    }
+
+    #[test]
+    fn what_the_files_take_is_told_beside_what_is_live_and_what_they_may_take() {
+        let mut status = Status { n: 1, k: 1, ..Status::default() };
+        (status.disk.live_bytes, status.disk.file_bytes) = (3 << 30, 4 << 30);
+        (status.disk.wanted_bytes, status.disk.reserve_bytes) = (5 << 30, 1 << 30);
+        let text = to_table(7, &[SocketAddr::from(([127, 0, 0, 1], 1))], &[Ok(status)]);
+        assert!(text.contains("3.0 GiB  4.0 GiB  5.0 GiB  1.0 GiB"), "{text}");
     }
 
     #[test]
