@@ -124,6 +124,15 @@ impl Journal {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
+    /// A turn begins. What a disk did while this loop stood still (replay, a process that was stopped)
+    /// is looked at only after the requests that have come meanwhile: it does not count as hanging.
+    pub(crate) fn begin_turn(&mut self, now: Nanos) {
+        if now.saturating_sub(self.now) >= HANGS_NS {
+            self.journal.disk_at = now;
+        }
+        self.now = now;
+    }
+
     /// How long the disk has completed nothing of what it was asked, if that is too long.
     pub fn disk_hangs_ns(&self) -> Option<Nanos> {
         let hangs = self.now.saturating_sub(self.journal.disk_at);

@@ -383,7 +383,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if self.failed.is_some() {
             return Turn { busy: false, drained: true };
         }
-        self.now = now;
+        self.begin_turn(now);
         let (received, drained) = self.receive();
         let completed = self.reap();
         if !self.takes_part() {

@@ -399,6 +399,15 @@ fn a_node_whose_disk_hangs_says_so_and_is_no_burden() {
     assert!(cluster.pass_until(8000 * MS, |cluster| is_whole(cluster, 4)));
 }
 
+/// A loop that stood still for seconds serves what came meanwhile: its disk has not hung.
+#[test]
+fn a_node_that_stood_still_does_not_blame_its_disk() {
+    let mut cluster = Cluster::new(1, 0, 1);
+    cluster.put(0, b"k", &value(1300, 1));
+    cluster.now += 5_000 * MS;
+    assert_eq!(cluster.get(0, b"k"), Some(value(1300, 1)));
+}
+
 #[test]
 fn groups_begin_where_the_front_ends() {
     assert_eq!(SEGMENT_FRONT, 4096, "`a_damaged_promise` looks for groups at such places");
