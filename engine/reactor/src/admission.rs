@@ -296,9 +296,12 @@ impl<L: Link, D: Device> Node<L, D> {
                 if usize::from(from) < founding {
                     self.admission.late.insert(from);
                 }
+                if self.admission.takes_part {
+                    return;
+                }
+                // PROTOCOL 10-al: this is a founding member, as those that join take part at once.
                 let left = founding - 1 - self.admission.late.len();
-                // PROTOCOL 10-al
-                if !self.admission.takes_part && left < needed {
+                if left < needed {
                     self.fail(format!(
                         "so many of the others were replaced that nobody can tell whether node {me} \
                          ever had another disk: put this one in its place with {}",
