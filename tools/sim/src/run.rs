@@ -32,9 +32,10 @@ const WHOLE_NS: u64 = 20_000 * MS;
 const GUEST_NS: u64 = 20_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
-/// The transport gives a message to a dead node up after five seconds. From then on nodes without
-/// work only tell each other where they are, twice a second.
-const IDLE_NS: u64 = 6_000 * MS;
+/// The transport gives a message to a dead node up after five seconds, and half a message from a client
+/// that is gone after ten. From then on nodes without work only tell each other where they are, twice a
+/// second.
+const IDLE_NS: u64 = 11_000 * MS;
 const SILENT_NS: u64 = 1_000 * MS;
 const SILENT_DATAGRAMS_MAX: u64 = 3;
 /// Most bytes that an idle node's log and transport keep ready, and that idle datagrams take.
