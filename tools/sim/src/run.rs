@@ -32,10 +32,11 @@ const WHOLE_NS: u64 = 20_000 * MS;
 const GUEST_NS: u64 = 20_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
-/// The transport gives a message to a dead node up after five seconds, and half a message from a client
-/// that is gone after ten. From then on nodes without work only tell each other where they are, twice a
-/// second.
-const IDLE_NS: u64 = 11_000 * MS;
+/// The transport gives a message to a dead node up after five seconds. From then on nodes without
+/// work only tell each other where they are, twice a second.
+const IDLE_NS: u64 = 6_000 * MS;
+/// Half a message from a client that is gone is given up after ten.
+const HALF_MESSAGE_NS: u64 = 10_000 * MS;
 const SILENT_NS: u64 = 1_000 * MS;
 const SILENT_DATAGRAMS_MAX: u64 = 3;
 /// Most bytes that an idle node's log and transport keep ready, and that idle datagrams take.
@@ -484,8 +485,8 @@ fn audit(world: &mut World) -> Result<(), String> {
 
 /// A cluster without work falls silent and holds on to nothing.
 fn rest(world: &mut World) -> Result<(), String> {
-    let until_ns = world.now_ns + IDLE_NS;
-    world.run(until_ns, |_| false);
+    let began_ns = world.now_ns;
+    world.run(began_ns + IDLE_NS, |_| false);
     let sent = world.net.borrow().counts.sent;
     let until_ns = world.now_ns + SILENT_NS;
     world.run(until_ns, |_| false);
@@ -497,10 +498,15 @@ fn rest(world: &mut World) -> Result<(), String> {
     }
     for host in &world.hosts {
         let Some(node) = &host.node else { continue };
-        let (index, under_way, used) = (host.index, node.under_way(), host.pool.used());
+        let (index, under_way) = (host.index, node.under_way());
         if under_way != UnderWay::default() {
             return Err(format!("node {index} is idle and holds on to {under_way:?}"));
         }
+    }
+    world.run(began_ns + HALF_MESSAGE_NS + SILENT_NS, |_| false);
+    problem(world)?;
+    for host in world.hosts.iter().filter(|host| host.node.is_some()) {
+        let (index, used) = (host.index, host.pool.used());
         // The fragments of small batches pin a page each, whatever they count for.
         let most = REST_BYTES_MAX + 2 * world.plan.node.cache_bytes_max;
         if used > most {
