@@ -130,13 +130,14 @@ impl Fragments {
 
     /// Forgets up to so many of what a checkpoint kept, and says how many.
     pub fn forget_some(&mut self, most: usize) -> usize {
-        let keep = self.leaving.len() - most.min(self.leaving.len());
-        let gone = self.leaving.split_off(keep);
-        gone.iter().for_each(|op| self.forget(*op, None));
-        if keep == 0 {
-            self.leaving = Vec::new();
+        for gone in 0..most {
+            let Some(op) = self.leaving.pop() else {
+                self.leaving = Vec::new();
+                return gone;
+            };
+            self.forget(op, None);
         }
-        gone.len()
+        most
     }
 
     /// The checkpoint is durable: what went before its pin is of no use to anybody.
