@@ -138,6 +138,17 @@ fn files_given_back_become_segments_and_the_log_stays_small() {
     assert_eq!(open(&disk, &config).unwrap().store.keys, keys);
 }
 
+/// Where the state that a mark of two rounds of forty puts names was written: somewhere behind it.
+fn newest_state(disk: &SharedDisk, mark: Mark) -> (FileId, usize) {
+    let state: Vec<u8> =
+        (0..10).flat_map(|key| [key, 70 + key]).flat_map(u64::to_le_bytes).collect();
+    let found = (mark.segment()..mark.segment() + 4).find_map(|file| {
+        let image = disk.borrow().contents(file)?;
+        Some((file, image.windows(160).position(|bytes| bytes == &state[..])?))
+    });
+    found.expect("the state was written behind its mark")
+}
+
 #[test]
 fn case_s_a_newest_mark_that_does_not_do_is_passed_over_for_the_older() {
     let config = config();
@@ -150,16 +161,7 @@ fn case_s_a_newest_mark_that_does_not_do_is_passed_over_for_the_older() {
     opened.put();
     let (keys, mark) = (opened.store.keys.clone(), opened.log.marks()[0]);
     drop(opened);
-    // The state itself, somewhere behind the newest mark.
-    let state: Vec<u8> = {
-        let pairs = (0..10).map(|key| [key, 70 + key]).collect::<Vec<_>>();
-        pairs.concat().into_iter().flat_map(u64::to_le_bytes).collect()
-    };
-    let found = (mark.segment()..mark.segment() + 4).find_map(|file| {
-        let image = disk.borrow().contents(file)?;
-        Some((file, image.windows(160).position(|bytes| bytes == &state[..])?))
-    });
-    let (file, at) = found.expect("the state was written behind its mark");
+    let (file, at) = newest_state(&disk, mark);
     disk.borrow_mut().corrupt(file, at as u64);
     // A body in the group's own area is under the group's checksum, and its loss is a lost promise.
     match open(&disk, &config) {
@@ -184,15 +186,7 @@ fn case_s_also_when_a_piece_of_what_the_mark_names_cannot_be_read() {
     opened.put();
     let (keys, mark) = (opened.store.keys.clone(), opened.log.marks()[0]);
     drop(opened);
-    let state: Vec<u8> = {
-        let pairs = (0..10).map(|key| [key, 70 + key]).collect::<Vec<_>>();
-        pairs.concat().into_iter().flat_map(u64::to_le_bytes).collect()
-    };
-    let found = (mark.segment()..mark.segment() + 4).find_map(|file| {
-        let image = disk.borrow().contents(file)?;
-        Some((file, image.windows(160).position(|bytes| bytes == &state[..])?))
-    });
-    let (file, at) = found.expect("the state was written behind its mark");
+    let (file, at) = newest_state(&disk, mark);
     disk.borrow_mut().make_unreadable(file, at as u64 + 3000);
     let opened = open(&disk, &config).unwrap();
     assert_eq!(opened.store.begun, [2, 1]);
