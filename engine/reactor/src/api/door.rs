@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Requests that wait for the reactor; beyond this they are answered "busy".
-const QUEUE_MAX: usize = 16_384;
+pub(super) const QUEUE_MAX: usize = 16_384;
 
 /// A request on its way to the reactor.
 pub(crate) enum Request {
@@ -103,6 +103,17 @@ impl Request {
     pub(super) fn writes(&self) -> bool {
         use Request::*;
         matches!(self, Put { .. } | Delete { .. } | Txn { .. } | Restore { .. })
+    }
+
+    /// Answers one that [`Request::writes`] with an error.
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Request::Put { answer, .. } => answer.send(Err(error)),
+            Request::Delete { answer, .. } => answer.send(Err(error)),
+            Request::Txn { answer, .. } => answer.send(Err(error)),
+            Request::Restore { answer, .. } => answer.send(Err(error)),
+            _ => unreachable!("only what writes is refused so"),
+        }
     }
 }
 

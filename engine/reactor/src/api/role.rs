@@ -1,7 +1,7 @@
 //! The role's state, and its share of the turn.
 
 use super::compactor::Compactor;
-use super::door::{Door, Handle, Identity, Request, Wake};
+use super::door::{Door, Handle, Identity, QUEUE_MAX, Request, Wake};
 use super::gather::Gatherings;
 use super::lease::LeaseClocks;
 use super::pin::Pins;
@@ -197,9 +197,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         while let Some(request) = self.api.inbox.pop_front() {
             any = true;
-            match request.writes() && !self.keeps_history() {
-                true => self.api.held.push_back(request),
-                false => self.take_request(request),
+            if !request.writes() || self.keeps_history() {
+                self.take_request(request);
+            } else if self.api.held.len() < QUEUE_MAX {
+                self.api.held.push_back(request);
+            } else {
+                let text = "too many writes wait until a quorum agrees to keep every version";
+                request.refuse(Error::Busy(text.into()));
             }
         }
         while let Some(timer) = self.api.timers.first_entry()

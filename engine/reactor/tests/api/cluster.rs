@@ -91,6 +91,13 @@ impl Cluster {
         }
     }
 
+    /// Lets time pass until a node has enough others that know its disk, and no longer.
+    pub fn enter(&mut self, node: usize) {
+        while !self.nodes[node].takes_part() {
+            self.turn();
+        }
+    }
+
     /// A node has no more turns.
     pub fn stop(&mut self, node: usize) {
         self.stopped.push(node);

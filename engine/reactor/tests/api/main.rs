@@ -216,6 +216,34 @@ fn whoever_asks_through_the_door_finds_every_version_that_was_written_through_on
     }
 }
 
+/// What waits until a quorum agrees to keep every version is bounded, and is done once it has.
+#[test]
+fn writes_that_wait_for_the_first_agreement_are_bounded() {
+    let mut cluster = Cluster::founded_to_keep(2, 5, 1, 3);
+    cluster.enter(0);
+    (2..5).for_each(|node| cluster.stop(node));
+    let mut first = cluster.handles[0].put(put("a", "first"));
+    let refused = (0..40_000).find_map(|count| {
+        let mut pending = cluster.handles[0].put(put("b", "later"));
+        // So often that the queue of the door itself does not fill.
+        if count % 400 == 0 {
+            cluster.pass(1);
+        }
+        match pending.try_take() {
+            Some(Err(error)) => Some(error),
+            Some(Ok(_)) => panic!("without a quorum nothing is done"),
+            None => None,
+        }
+    });
+    assert_eq!(first.try_take(), None);
+    match refused {
+        Some(Error::Busy(text)) => assert!(text.contains("keep every version"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    (2..5).for_each(|node| cluster.start(node));
+    assert_eq!(cluster.wait(first).map(|put| put.revision), Ok(2));
+}
+
 fn watch(keys: Keys, start_revision: i64) -> WatchCreate {
     WatchCreate {
         id: 0,
