@@ -67,11 +67,39 @@ fn rust() -> Option<Client> {
         return skipped("Rust", "no protoc (apt-get install protobuf-compiler)");
     }
     let built = Path::new(BUILT).join("etcd-client-rust");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--manifest-path"]);
-    cargo.arg(source("rust/Cargo.toml"));
-    build("Rust", cargo.arg("--target-dir").arg(&built));
+    let cargo = |command: &str| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([command, "--quiet", "--locked", "--manifest-path"]);
+        cargo.arg(source("rust/Cargo.toml"));
+        cargo
+    };
+    let mut fetch = cargo("fetch");
+    if !works(fetch.env("CARGO_NET_RETRY", "1").env("CARGO_HTTP_TIMEOUT", "10")) {
+        return skipped("Rust", "`cargo fetch --locked` fails: its library cannot be had (network?)");
+    }
+    build("Rust", cargo("build").arg("--offline").arg("--target-dir").arg(&built));
     Some(("rust", vec![built.join("debug/racos-etcd-client-check")]))
+}
+
+/// Node.js's etcd3, as the lock file beside the program names it.
+fn node() -> Option<Client> {
+    if !works(Command::new("node").arg("--version")) || !works(Command::new("npm").arg("--version"))
+    {
+        return skipped("Node.js", "no node or npm (apt-get install nodejs npm)");
+    }
+    // The library is looked for beside the program.
+    let built = Path::new(BUILT).join("etcd-client-node");
+    std::fs::create_dir_all(&built).unwrap();
+    for file in ["package.json", "package-lock.json", "client.js"] {
+        std::fs::copy(source("node").join(file), built.join(file)).unwrap();
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]);
+    npm.args(["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=10000"]);
+    if !works(npm.current_dir(&built)) {
+        return skipped("Node.js", "`npm ci` fails: its library cannot be had (network?)");
+    }
+    Some(("node", vec!["node".into(), built.join("client.js")]))
 }
 
 /// Jetcd comes from Maven only: there is no package of it to build with.
@@ -95,7 +123,7 @@ fn run_all(server: &Server, clients: &[Client]) {
 
 #[test]
 fn clients_of_other_languages_get_what_they_expect() {
-    let makers = [go as fn() -> Option<Client>, rust, java, python];
+    let makers = [go as fn() -> Option<Client>, rust, java, node, python];
     let builders = makers.map(std::thread::spawn);
     let clients = builders.map(|builder| builder.join().unwrap());
     let clients: Vec<Client> = clients.into_iter().flatten().collect();
