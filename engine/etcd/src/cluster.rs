@@ -1,64 +1,159 @@
-//! The service Cluster.
+//! The service Cluster: members listed, added and removed.
+//!
+//! A peer URL is the UDP address of a node, `HOST:PORT`, as its configuration and `racos member list`
+//! have it; `http://`, which etcd's clients ask for, may stand before it. A member is added when its
+//! node runs already and looks on: what etcd calls a learner needs no call.
 
-use crate::errors::not_served;
+use crate::errors::{
+    MEMBER_BAD_URLS, MEMBER_NOT_FOUND, MEMBER_NOT_LEARNER, known, refused, status_of,
+};
 use crate::face::{Face, answer, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::cluster_server::Cluster;
+use racos_engine::api::types::{Error, Member, MembersAnswer};
+use std::net::SocketAddr;
 use tonic::{Request, Response, Status};
 
-/// Where it is said how members are changed.
-const CHANGES: &str = "members are not changed over this API; see the README, `racos member`";
+/// What may stand before the address of a node.
+const SCHEMES: [&str; 3] = ["http://", "https://", "udp://"];
+
+impl Face {
+    fn member(&self, member: &Member) -> pb::Member {
+        let known = self.settings.endpoints.get(usize::from(member.node)).map(String::as_str);
+        pb::Member {
+            id: member.id,
+            name: format!("node{}", member.node),
+            peer_ur_ls: vec![format!("udp://{}", member.address)],
+            // Empty, as in etcd, for a member that has not told.
+            client_ur_ls: known
+                .or(member.clients.as_deref())
+                .map(|client| format!("http://{client}"))
+                .into_iter()
+                .collect(),
+            is_learner: false,
+        }
+    }
+
+    fn members(&self, told: &MembersAnswer) -> Vec<pb::Member> {
+        told.members.iter().map(|member| self.member(member)).collect()
+    }
+
+    /// A member as this node knows it.
+    async fn find_member(&self, id: u64) -> Result<(Member, MembersAnswer), Status> {
+        let told = answer(self.node.members(true)).await?;
+        let found = told.members.iter().find(|member| member.id == id).cloned();
+        Ok((found.ok_or_else(|| known(MEMBER_NOT_FOUND))?, told))
+    }
+}
+
+/// The address that peer URLs stand for: there is one.
+async fn peer_address(urls: &[String]) -> Result<SocketAddr, Status> {
+    let bad = || known(MEMBER_BAD_URLS);
+    let [url] = urls else { return Err(bad()) };
+    let stripped = SCHEMES.iter().find_map(|scheme| url.strip_prefix(scheme));
+    let place = stripped.unwrap_or(url).to_string();
+    if place.contains('/') {
+        return Err(bad());
+    }
+    let mut found = tokio::net::lookup_host(place).await.map_err(|_| bad())?;
+    found.next().ok_or_else(bad)
+}
 
 #[tonic::async_trait]
 impl Cluster for Face {
     async fn member_add(
         &self,
-        _: Request<pb::MemberAddRequest>,
+        request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(not_served(CHANGES))
+        let asked = self.open(request)?;
+        let address = peer_address(&asked.peer_ur_ls).await?;
+        if asked.is_learner {
+            return Err(refused(
+                "a node that runs and is no member looks on already, as a learner does; add it without \
+                 --learner to make it a member",
+            ));
+        }
+        let done = answer(self.node.member_add(address)).await?;
+        reply(pb::MemberAddResponse {
+            header: self.header(done.revision),
+            member: done.members.iter().find(|it| it.id == done.id).map(|it| self.member(it)),
+            members: self.members(&done),
+        })
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(not_served(CHANGES))
+        let asked = self.open(request)?;
+        let done = answer(self.node.member_remove(asked.id)).await?;
+        let (header, members) = (self.header(done.revision), self.members(&done));
+        reply(pb::MemberRemoveResponse { header, members })
     }
 
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        Err(not_served(CHANGES))
+        let asked = self.open(request)?;
+        let (member, told) = self.find_member(asked.id).await?;
+        let address = peer_address(&asked.peer_ur_ls).await?;
+        if told.members.iter().any(|it| it.address == address && it.id != asked.id) {
+            return Err(status_of(Error::MemberExists));
+        }
+        if address != member.address {
+            let node = member.node;
+            return Err(refused(&format!(
+                "a member stays at its address, {}: start another node at {address}, add it, and then \
+                 remove this one (`racos member add {address}`, `racos member remove {node}`)",
+                member.address
+            )));
+        }
+        let (header, members) = (self.header(told.revision), self.members(&told));
+        reply(pb::MemberUpdateResponse { header, members })
     }
 
     async fn member_list(
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        self.open(request)?;
-        let status = answer(self.node.status()).await?;
-        let clients = &self.settings.endpoints;
-        let members = status.members.into_iter().map(|member| pb::Member {
-            id: member.id,
-            name: format!("node{}", member.node),
-            peer_ur_ls: vec![format!("udp://{}", member.address)],
-            // Empty, as in etcd for a member that has not told: one that was added later.
-            client_ur_ls: clients
-                .get(usize::from(member.node))
-                .map(|client| format!("http://{client}"))
-                .into_iter()
-                .collect(),
-            is_learner: false,
-        });
-        let members = members.collect();
-        reply(pb::MemberListResponse { header: self.header(status.revision), members })
+        let asked = self.open(request)?;
+        let told = answer(self.node.members(!asked.linearizable)).await?;
+        let (header, members) = (self.header(told.revision), self.members(&told));
+        reply(pb::MemberListResponse { header, members })
     }
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(not_served(CHANGES))
+        let asked = self.open(request)?;
+        self.find_member(asked.id).await?;
+        // All that are listed are members.
+        Err(known(MEMBER_NOT_LEARNER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_url_is_one_address_with_or_without_a_scheme() {
+        let of = async |urls: &[&str]| {
+            let urls: Vec<String> = urls.iter().map(|url| url.to_string()).collect();
+            peer_address(&urls).await.map_err(|status| (status.code(), status.message().to_owned()))
+        };
+        for good in
+            ["127.0.0.1:7", "http://127.0.0.1:7", "https://127.0.0.1:7", "udp://127.0.0.1:7"]
+        {
+            assert_eq!(of(&[good]).await, Ok("127.0.0.1:7".parse().unwrap()), "{good}");
+        }
+        let bad = Err((MEMBER_BAD_URLS.0, MEMBER_BAD_URLS.1.to_owned()));
+        for odd in ["", "127.0.0.1", "http://127.0.0.1:7/path", "unix://127.0.0.1:7", "a b:7"] {
+            assert_eq!(of(&[odd]).await, bad, "{odd}");
+        }
+        assert_eq!(of(&[]).await, bad);
+        assert_eq!(of(&["127.0.0.1:7", "127.0.0.1:8"]).await, bad);
     }
 }

@@ -32,6 +32,16 @@ pub const TIMED_OUT: Known = (Code::Unavailable, "etcdserver: request timed out"
 pub const NO_LEADER: Known = (Code::Unavailable, "etcdserver: no leader");
 pub const STOPPED: Known = (Code::Unavailable, "etcdserver: server stopped");
 pub const NOT_LEADER: Known = (Code::FailedPrecondition, "etcdserver: not leader");
+pub const MEMBER_NOT_FOUND: Known = (Code::NotFound, "etcdserver: member not found");
+pub const MEMBER_EXISTS: Known = (Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
+pub const MEMBER_BAD_URLS: Known =
+    (Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+pub const MEMBER_NOT_LEARNER: Known =
+    (Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+/// With this code, by an oversight that its clients know: they look at the text.
+pub const TOO_FEW_MEMBERS: Known =
+    (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members");
+pub const UNHEALTHY: Known = (Code::Unavailable, "etcdserver: unhealthy cluster");
 pub const AUTH_NOT_ENABLED: Known =
     (Code::FailedPrecondition, "etcdserver: authentication is not enabled");
 
@@ -62,6 +72,11 @@ pub fn status_of(error: Error) -> Status {
         Error::Busy(_) => TOO_MANY_REQUESTS,
         Error::Unavailable(_) | Error::Unresolved => TIMED_OUT,
         Error::Stopped => STOPPED,
+        Error::MemberNotFound => MEMBER_NOT_FOUND,
+        Error::MemberExists => MEMBER_EXISTS,
+        Error::TooFewMembers(_) => TOO_FEW_MEMBERS,
+        Error::MembersUnhealthy(_) => UNHEALTHY,
+        Error::MemberRefused(text) => return refused(text),
         Error::Invalid(text) => return Status::invalid_argument(format!("racos: {text}")),
         Error::DataLoss(text) => return Status::data_loss(format!("racos: {text}")),
     };
@@ -70,6 +85,11 @@ pub fn status_of(error: Error) -> Status {
         status.metadata_mut().insert("racos-detail", detail);
     }
     status
+}
+
+/// What cannot be as things are, in racos' own words: etcd has none for it.
+pub fn refused(what: &str) -> Status {
+    Status::failed_precondition(format!("racos: {what}"))
 }
 
 /// What racos does not serve: said so, never pretended.

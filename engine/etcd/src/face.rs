@@ -14,6 +14,8 @@ use tonic::{Request, Response, Status};
 pub struct Settings {
     /// Where clients reach each node, `HOST:PORT`, by number.
     pub endpoints: Vec<String>,
+    /// Where clients reach this node, if it joined and has no place among them: it tells the others.
+    pub advertise: Option<String>,
     /// Bytes of a request; larger ones are refused.
     pub request_bytes_max: usize,
 }

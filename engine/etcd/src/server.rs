@@ -79,6 +79,9 @@ impl Bound {
     /// # Errors
     /// The thread or its runtime cannot be started.
     pub fn serve(self, node: Handle) -> io::Result<Server> {
+        if let Some(clients) = &self.settings.advertise {
+            node.announce(clients);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("etcd-api".into()).spawn(move || {

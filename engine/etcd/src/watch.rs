@@ -199,6 +199,10 @@ impl Session {
     fn take_requests(&mut self, context: &mut Context<'_>) -> Result<(), Status> {
         for _ in 0..REQUESTS_AT_ONCE {
             let Some(requests) = &mut self.requests else { return Ok(()) };
+            // The client waits until what it asked before is taken in.
+            if !self.news.poll_room(context) {
+                return Ok(());
+            }
             match Pin::new(requests).poll_next(context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.requests = None,

@@ -14,10 +14,11 @@ use crate::record::kind as record_kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
 use crate::wire::node::{Known, KnownAs, get_hello, kind, put_hello};
 use racos_net::{Link, Message as Frame};
-use racos_protocol::{Nanos, NodeSet, Release};
+use racos_protocol::{Nanos, NodeSet, Release, Slot};
 use racos_storage::RecordId;
 use racos_storage::device::Device;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 /// How often a disk that does not take part yet asks again.
 const ASK_NS: Nanos = 100_000_000;
@@ -28,6 +29,17 @@ pub(crate) struct Note {
     pub disk: u128,
     /// It takes part: no other can.
     pub takes_part: bool,
+}
+
+/// A node that is no member and looks on (PROTOCOL 10-m), as it shows itself. Nothing rests on it but
+/// what a change that is proposed here will say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Onlooker {
+    pub disk: u128,
+    pub address: SocketAddr,
+    /// All slots below are executed there, as it said last.
+    pub exec: Slot,
+    pub heard_at: Nanos,
 }
 
 /// Notes, by node.
@@ -94,6 +106,8 @@ pub(crate) struct Admission {
     vouched: NodeSet,
     late: NodeSet,
     ask_at: Nanos,
+    /// By number; those that became members since are still here.
+    onlookers: BTreeMap<u8, Onlooker>,
 }
 
 impl Admission {
@@ -107,6 +121,26 @@ impl Admission {
 
     pub fn ask_at(&self) -> Nanos {
         self.ask_at
+    }
+
+    /// Nodes that are no members, by number.
+    pub fn onlookers(&self) -> &BTreeMap<u8, Onlooker> {
+        &self.onlookers
+    }
+
+    /// A node that is no member shows its disk; there are as many as numbers of nodes.
+    fn looks_on(&mut self, node: u8, disk: u128, address: SocketAddr, now: Nanos) {
+        if disk != 0 {
+            let exec = self.onlookers.get(&node).map_or(0, |known| known.exec);
+            self.onlookers.insert(node, Onlooker { disk, address, exec, heard_at: now });
+        }
+    }
+
+    /// A node says how far it is.
+    pub fn tells_exec(&mut self, node: u8, exec: Slot) {
+        if let Some(onlooker) = self.onlookers.get_mut(&node) {
+            onlooker.exec = exec;
+        }
     }
 
     /// Another disk is in the place of one that had noted this one.
@@ -170,10 +204,12 @@ impl<L: Link, D: Device> Node<L, D> {
         ))
     }
 
-    /// Founding members other than this one, but those that are gone for ever.
+    /// Founding members other than this one, but those that are gone for ever; for one that looks on,
+    /// whoever may propose it.
     fn other_members(&self) -> impl Iterator<Item = u8> + use<L, D> {
+        let looks_on = usize::from(self.me) >= self.core.seats().len();
         let (others, n) = (self.others(), self.core.config().n);
-        (0..n as u8).filter(move |node| others.contains(*node))
+        others.iter().filter(move |node| looks_on || usize::from(*node) < n)
     }
 
     /// Shows this disk to those that have not said that they have noted it.
@@ -212,7 +248,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Ok((disk, takes_part)) = get_hello(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
         let Some(seat) = self.machine.members().seats().get(usize::from(from)).copied() else {
-            return;
+            return self.admission.looks_on(from, disk, frame.from.address, self.now);
         };
         if incarnation < seat.incarnation {
             // One that takes part goes on until the change is in effect (PROTOCOL 10-r).

@@ -407,6 +407,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
             self.say_hello();
+            self.say_face();
             if !self.core.is_active() {
                 // PROTOCOL 10-m: nobody tells one that is no member yet what it misses.
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
@@ -526,6 +527,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::PINR => self.on_pin_answer(from, &frame),
             kind::LEASEQ => self.on_lease_question(from, &frame),
             kind::LEASER => self.on_lease_answer(from, &frame),
+            kind::FACE => self.on_face(from, &frame.head),
             _ => {}
         }
     }
@@ -562,6 +564,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
             let Ok(message) = get_message(&mut reader) else { return };
+            if let Message::Seen { exec, .. } = message {
+                self.admission.tells_exec(from, exec);
+            }
             if self.core.hears(from, incarnation, &message) {
                 self.step(Input::Message { from, message });
             }

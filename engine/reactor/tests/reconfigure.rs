@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Cluster, MS};
+use common::{Cluster, MS, address};
+use racos_engine::api::types::{Error, MembersAnswer};
+use racos_engine::api::{Handle, Pending};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_machine::Action;
 
@@ -168,6 +170,86 @@ fn a_reconfiguration_that_would_break_the_promise_is_refused() {
     assert!(reason.contains("is a member"), "{reason}");
     let reason = why(cluster.replace(0, 2, 1, 99));
     assert!(reason.contains("no member"), "{reason}");
+}
+
+/// Opens a node's door for other threads.
+fn door(cluster: &mut Cluster, node: usize) -> Handle {
+    cluster.hosts[node].node.as_mut().expect("it runs").open_api(Box::new(|| {}))
+}
+
+fn told(
+    cluster: &mut Cluster,
+    mut pending: Pending<MembersAnswer>,
+) -> Result<MembersAnswer, Error> {
+    let mut answer = None;
+    cluster.pass_until(6000 * MS, |_| {
+        answer = pending.try_take();
+        answer.is_some()
+    });
+    answer.expect("an answer comes")
+}
+
+fn nodes(answer: &MembersAnswer) -> Vec<u8> {
+    answer.members.iter().map(|member| member.node).collect()
+}
+
+/// tests PROTOCOL 10-m: who holds a door to a node lists, adds and removes members through it; what cannot
+/// be is refused with what to do.
+#[test]
+fn members_come_and_go_through_a_door() {
+    let mut cluster = three_and_two();
+    let (zero, one) = (door(&mut cluster, 0), door(&mut cluster, 1));
+    let three = door(&mut cluster, 3);
+    let refused = |answer: Result<MembersAnswer, Error>| match answer {
+        Err(Error::MemberRefused(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let asked = zero.member_add(address(60));
+    let text = refused(told(&mut cluster, asked));
+    assert!(text.contains("no node of this cluster looks on") && text.contains("node 3"), "{text}");
+    let asked = zero.member_add(address(4));
+    let text = refused(told(&mut cluster, asked));
+    assert!(text.contains("is node 4, the next one that joins is node 3"), "{text}");
+    let asked = zero.member_add(address(2));
+    assert_eq!(told(&mut cluster, asked), Err(Error::MemberExists));
+
+    let asked = one.member_add(address(3));
+    let added = told(&mut cluster, asked).expect("it looks on and has caught up");
+    assert_eq!(nodes(&added), [0, 1, 2, 3]);
+    assert_eq!(added.id, added.members[3].id);
+    assert_eq!(cluster.node(1).machine().members().effect(), cluster.node(1).exec());
+    three.announce("db3:2379");
+    cluster.pass(1000 * MS);
+    let asked = zero.members(false);
+    let listed = told(&mut cluster, asked).expect("a quorum is there");
+    assert_eq!(listed.members[3].id, added.id, "all nodes know it by one id");
+    let clients: Vec<_> = listed.members.iter().map(|it| it.clients.as_deref()).collect();
+    assert_eq!(clients, [None, None, None, Some("db3:2379")]);
+    let asked = three.members(false);
+    assert_eq!(told(&mut cluster, asked).expect("a member").members, listed.members);
+    put(&mut cluster, 3, 30);
+
+    let asked = zero.member_remove(listed.members[1].id);
+    assert_eq!(nodes(&told(&mut cluster, asked).expect("three are enough")), [0, 2, 3]);
+    let asked = zero.member_remove(listed.members[1].id);
+    assert_eq!(told(&mut cluster, asked), Err(Error::MemberNotFound));
+    let asked = zero.member_remove(listed.members[2].id);
+    let answer = told(&mut cluster, asked);
+    assert!(
+        matches!(&answer, Err(Error::TooFewMembers(text)) if text.contains("2f + k")),
+        "{answer:?}"
+    );
+    // Another one may join while one of three is down, not while two are.
+    cluster.stop(2);
+    cluster.stop(3);
+    cluster.pass(4000 * MS);
+    let asked = zero.member_add(address(4));
+    let answer = told(&mut cluster, asked);
+    assert!(matches!(answer, Err(Error::MembersUnhealthy(_))), "{answer:?}");
+    cluster.start(3).unwrap();
+    cluster.pass(1000 * MS);
+    let asked = zero.member_add(address(4));
+    assert_eq!(nodes(&told(&mut cluster, asked).expect("three of four live")), [0, 2, 3, 4]);
 }
 
 /// tests PROTOCOL 10-o, 10-ae: a dead node is removed as lost by the others, and the cluster goes on

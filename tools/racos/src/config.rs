@@ -62,6 +62,7 @@ struct File {
 struct Etcd {
     endpoints: Spanned<Vec<Spanned<String>>>,
     listen: Option<Spanned<String>>,
+    advertise: Option<String>,
     request_mib_max: Option<Spanned<u64>>,
     quota_mib: Option<Spanned<u64>>,
     keep_revisions: Option<Spanned<u64>>,
@@ -290,7 +291,12 @@ impl Source<'_> {
             None => REQUEST_MIB_DEFAULT,
         };
         let endpoints = list.iter().map(|endpoint| endpoint.get_ref().clone()).collect();
-        let settings = Settings { endpoints, request_bytes_max: (mib as usize) << 20 };
+        // A node that joined tells the others where it is; who listens everywhere must be told where.
+        let joined = usize::from(config.node) >= members;
+        let own = || (!listen.ip().is_unspecified()).then(|| listen.to_string());
+        let advertise = joined.then(|| etcd.advertise.clone().or_else(own)).flatten();
+        let request_bytes_max = (mib as usize) << 20;
+        let settings = Settings { endpoints, advertise, request_bytes_max };
         Ok(EtcdOptions { listen, settings })
     }
 
@@ -490,6 +496,19 @@ mod tests {
         let etcd = example(other).unwrap().etcd.unwrap();
         assert_eq!(etcd.listen, "0.0.0.0:2379".parse().unwrap());
         assert_eq!(etcd.settings.endpoints[0], "db0:2379");
+        assert_eq!(etcd.settings.advertise, None);
+        let joined = |lines: &str| {
+            let config = example(|text| {
+                let text = text.replace("node = 0", "node = 5");
+                format!("listen = \"127.0.0.1:7405\"\n{text}{lines}")
+            });
+            config.unwrap().etcd.unwrap().settings.advertise
+        };
+        let at = |text: &str| Some(text.to_string());
+        assert_eq!(joined("listen = \"127.0.0.1:2384\"\n"), at("127.0.0.1:2384"));
+        assert_eq!(joined("listen = \"0.0.0.0:2384\"\n"), None);
+        let both = "listen = \"0.0.0.0:2384\"\nadvertise = \"db5:2384\"\n";
+        assert_eq!(joined(both), at("db5:2384"));
         let keep = |lines: &str| {
             let config = example(|text| format!("{text}{lines}"));
             config.map(|config| config.node.config.auto_compaction)

@@ -9,6 +9,7 @@ use super::pending::{Answer, Pending, pending};
 use super::stream::{StreamShared, WatchStream};
 use super::types::*;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,6 +74,22 @@ pub(crate) enum Request {
     Status {
         answer: Answer<StatusAnswer>,
     },
+    Members {
+        serializable: bool,
+        answer: Answer<MembersAnswer>,
+    },
+    MemberAdd {
+        address: SocketAddr,
+        answer: Answer<MembersAnswer>,
+    },
+    MemberRemove {
+        id: u64,
+        answer: Answer<MembersAnswer>,
+    },
+    /// Where clients reach this node.
+    Announce {
+        clients: Box<str>,
+    },
     HashKv {
         revision: i64,
         answer: Answer<HashAnswer>,
@@ -101,8 +118,11 @@ pub(crate) enum Request {
 impl Request {
     /// Whether it may add versions to keys.
     pub(super) fn writes(&self) -> bool {
-        use Request::*;
-        matches!(self, Put { .. } | Delete { .. } | Txn { .. } | Restore { .. })
+        match self {
+            Request::Put { .. } | Request::Delete { .. } | Request::Restore { .. } => true,
+            Request::Txn { txn, .. } => !super::txn::is_read(txn),
+            _ => false,
+        }
     }
 
     /// Answers one that [`Request::writes`] with an error.
@@ -292,6 +312,30 @@ impl Handle {
 
     pub fn leases(&self) -> Pending<LeasesAnswer> {
         self.ask(|answer| Request::Leases { answer })
+    }
+
+    /// Who the members are, in the newest configuration: as every operation completed before has left
+    /// it, or, `serializable`, as this node knows it.
+    pub fn members(&self, serializable: bool) -> Pending<MembersAnswer> {
+        self.ask(|answer| Request::Members { serializable, answer })
+    }
+
+    /// Makes a node a member that runs at this address and looks on; f and k stay as they are. The
+    /// answer waits a little for it to catch up, and for the change to take effect.
+    pub fn member_add(&self, address: SocketAddr) -> Pending<MembersAnswer> {
+        self.ask(|answer| Request::MemberAdd { address, answer })
+    }
+
+    /// Lets a member go; f and k stay as they are. Its node has to run on until it is released.
+    pub fn member_remove(&self, id: u64) -> Pending<MembersAnswer> {
+        self.ask(|answer| Request::MemberRemove { id, answer })
+    }
+
+    /// Says where clients reach this node, `HOST:PORT`, if it is one that joined: the others tell it
+    /// with the members.
+    pub fn announce(&self, clients: &str) {
+        // A node that has stopped has nobody to tell.
+        let _ = self.0.send(Request::Announce { clients: clients.into() });
     }
 
     pub fn status(&self) -> Pending<StatusAnswer> {

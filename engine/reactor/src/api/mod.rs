@@ -16,6 +16,7 @@
 //! | `told` | what several watches tell, built once |
 //! | `lease` | renewals, times to live, and the end of leases |
 //! | `compactor` | compactions by age or number of revisions |
+//! | `members` | members listed, added and removed |
 //! | `backup` | the state read for a backup, and written from one |
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
@@ -27,6 +28,7 @@ mod convert;
 mod door;
 mod gather;
 mod lease;
+mod members;
 pub mod pending;
 mod pin;
 mod read;

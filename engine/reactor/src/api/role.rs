@@ -4,6 +4,7 @@ use super::compactor::Compactor;
 use super::door::{Door, Handle, Identity, QUEUE_MAX, Request, Wake};
 use super::gather::Gatherings;
 use super::lease::LeaseClocks;
+use super::members::Faces;
 use super::pin::Pins;
 use super::types::*;
 use super::watch::Watches;
@@ -28,7 +29,7 @@ const LEASE_TTL_MIN: i64 = 2;
 /// Operations of nothing that drive a compaction on, at a time.
 const SWEEP_OPS: usize = 256;
 /// A node that was not heard for so long does not count for the quorum that clients are told of.
-const SILENT_NS: Nanos = 3_000_000_000;
+pub(super) const SILENT_NS: Nanos = 3_000_000_000;
 
 /// What is done at a time.
 pub(super) type Later<L, D> = Box<dyn FnOnce(&mut Node<L, D>)>;
@@ -47,6 +48,7 @@ pub(crate) struct Api<L: Link, D: Device> {
     pub(super) watches: Watches,
     pub(super) leases: LeaseClocks<L, D>,
     pub(super) compactor: Compactor,
+    pub(super) faces: Faces,
     /// The alarm of this member is being raised.
     alarming: bool,
     /// That all versions are kept is being agreed on, and writes that wait for it.
@@ -75,6 +77,7 @@ impl<L: Link, D: Device> Api<L, D> {
             watches: Watches::new(seed ^ base),
             leases: LeaseClocks::new(base),
             compactor: Compactor::default(),
+            faces: Faces::default(),
             alarming: false,
             keeping: false,
             held: VecDeque::new(),
@@ -161,13 +164,17 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// 64 bits that stand for a node and its disk; never 0.
-    fn member_id(&self, node: u8) -> u64 {
-        let mut name = Vec::with_capacity(16);
-        name.extend_from_slice(&self.config.cluster.to_le_bytes());
+    pub(super) fn member_id(&self, node: u8) -> u64 {
         let incarnation = match node == self.me {
             true => self.config.incarnation,
             false => self.core.seats()[usize::from(node)].incarnation,
         };
+        self.member_id_of(node, incarnation)
+    }
+
+    pub(super) fn member_id_of(&self, node: u8, incarnation: u32) -> u64 {
+        let mut name = Vec::with_capacity(16);
+        name.extend_from_slice(&self.config.cluster.to_le_bytes());
         name.extend_from_slice(&incarnation.to_le_bytes());
         name.push(node);
         let digest = self.secrets.value_digest([&name[..]]);
@@ -311,6 +318,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 }));
             })),
             Request::Status { answer } => answer.send(Ok(self.api_status())),
+            Request::Members { serializable, answer } => self.list_members(serializable, answer),
+            Request::MemberAdd { address, answer } => self.member_add(address, answer),
+            Request::MemberRemove { id, answer } => self.member_remove(id, answer),
+            Request::Announce { clients } => self.api.faces.own = Some(clients),
             Request::HashKv { revision, answer } => self.hash_kv(revision, answer, 0),
             Request::BackupBegin { answer } => self.backup_begin(answer),
             Request::BackupPage { revision, after, answer } => {
@@ -421,10 +432,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn api_status(&mut self) -> StatusAnswer {
         let mut native = self.status();
         native.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
-        let members = self.members().iter().filter_map(|node| {
-            Some(Member { id: self.member_id(node), node, address: self.address(node)? })
-        });
-        let members: Vec<Member> = members.collect();
+        let members = self.member_list();
         let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);
         StatusAnswer {
             revision: self.machine.revision() as i64,

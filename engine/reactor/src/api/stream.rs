@@ -5,7 +5,8 @@
 //!
 //! Invariant: responses are taken in the order in which they were built, at most one of events for
 //! each watch and round. While [`RESPONSES_MAX`] or [`BYTES_MAX`] wait the reactor builds no more, so
-//! a slow reader costs two rounds and one cursor a watch.
+//! a slow reader costs two rounds and one cursor a watch. Commands are answered in order, and taken in
+//! only while there is room for their answers: who asks without reading waits behind [`COMMANDS_MAX`].
 
 use super::bells::Bells;
 use super::door::{Door, Request};
@@ -20,7 +21,7 @@ const RESPONSES_MAX: usize = 4096;
 /// Bytes of keys and values in them, but for one response.
 const BYTES_MAX: u64 = 4 << 20;
 /// Commands that wait for the reactor.
-const COMMANDS_MAX: usize = 65_536;
+const COMMANDS_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -61,11 +62,23 @@ impl StreamShared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the client has said since, and whether it is gone.
-    pub(crate) fn take_commands(&self, into: &mut VecDeque<Command>) -> bool {
-        let mut state = self.state();
-        into.append(&mut state.commands);
-        state.dropped
+    /// The client is gone.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.state().dropped
+    }
+
+    /// Takes up to `most` commands in; whether there are more.
+    pub(crate) fn take_commands(&self, most: usize, into: &mut VecDeque<Command>) -> bool {
+        let (more, waker) = {
+            let mut state = self.state();
+            let taken = state.commands.len().min(most);
+            let was_full = state.commands.len() >= COMMANDS_MAX;
+            into.extend(state.commands.drain(..taken));
+            let room = was_full && taken > 0;
+            (!state.commands.is_empty(), room.then(|| state.waker.take()).flatten())
+        };
+        waker.into_iter().for_each(|waker| self.bells.add(waker));
+        more
     }
 
     /// The round for which a response may be built. `None`: there is no room in it; the reactor will
@@ -148,11 +161,22 @@ impl WatchStream {
         self.say(Command::Progress)
     }
 
+    /// Whether the reactor takes a command now. If not, the task of the context is woken once it does, or
+    /// when there is a response.
+    pub fn poll_room(&self, context: &mut Context<'_>) -> bool {
+        let mut state = self.shared.state();
+        let full = state.commands.len() >= COMMANDS_MAX;
+        if full {
+            state.waker = Some(context.waker().clone());
+        }
+        !full
+    }
+
     fn say(&self, command: Command) -> Result<(), Error> {
         {
             let mut state = self.shared.state();
             if state.commands.len() >= COMMANDS_MAX {
-                return Err(Error::Busy("too many watches wait to be created".into()));
+                return Err(Error::Busy("too many commands of this stream wait".into()));
             }
             state.commands.push_back(command);
         }

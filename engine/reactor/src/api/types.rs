@@ -343,6 +343,17 @@ pub struct Member {
     pub node: u8,
     /// Where other nodes reach it.
     pub address: std::net::SocketAddr,
+    /// Where clients reach it, if it joined later and has said so.
+    pub clients: Option<Box<str>>,
+}
+
+/// All members as the node knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembersAnswer {
+    pub revision: i64,
+    /// The one that joined, or whose change was asked for, if it is a member.
+    pub id: u64,
+    pub members: Vec<Member>,
 }
 
 /// What is wrong with a member.
@@ -470,6 +481,16 @@ pub enum Error {
     Unavailable(String),
     /// Fewer fragments of a value are left than are needed.
     DataLoss(String),
+    /// No member has this id.
+    MemberNotFound,
+    /// A member is at this address already.
+    MemberExists,
+    /// With the members that would be left no n >= 2f + k, or values with too few holders.
+    TooFewMembers(String),
+    /// Too few of the members that there would be answer, or another change is on its way.
+    MembersUnhealthy(String),
+    /// A change of members that cannot be, and what to do instead.
+    MemberRefused(String),
     /// Other writers changed what a value compare looked at whenever it was tried.
     Unresolved,
     /// The node has stopped.
@@ -492,7 +513,12 @@ impl fmt::Display for Error {
             | Error::Invalid(text)
             | Error::Busy(text)
             | Error::Unavailable(text)
-            | Error::DataLoss(text) => out.write_str(text),
+            | Error::DataLoss(text)
+            | Error::TooFewMembers(text)
+            | Error::MembersUnhealthy(text)
+            | Error::MemberRefused(text) => out.write_str(text),
+            Error::MemberNotFound => out.write_str("no member has this id"),
+            Error::MemberExists => out.write_str("a member is at this address already"),
             Error::Unresolved => out.write_str(
                 "the compared keys were written again whenever the transaction was tried; try again",
             ),

@@ -33,6 +33,8 @@ const BYTES_MAX: u64 = 1 << 20;
 const SCAN_MAX: usize = 10_000;
 /// How long a watch with `progress_notify` may have nothing to tell.
 const PROGRESS_NS: Nanos = 600_000_000_000;
+/// Responses that are ready and do not fit the stream; beyond this no commands of it are taken in.
+const READY_MAX: usize = 1024;
 /// Values that could not be fetched are tried again after this.
 const RETRY_NS: Nanos = 100_000_000;
 
@@ -76,6 +78,8 @@ struct Stream {
     next_id: i64,
     /// Responses that are ready, in order, before any that is built from now on.
     ready: VecDeque<WatchResponse>,
+    /// The client has said more than was taken in.
+    says_more: bool,
     /// The client wants to know when all is delivered.
     progress: u32,
     building: bool,
@@ -205,6 +209,7 @@ impl Watches {
             round: 0,
             next_id: 0,
             ready: VecDeque::new(),
+            says_more: false,
             progress: 0,
             building: false,
             retry_at: 0,
@@ -315,15 +320,23 @@ impl Watches {
 impl<L: Link, D: Device> Node<L, D> {
     /// A stream has new commands, or room.
     pub(super) fn stream_says(&mut self, number: u64) {
-        let mut commands = VecDeque::new();
         let Some(stream) = self.api.watches.streams.get(&number) else { return };
-        if stream.shared.take_commands(&mut commands) {
+        if stream.shared.is_dropped() {
             return self.api.watches.close(number);
         }
+        self.take_commands(number);
+        self.api.watches.list(number);
+    }
+
+    /// Takes in what the client has said, as far as there is room for the answers.
+    fn take_commands(&mut self, number: u64) {
+        let mut commands = VecDeque::new();
+        let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
+        let room = READY_MAX.saturating_sub(stream.ready.len());
+        stream.says_more = stream.shared.take_commands(room, &mut commands);
         for command in commands {
             self.stream_command(number, command);
         }
-        self.api.watches.list(number);
     }
 
     fn stream_command(&mut self, number: u64, command: Command) {
@@ -415,7 +428,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let (now, revision) = (self.now, self.machine.revision());
         let watches = &mut self.api.watches;
         watches.progress_at = now + PROGRESS_NS / 8;
-        for stream in watches.streams.values_mut().filter(|stream| !stream.building) {
+        let has_room = |stream: &&mut Stream| !stream.building && stream.ready.len() < READY_MAX;
+        for stream in watches.streams.values_mut().filter(has_room) {
             for (&id, watch) in &mut stream.watches {
                 let quiet = watch.progress_notify && now >= watch.told + PROGRESS_NS;
                 if quiet && watch.at_end && watch.start <= revision {
@@ -439,6 +453,11 @@ impl<L: Link, D: Device> Node<L, D> {
             if let Some(response) = stream.ready.pop_front() {
                 stream.shared.deliver(response, 0);
                 continue;
+            }
+            if stream.says_more {
+                // Others have their turn between.
+                self.take_commands(number);
+                return self.api.watches.list(number);
             }
             if self.now < stream.retry_at {
                 return;

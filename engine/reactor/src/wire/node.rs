@@ -45,6 +45,8 @@ pub mod kind {
     pub const HELLO: u8 = 0x0d;
     /// What the sender knows of the receiver's disks.
     pub const KNOWN: u8 = 0x0e;
+    /// Where clients of other APIs reach the sender, a member that joined: text.
+    pub const FACE: u8 = 0x0f;
 }
 
 /// Appends one of the core's messages (PROTOCOL 12.1-a: at most 30 bytes).

@@ -5,6 +5,9 @@ mod cluster;
 use bytes::Bytes;
 use cluster::Cluster;
 use racos_engine::api::types::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 
 fn key(text: &str) -> Keys {
     Keys::One(bytes(text))
@@ -244,6 +247,21 @@ fn writes_that_wait_for_the_first_agreement_are_bounded() {
     assert_eq!(cluster.wait(first).map(|put| put.revision), Ok(2));
 }
 
+#[test]
+fn a_transaction_that_only_reads_does_not_wait_until_all_keep_history() {
+    let mut cluster = Cluster::founded_to_keep(1, 3, 1, 1);
+    cluster.enter(0);
+    (1..3).for_each(|node| cluster.stop(node));
+    let reading = || Txn { success: vec![TxnOp::Range(Range::new(key("a")))], ..Txn::default() };
+    let read = cluster.handles[0].txn(reading(), true);
+    assert!(cluster.wait(read).expect("this node alone answers").succeeded);
+    let mut written = cluster.handles[0].put(put("a", "1"));
+    cluster.pass(50);
+    assert_eq!(written.try_take(), None, "a write waits");
+    (1..3).for_each(|node| cluster.start(node));
+    assert_eq!(cluster.wait(written).expect("the others are back").revision, 2);
+}
+
 fn watch(keys: Keys, start_revision: i64) -> WatchCreate {
     WatchCreate {
         id: 0,
@@ -395,6 +413,64 @@ fn a_watch_of_the_future_begins_there_and_progress_waits_for_it() {
         }
     }
     assert!(revisions.starts_with(&[4]), "{revisions:?}: nothing before, and progress after");
+}
+
+/// Notes that it was called.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_asks_a_stream_without_reading_waits_and_is_answered_in_order() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let mut stream = cluster.handles[0].watches();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut said = 0;
+    // Each is answered twice: a watch begins, and ends.
+    for _ in 0..40 {
+        while stream.poll_room(&mut context) {
+            stream.create(watch(key("a"), 0)).expect("there is room");
+            said += 1;
+            if stream.poll_room(&mut context) {
+                stream.cancel(said - 1).expect("there is room");
+            }
+        }
+        cluster.pass(1);
+    }
+    assert!(!stream.poll_room(&mut context), "commands wait for the reader");
+    assert!(stream.progress().is_err(), "and are bounded");
+    assert!((2000..20_000).contains(&said), "{said} watches asked for");
+    let mut begun = 0;
+    while begun < said {
+        let told = cluster.next(&mut stream);
+        if told.what == WatchNews::Created {
+            assert_eq!(told.id, begun, "in the order of the commands");
+            begun += 1;
+        }
+    }
+    assert!(stream.poll_room(&mut context), "there is room again");
+}
+
+#[test]
+fn who_waits_for_room_in_a_stream_is_woken_though_there_is_no_response() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    let stream = cluster.handles[0].watches();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
+    cluster.stop(0);
+    while stream.poll_room(&mut context) {
+        stream.cancel(1).expect("there is room");
+    }
+    cluster.start(0);
+    assert!(!woken.0.load(Ordering::Relaxed));
+    cluster.pass(1);
+    assert!(woken.0.load(Ordering::Relaxed) && stream.poll_room(&mut context));
 }
 
 #[test]

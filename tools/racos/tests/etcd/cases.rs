@@ -1,6 +1,6 @@
 //! Chosen programs: the edges that a random one meets rarely.
 
-use crate::client::{AuthStep, Step};
+use crate::client::{AuthStep, MemberStep, Step};
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use racos_etcd::pb::etcdserverpb::request_op::Request;
@@ -67,7 +67,24 @@ pub fn all() -> Vec<(&'static str, Vec<Step>)> {
         ("sizes of values", sizes()),
         ("hashes after compactions", hashes()),
         ("authentication that is off", auth_is_off()),
+        ("members that cannot come or go", members()),
     ]
+}
+
+fn members() -> Vec<Step> {
+    let steps = [
+        MemberStep::Add(&[]),
+        MemberStep::Add(&["127.0.0.1"]),
+        MemberStep::Add(&["http://127.0.0.1:9/path"]),
+        MemberStep::Add(&["ftp://127.0.0.1:9"]),
+        MemberStep::AddAgain,
+        MemberStep::Remove,
+        MemberStep::RemoveNobody,
+        MemberStep::UpdateNobody,
+        MemberStep::Promote,
+        MemberStep::PromoteNobody,
+    ];
+    steps.map(Step::Member).to_vec()
 }
 
 fn empty_store() -> Vec<Step> {

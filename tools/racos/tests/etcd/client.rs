@@ -5,6 +5,7 @@
 
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::auth_client::AuthClient;
+use racos_etcd::pb::etcdserverpb::cluster_client::ClusterClient;
 use racos_etcd::pb::etcdserverpb::kv_client::KvClient;
 use racos_etcd::pb::etcdserverpb::lease_client::LeaseClient;
 use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -26,6 +27,22 @@ pub enum Step {
     Leases,
     HashKv(pb::HashKvRequest),
     Auth(AuthStep),
+    Member(MemberStep),
+}
+
+/// What is asked of the members, and refused: who they are differs.
+#[derive(Debug, Clone)]
+pub enum MemberStep {
+    /// With these peer URLs.
+    Add(&'static [&'static str]),
+    /// With the peer URLs of a member.
+    AddAgain,
+    /// The only member, or one of so many that no other may go.
+    Remove,
+    RemoveNobody,
+    UpdateNobody,
+    Promote,
+    PromoteNobody,
 }
 
 /// What is asked of users and roles where there are none.
@@ -108,6 +125,7 @@ impl Client {
                 }
                 told(answer, |it| &mut it.header)
             }
+            Step::Member(step) => self.ask_members(member, step).await,
             Step::Auth(step) => self.ask_auth(member, step).await,
             Step::HashKv(asked) => {
                 // A hash is that of one member alone: it shall have executed what was done before.
@@ -126,6 +144,39 @@ impl Client {
 }
 
 impl Client {
+    async fn ask_members(&self, member: usize, step: MemberStep) -> String {
+        let mut cluster = ClusterClient::new(self.channel(member));
+        let listed = cluster.member_list(pb::MemberListRequest { linearizable: true }).await;
+        let first = listed.expect("members are listed").into_inner().members.swap_remove(0);
+        let (nobody, peer_ur_ls) = (9, vec!["http://127.0.0.1:9".to_string()]);
+        macro_rules! told {
+            ($call:ident, $request:expr) => {
+                told(cluster.$call($request).await, |it| &mut it.header)
+            };
+        }
+        match step {
+            MemberStep::Add(urls) => {
+                let peer_ur_ls = urls.iter().map(|url| url.to_string()).collect();
+                told!(member_add, pb::MemberAddRequest { peer_ur_ls, ..Default::default() })
+            }
+            MemberStep::AddAgain => {
+                let peer_ur_ls = first.peer_ur_ls;
+                told!(member_add, pb::MemberAddRequest { peer_ur_ls, ..Default::default() })
+            }
+            MemberStep::Remove => told!(member_remove, pb::MemberRemoveRequest { id: first.id }),
+            MemberStep::RemoveNobody => {
+                told!(member_remove, pb::MemberRemoveRequest { id: nobody })
+            }
+            MemberStep::UpdateNobody => {
+                told!(member_update, pb::MemberUpdateRequest { id: nobody, peer_ur_ls })
+            }
+            MemberStep::Promote => told!(member_promote, pb::MemberPromoteRequest { id: first.id }),
+            MemberStep::PromoteNobody => {
+                told!(member_promote, pb::MemberPromoteRequest { id: nobody })
+            }
+        }
+    }
+
     async fn ask_auth(&self, member: usize, step: AuthStep) -> String {
         let mut auth = AuthClient::new(self.channel(member));
         let (name, role) = ("nobody".to_string(), "no role".to_string());

@@ -75,7 +75,10 @@ fn rust() -> Option<Client> {
     };
     let mut fetch = cargo("fetch");
     if !works(fetch.env("CARGO_NET_RETRY", "1").env("CARGO_HTTP_TIMEOUT", "10")) {
-        return skipped("Rust", "`cargo fetch --locked` fails: its library cannot be had (network?)");
+        return skipped(
+            "Rust",
+            "`cargo fetch --locked` fails: its library cannot be had (network?)",
+        );
     }
     build("Rust", cargo("build").arg("--offline").arg("--target-dir").arg(&built));
     Some(("rust", vec![built.join("debug/racos-etcd-client-check")]))

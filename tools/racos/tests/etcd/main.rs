@@ -9,6 +9,7 @@ mod crashes;
 mod differential;
 mod etcdctl;
 mod http;
+mod members;
 mod program;
 mod servers;
 mod snapshot;

@@ -14,6 +14,8 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// A server under test; its processes and data go when it is dropped.
 pub struct Server {
     child: Child,
+    /// Nodes that were started beside it.
+    joined: Vec<Child>,
     dir: PathBuf,
     /// Where clients connect, `http://HOST:PORT`, one for each member.
     pub endpoints: Vec<String>,
@@ -21,8 +23,10 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in self.joined.iter_mut().chain([&mut self.child]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -50,7 +54,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Server { child, dir, endpoints: vec![client] };
+        let server = Server { child, joined: Vec::new(), dir, endpoints: vec![client] };
         server.wait_until_it_listens();
         Some(server)
     }
@@ -77,9 +81,41 @@ impl Server {
         };
         // What it says later is of no interest, but must not fill the pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let server = Server { child, dir, endpoints };
+        let server = Server { child, joined: Vec::new(), dir, endpoints };
         server.wait_until_it_listens();
         server
+    }
+
+    /// Starts another node of racos, which looks on; where other nodes and where clients reach it.
+    pub fn join(&mut self, node: usize) -> (String, String) {
+        let dir = self.dir.join("data");
+        let base = own_ports();
+        let (peer, face) = (format!("127.0.0.1:{base}"), format!("127.0.0.1:{}", base + 1));
+        let founder = std::fs::read_to_string(dir.join("node0.toml")).unwrap();
+        let other = |line: &str| match line.split_once(" = ").map(|(key, _)| key) {
+            Some("node") => format!("node = {node}"),
+            Some("data_dir") => format!("data_dir = \"{}/node{node}\"", dir.display()),
+            _ => line.to_string(),
+        };
+        let lines: Vec<String> = founder.lines().map(other).collect();
+        // The last section is [etcd].
+        let text = format!("listen = \"{peer}\"\n{}\nlisten = \"{face}\"\n", lines.join("\n"));
+        let config = dir.join(format!("node{node}.toml"));
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_racos"))
+            .arg("node")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        self.joined.push(child);
+        let is_ready = |line: std::io::Result<String>| line.unwrap().starts_with("ready: ");
+        assert!(lines.any(is_ready), "the node says when it is ready");
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        (peer, face)
     }
 
     /// Kills one node of racos, which `racos up` starts again some seconds later.
