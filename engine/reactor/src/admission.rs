@@ -168,11 +168,13 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// At the start: this disk takes part, or waits for others to vouch for it.
     pub(crate) fn enter(&mut self) {
-        // PROTOCOL 10-ag: one that a change names needs nobody else, and one whose log says anything of
-        // slots was vouched for.
+        // PROTOCOL 10-ag: one that a change names needs nobody else, and one whose log says that it took
+        // part, or anything of slots, was vouched for.
         let is_founding = usize::from(self.me) < self.core.config().n;
-        let is_new = self.config.incarnation == 1 && is_founding && self.core.reservation() == 0;
-        if is_new && self.vouchers() > 0 {
+        let own = Note { disk: self.log.disk_id(), takes_part: true };
+        let took_part =
+            self.core.reservation() > 0 || self.admission.notes.get(&self.me) == Some(&own);
+        if self.config.incarnation == 1 && is_founding && !took_part && self.vouchers() > 0 {
             return;
         }
         self.admission.takes_part = true;
@@ -227,7 +229,11 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A disk that does not take part: asks, and goes on waiting.
     pub(crate) fn admission_turn(&mut self) {
         if self.admission.vouched.len() >= self.vouchers() || mutant!("takes part unasked") {
-            return self.take_part();
+            // PROTOCOL 10-ag: who of the others may be gone at the next start is not known.
+            if !self.admission.notes.contains_key(&self.me) {
+                self.note(self.me, Note { disk: self.log.disk_id(), takes_part: true });
+            }
+            return;
         }
         if self.now >= self.admission.ask_at {
             self.say_hello();
@@ -278,21 +284,25 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Heard::Is(_) if self.admission.is_flushing(from) => {}
             Heard::Is(_) => self.vouch(from, incarnation, disk),
-            Heard::IsNew(note) => {
-                self.admission.notes.insert(from, note);
-                let mut head = Vec::with_capacity(18);
-                put_note(&mut head, from, note);
-                self.admission.placing.push_back(from);
-                let stored = Some(Stored::Note { node: from });
-                self.append(record_kind::NOTE, &head, &[], Release::Nothing, stored);
-            }
+            Heard::IsNew(note) => self.note(from, note),
         }
     }
 
-    /// PROTOCOL 10-ah: notes that are durable may be told.
+    fn note(&mut self, node: u8, note: Note) {
+        self.admission.notes.insert(node, note);
+        let mut head = Vec::with_capacity(18);
+        put_note(&mut head, node, note);
+        self.admission.placing.push_back(node);
+        let stored = Some(Stored::Note { node });
+        self.append(record_kind::NOTE, &head, &[], Release::Nothing, stored);
+    }
+
+    /// PROTOCOL 10-ah: notes that are durable may be told; that of this disk itself lets it take part.
     pub(crate) fn notes_flushed(&mut self, up_to: RecordId) {
         while let Some((_, node)) = self.admission.flushing.pop_front_if(|(id, _)| *id <= up_to) {
-            if let Some(note) = self.admission.notes.get(&node)
+            if node == self.me {
+                self.take_part();
+            } else if let Some(note) = self.admission.notes.get(&node)
                 && !self.admission.is_flushing(node)
             {
                 self.vouch(node, 1, note.disk);

@@ -7,6 +7,7 @@ use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_engine::wire::node::{Known, KnownAs, kind, put_hello};
 use racos_net::memory::MemoryLink;
 use racos_net::{Identity, Transport, TransportConfig};
+use racos_storage::device::memory::Timing;
 
 fn value(seed: u8) -> Vec<u8> {
     (0..1300usize).map(|index| (index / 7) as u8 ^ seed).collect()
@@ -92,6 +93,38 @@ fn with_too_few_to_vouch_a_node_waits() {
     cluster.founded();
     cluster.new_session();
     cluster.put(2, b"k", &value(1));
+}
+
+/// Founds a cluster in which power goes at node 0 as soon as it takes part; what it promises when it
+/// starts again, all others away, and whether it takes part then.
+fn cut_as_it_takes_part(seed: u64) -> (u64, bool) {
+    let mut cluster = Cluster::formatted(5, 1, 3, |_| {});
+    (0..5).for_each(|node| cluster.start(node).unwrap());
+    cluster.hosts[0].disk.borrow_mut().set_timing(Timing::Stepped);
+    cluster.hosts[0].disk.borrow_mut().freeze(true);
+    cluster.pass(150 * MS);
+    assert!((1..5).all(|node| cluster.node(node).takes_part()));
+    assert!(!cluster.node(0).takes_part(), "it is vouched for, but its disk stands still");
+    cluster.hosts[0].disk.borrow_mut().freeze(false);
+    cluster.steps_left = Some(100);
+    assert!(cluster.pass_until(500 * MS, |cluster| cluster.node(0).takes_part()));
+    cluster.steps_left = None;
+    cluster.hosts[0].disk.borrow_mut().power_cut(seed);
+    cluster.hosts[0].disk.borrow_mut().set_timing(Timing::Immediate);
+    (0..5).for_each(|node| cluster.stop(node));
+    cluster.start(0).unwrap();
+    (cluster.node(0).core().reservation(), cluster.node(0).takes_part())
+}
+
+/// tests PROTOCOL 10-ag: it takes part from the flush of its own note on, and from then on needs nobody
+/// to come back, whatever else it had no time to write.
+#[test]
+fn a_node_that_took_part_needs_nobody_when_it_starts_again() {
+    let found: Vec<(u64, bool)> = (1..=6).map(cut_as_it_takes_part).collect();
+    assert!(found.iter().all(|(_, takes_part)| *takes_part), "{found:?}");
+    // One whose first reservation was lost makes the same again, the others the next one.
+    let lost = |(promised, _): &(u64, bool)| found.iter().any(|(other, _)| promised < other);
+    assert!(found.iter().any(lost), "nothing else was written: {found:?}");
 }
 
 /// tests PROTOCOL 10-ak: notes outlive restarts, checkpoints, and the log before them.
