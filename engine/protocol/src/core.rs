@@ -274,11 +274,14 @@ impl Core {
     }
 
     fn on_message(&mut self, from: Node, message: Message, now: Nanos, effects: &mut Effects) {
-        // PROTOCOL 9.3-a: facts and questions are taken from everybody; the rest from those who are,
-        // or were, members.
+        // PROTOCOL 9.3-a, 10-z: facts and questions are taken from everybody; the rest from those who
+        // are, or were, members.
         let from_all = matches!(
             message,
-            Message::Pull { .. } | Message::GetMeta { .. } | Message::Decide { .. }
+            Message::Pull { .. }
+                | Message::GetMeta { .. }
+                | Message::Decide { .. }
+                | Message::Seen { .. }
         );
         if from == self.config.me || (usize::from(from) >= self.peers.len() && !from_all) {
             return;

@@ -135,6 +135,7 @@ impl Core {
         now: Nanos,
         fx: &mut Effects,
     ) {
+        self.know(from);
         let peer = &mut self.peers[usize::from(from)];
         peer.exec = peer.exec.max(exec);
         if let Some(last) = seen.checked_sub(1) {

@@ -216,8 +216,15 @@ impl Core {
         if is_new || self.own_next >= from {
             self.own_next = self.own_from(from.max(self.unknown_end));
         }
+        if let Some(last) = self.seats.len().checked_sub(1) {
+            self.know(last as Node);
+        }
+    }
+
+    /// What is heard of a node has its place, also of one that no change executed here names yet.
+    pub(crate) fn know(&mut self, node: Node) {
         let peer = crate::core::Peer::new(&self.config);
-        let count = self.seats.len().max(self.peers.len());
+        let count = self.peers.len().max(usize::from(node) + 1);
         self.peers.resize(count, peer);
     }
 

@@ -78,6 +78,9 @@ pub struct NodeConfig {
     pub incarnation: u32,
     /// Addresses of all members, this one included, in order.
     pub members: Vec<SocketAddr>,
+    /// Other nodes of the cluster, which are asked when none of those known is heard (PROTOCOL 10-z):
+    /// all of them may have left.
+    pub contacts: Vec<SocketAddr>,
     pub f: usize,
     pub k: usize,
     /// Values up to this many bytes are kept whole at every node instead of being coded.
@@ -108,6 +111,7 @@ impl NodeConfig {
             node,
             incarnation: 1,
             members,
+            contacts: Vec::new(),
             f,
             k,
             inline_bytes_max: 128,

@@ -10,16 +10,19 @@ use crate::layout::fragment_len;
 use crate::node::Node;
 use crate::replay::HEAD_ROOM;
 use crate::wire::cursor::{Reader, Writer};
-use crate::wire::node::kind;
+use crate::wire::node::{kind, put_message};
 use racos_machine::{Action, Layout, Machine, Members, Op, Reconfigure, Replace};
 use racos_net::Link;
-use racos_protocol::{Change, Configuration, Input, Membership, Nanos, NodeSet, Seat};
+use racos_protocol::{Change, Configuration, Input, Membership, Message, Nanos, NodeSet, Seat};
 use racos_storage::device::Device;
 use std::net::SocketAddr;
 
 /// How often a rebuilding node looks whether it is done, and proposes it again.
 const REBUILT_LOOK: Nanos = 250_000_000;
 const REBUILT_AGAIN: Nanos = 3_000_000_000;
+
+/// With none of the others heard for so long, a node asks whoever it was told to ask.
+const ALONE_NS: Nanos = 2_000_000_000;
 
 /// The change that was admitted since an epoch, if any: there is one at a time.
 pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
@@ -141,6 +144,22 @@ impl<L: Link, D: Device> Node<L, D> {
             self.heard_at[index] = Some(self.now);
         }
         true
+    }
+
+    /// PROTOCOL 10-z: while none of the nodes known is heard, any address given is asked for facts.
+    pub(crate) fn ask_contacts(&mut self) {
+        let heard = |node: u8| {
+            let at = self.heard_at[usize::from(node)];
+            at.is_some_and(|at| self.now < at + ALONE_NS)
+        };
+        if self.config.contacts.is_empty() || self.others.iter().any(heard) {
+            return;
+        }
+        let mut asked = Vec::with_capacity(32);
+        put_message(&mut asked, &Message::Pull { from: self.core.exec(), wanted: 0, facts: false });
+        for contact in &self.config.contacts {
+            let _ = self.net.send(*contact, kind::CORE, &asked, &[], self.now);
+        }
     }
 
     /// Tells a disk that another one is in its place.

@@ -413,6 +413,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
                 self.queue_message(Target::Others, &asked);
             }
+            self.ask_contacts();
         }
         self.snapshot_turn();
         self.checkpoint_turn();

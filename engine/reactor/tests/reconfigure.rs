@@ -266,3 +266,39 @@ fn a_lost_node_is_removed_and_another_one_may_fail() {
     assert_eq!(cluster.get(1, &key(20)), Some(value(len(20), 20)));
     readable(&mut cluster, 2, 0..12);
 }
+
+/// tests PROTOCOL 10-z: all whom a node knew have left while it was away: it finds the others through
+/// an address that it is given, and not without.
+#[test]
+fn a_node_that_knows_none_of_the_living_asks_whom_it_is_told_to() {
+    let mut cluster = Cluster::new(1, 0, 1);
+    (0..6).for_each(|index| put(&mut cluster, 0, index));
+    for disk in [101, 102] {
+        let node = cluster.add_host(disk);
+        cluster.start(node).unwrap();
+    }
+    let caught_up = |cluster: &mut Cluster| {
+        (1..3).all(|node| cluster.node(node).exec() == cluster.node(0).exec())
+    };
+    assert!(cluster.pass_until(3000 * MS, caught_up));
+    // One that looks on does not hear of the change.
+    cluster.stop(2);
+    assert_eq!(cluster.reconfigure(0, &[0, 1], (0, 1), &[]), Ok(()));
+    in_effect(&mut cluster, &[0, 1]);
+    assert_eq!(cluster.reconfigure(1, &[1], (0, 1), &[]), Ok(()));
+    in_effect(&mut cluster, &[0, 1]);
+    // What lies on it is overwritten, version by version.
+    (0..30).for_each(|round| put(&mut cluster, 1, round % 6));
+    let released = |cluster: &mut Cluster| cluster.node(0).failed().is_some();
+    assert!(cluster.pass_until(10_000 * MS, released), "nothing lies on it any more");
+    cluster.stop(0);
+    put(&mut cluster, 1, 9);
+    let exec = cluster.node(1).exec();
+    cluster.start(2).unwrap();
+    assert!(!cluster.pass_until(5000 * MS, |cluster| cluster.node(2).exec() >= exec));
+    cluster.stop(2);
+    cluster.hosts[2].config.contacts = vec![common::address(1)];
+    cluster.start(2).unwrap();
+    assert!(cluster.pass_until(5000 * MS, |cluster| cluster.node(2).exec() >= exec));
+    equal(&cluster, &[1, 2]);
+}

@@ -46,6 +46,7 @@ struct File {
     cluster: Spanned<String>,
     node: Spanned<u64>,
     members: Spanned<Vec<Spanned<String>>>,
+    contacts: Option<Spanned<Vec<Spanned<String>>>>,
     f: Spanned<u64>,
     k: Spanned<u64>,
     data_dir: PathBuf,
@@ -119,7 +120,7 @@ pub fn read(path: &Path) -> Result<Config, ConfigError> {
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { path, text };
     let file: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
-    let members = source.members(&file.members)?;
+    let members = source.addresses("members", &file.members)?;
     // A node that joins a running cluster has a number behind those of the founding members.
     let node = source.number("node", &file.node, 0, MEMBERS_MAX as u64 - 1)?;
     source.code(&file, members.len())?;
@@ -131,6 +132,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         (None, None) => return Err(source.no_place(&file.node, members.len())),
     };
     let mut config = NodeConfig::new(cluster, node as u8, members, f, k);
+    if let Some(contacts) = &file.contacts {
+        config.contacts = source.addresses("contacts", contacts)?;
+    }
     config.bounds = source.bounds(&file.limits)?;
     let tuning = &file.tuning;
     if let Some(bytes) = &tuning.inline_bytes_max {
@@ -221,30 +225,32 @@ impl Source<'_> {
         })
     }
 
-    fn members(
+    /// Addresses that can be sent to, each once.
+    fn addresses(
         &self,
+        key: &str,
         list: &Spanned<Vec<Spanned<String>>>,
     ) -> Result<Vec<SocketAddr>, ConfigError> {
-        let mut members = Vec::new();
+        let mut addresses = Vec::new();
         for entry in list.get_ref() {
-            let address = self.address("members", entry)?;
-            if members.contains(&address) {
-                let reason = format!("members: {address} is listed twice");
+            let address = self.address(key, entry)?;
+            if addresses.contains(&address) {
+                let reason = format!("{key}: {address} is listed twice");
                 let fix = "give every node an address of its own";
                 return Err(self.refuse(Some(entry.span()), reason, fix));
             }
             if address.port() == 0 || address.ip().is_unspecified() {
-                let reason = format!("members: {address} cannot be sent to");
+                let reason = format!("{key}: {address} cannot be sent to");
                 let fix = "give the address that other nodes reach the node at; see also `listen`";
                 return Err(self.refuse(Some(entry.span()), reason, fix));
             }
-            members.push(address);
+            addresses.push(address);
         }
-        if members.is_empty() {
-            let reason = "members is empty".to_string();
-            return Err(self.refuse(Some(list.span()), reason, "list at least this node"));
+        if addresses.is_empty() {
+            let reason = format!("{key} is empty");
+            return Err(self.refuse(Some(list.span()), reason, "list at least one node"));
         }
-        Ok(members)
+        Ok(addresses)
     }
 
     fn auto_compaction(&self, etcd: &Etcd) -> Result<AutoCompaction, ConfigError> {

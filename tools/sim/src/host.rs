@@ -281,6 +281,10 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
     config.own_slots_max = plan.node.own_slots_max;
     config.inline_bytes_max = plan.node.inline_bytes_max;
     config.seed = rng.number();
+    if plan.machines() > plan.n {
+        config.contacts = (0..plan.machines()).map(crate::net::address).collect();
+        config.contacts.remove(index);
+    }
     if plan.guest {
         config.versions_per_key_max = u32::MAX;
     }
