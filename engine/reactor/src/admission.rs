@@ -20,8 +20,9 @@ use racos_storage::device::Device;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-/// How often a disk that does not take part yet asks again.
+/// How soon a disk that does not take part yet asks again, at first and at last.
 const ASK_NS: Nanos = 100_000_000;
+const ASK_NS_MAX: Nanos = 1_600_000_000;
 
 /// The disk that was the first of a node to show itself here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,7 @@ pub(crate) struct Admission {
     ask_at: Nanos,
     /// By number; those that became members since are still here.
     onlookers: BTreeMap<u8, Onlooker>,
+    asked: u32,
 }
 
 impl Admission {
@@ -137,9 +139,9 @@ impl Admission {
     }
 
     /// A node says how far it is.
-    pub fn tells_exec(&mut self, node: u8, exec: Slot) {
+    pub fn tells_exec(&mut self, node: u8, exec: Slot, now: Nanos) {
         if let Some(onlooker) = self.onlookers.get_mut(&node) {
-            onlooker.exec = exec;
+            (onlooker.exec, onlooker.heard_at) = (exec, now);
         }
     }
 
@@ -215,14 +217,21 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Shows this disk to those that have not said that they have noted it.
-    pub(crate) fn say_hello(&mut self) {
-        self.admission.ask_at = self.now + ASK_NS;
+    fn say_hello(&mut self, to: impl Fn(&Self, u8) -> bool) {
         let mut head = Vec::with_capacity(17);
         put_hello(&mut head, self.log.disk_id(), self.admission.takes_part);
         for node in self.other_members() {
-            if !self.admission.noted_by.contains(node) {
+            if !self.admission.noted_by.contains(node) && to(self, node) {
                 self.send(node, kind::HELLO, &head, &[]);
             }
+        }
+    }
+
+    /// A disk that takes part shows itself to those that live and have not noted it. Nobody notes one
+    /// that only looks on: it does so now and then.
+    pub(crate) fn say_hello_again(&mut self, now_and_then: bool) {
+        if now_and_then || self.core.seats().len() > usize::from(self.me) {
+            self.say_hello(Self::hears);
         }
     }
 
@@ -236,7 +245,10 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         }
         if self.now >= self.admission.ask_at {
-            self.say_hello();
+            let wait = (ASK_NS << self.admission.asked.min(8)).min(ASK_NS_MAX);
+            self.admission.asked += 1;
+            self.admission.ask_at = self.now + wait;
+            self.say_hello(|_, _| true);
         }
     }
 
@@ -246,13 +258,18 @@ impl<L: Link, D: Device> Node<L, D> {
         // That it does is noted, too.
         self.admission.noted_by = NodeSet::EMPTY;
         self.start_core();
-        self.say_hello();
+        self.say_hello(|_, _| true);
     }
 
     /// HELLO: the disk of another node shows itself.
     pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
         let Ok((disk, takes_part)) = get_hello(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
+        let admission = &mut self.admission;
+        if !admission.vouched.contains(from) && !admission.late.contains(from) {
+            // It may not have been there when it was asked.
+            admission.ask_at = admission.ask_at.min(self.now + ASK_NS);
+        }
         let Some(seat) = self.machine.members().seats().get(usize::from(from)).copied() else {
             return self.admission.looks_on(from, disk, frame.from.address, self.now);
         };

@@ -21,8 +21,8 @@ use std::net::SocketAddr;
 const REBUILT_LOOK: Nanos = 250_000_000;
 const REBUILT_AGAIN: Nanos = 3_000_000_000;
 
-/// With none of the others heard for so long, a node asks whoever it was told to ask.
-const ALONE_NS: Nanos = 2_000_000_000;
+/// A node that was not heard for so long is not spoken to unasked.
+const SILENCE_NS: Nanos = 2_000_000_000;
 
 /// The change that was admitted since an epoch, if any: there is one at a time.
 pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
@@ -146,13 +146,16 @@ impl<L: Link, D: Device> Node<L, D> {
         true
     }
 
+    /// Whether a node was heard lately.
+    pub(crate) fn hears(&self, node: u8) -> bool {
+        self.heard_at[usize::from(node)].is_some_and(|at| self.now < at + SILENCE_NS)
+    }
+
     /// PROTOCOL 10-z: while none of the nodes known is heard, any address given is asked for facts.
     pub(crate) fn ask_contacts(&mut self) {
-        let heard = |node: u8| {
-            let at = self.heard_at[usize::from(node)];
-            at.is_some_and(|at| self.now < at + ALONE_NS)
-        };
-        if self.config.contacts.is_empty() || self.others.iter().any(heard) {
+        // The only member has nobody to hear.
+        let needs_nobody = self.others.is_empty() && self.core.is_active();
+        if needs_nobody || self.others.iter().any(|node| self.hears(node)) {
             return;
         }
         let mut asked = Vec::with_capacity(32);

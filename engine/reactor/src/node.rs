@@ -154,6 +154,7 @@ pub struct Node<L: Link, D: Device> {
     released: Vec<OpId>,
     last_work: Nanos,
     beacon_at: Nanos,
+    beacons: u64,
     pub(crate) stalled_check_at: Nanos,
     pub(crate) rebuilt_at: Nanos,
     confirmed: bool,
@@ -271,6 +272,7 @@ impl<L: Link, D: Device> Node<L, D> {
             released: Vec::new(),
             last_work: now,
             beacon_at: now + BEACON_NS,
+            beacons: 0,
             stalled_check_at: now + BEACON_NS,
             rebuilt_at: now,
             confirmed: false,
@@ -406,8 +408,12 @@ impl<L: Link, D: Device> Node<L, D> {
             self.beacon_at = now + BEACON_NS;
             let (exec, seen) = (self.core.exec(), self.core.seen());
             self.queue_message(Target::Others, &Message::Seen { exec, seen });
-            self.say_hello();
-            self.say_face();
+            self.beacons += 1;
+            let now_and_then = self.beacons % 4 == 1;
+            self.say_hello_again(now_and_then);
+            if now_and_then {
+                self.say_face();
+            }
             if !self.core.is_active() {
                 // PROTOCOL 10-m: nobody tells one that is no member yet what it misses.
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
@@ -566,7 +572,7 @@ impl<L: Link, D: Device> Node<L, D> {
         while !reader.is_empty() {
             let Ok(message) = get_message(&mut reader) else { return };
             if let Message::Seen { exec, .. } = message {
-                self.admission.tells_exec(from, exec);
+                self.admission.tells_exec(from, exec, self.now);
             }
             if self.core.hears(from, incarnation, &message) {
                 self.step(Input::Message { from, message });
