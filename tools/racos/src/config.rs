@@ -487,6 +487,19 @@ mod tests {
     }
 
     #[test]
+    fn contacts_are_addresses_that_can_be_sent_to() {
+        let shown = "# contacts = [\"127.0.0.1:7405\", \"127.0.0.1:7406\"]";
+        assert!(example(str::to_string).unwrap().node.config.contacts.is_empty());
+        let given = example(|text| text.replace(shown, &shown[2..])).unwrap();
+        assert_eq!(given.node.config.contacts.len(), 2);
+        for (given, reason) in [("[]", "is empty"), ("[\"0.0.0.0:7405\"]", "cannot be sent to")] {
+            let error = refused(shown, &format!("contacts = {given}"));
+            assert!(error.reason.contains("contacts") && error.reason.contains(reason), "{error}");
+            assert_eq!(error.line, line_of("# contacts"));
+        }
+    }
+
+    #[test]
     fn the_etcd_api_is_off_unless_asked_for_and_its_endpoints_are_the_members() {
         let plain = |text: &str| text.split("[etcd]").next().unwrap().to_string();
         assert!(example(plain).unwrap().etcd.is_none());
