@@ -164,9 +164,11 @@ pub struct Log<D: Device> {
     /// Files given back, to be used again or removed.
     spare: VecDeque<(FileId, u32)>,
     recycling: bool,
-    /// The segment being made takes of the space that is to be left free.
+    /// The segment being made is not for ordinary records: see [`Log::limit_files`].
     lending: bool,
     removing: bool,
+    /// Beyond so many bytes of files, none is made for ordinary records.
+    files_max: u64,
     filling: Group,
     sealed: VecDeque<(Group, Position)>,
     flight: Option<Flight>,
@@ -217,6 +219,7 @@ impl<D: Device> Log<D> {
             recycling: false,
             lending: false,
             removing: false,
+            files_max: u64::MAX,
             filling: Group::default(),
             sealed: VecDeque::new(),
             flight: None,
@@ -312,7 +315,7 @@ impl<D: Device> Log<D> {
         let (reserve, backlog_max) = (self.config.reserve_bytes, self.config.queue_bytes_max);
         let (reserve, backlog_max) = match class {
             // What was lent is not theirs.
-            Class::Ordinary => (reserve + self.space.lent_bytes, backlog_max),
+            Class::Ordinary => (reserve + self.space.lent_bytes + self.kept_bytes(), backlog_max),
             Class::Upkeep => (reserve / 2, backlog_max),
             Class::Urgent => (0, backlog_max * 2),
         };

@@ -15,12 +15,15 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) struct Space {
     /// Usable length of every segment, by number.
     lengths: BTreeMap<FileId, u32>,
+    /// The sum of them.
+    total: u64,
     ahead: VecDeque<FileId>,
     /// Where the group that is being filled will go.
     pub cursor: Position,
     pub preparing: bool,
     pub disk_full: bool,
-    /// Bytes of segments that were made of space that is to be left free, and not made good for.
+    /// Bytes of segments that were made of space that is to be left free, or beyond the limit of all
+    /// files, and not made good for.
     pub lent_bytes: u64,
 }
 
@@ -41,7 +44,8 @@ impl Space {
             ahead.push_back(next);
             next += 1;
         }
-        Space { lengths, ahead, cursor, preparing: false, disk_full: false, lent_bytes: 0 }
+        let total = lengths.values().map(|len| u64::from(*len)).sum();
+        Space { lengths, total, ahead, cursor, preparing: false, disk_full: false, lent_bytes: 0 }
     }
 
     pub fn len_of(&self, segment: FileId) -> Option<u32> {
@@ -60,6 +64,7 @@ impl Space {
     pub fn add(&mut self, segment: FileId, len: u32) {
         debug_assert_eq!(segment, self.next_file(), "segments are made in order");
         self.lengths.insert(segment, len);
+        self.total += u64::from(len);
         self.ahead.push_back(segment);
     }
 
@@ -77,7 +82,9 @@ impl Space {
     /// Takes a segment out that is not the current one, nor ahead of it. Returns its length.
     pub fn remove(&mut self, segment: FileId) -> Option<u32> {
         assert!(segment < self.cursor.segment, "only what lies behind is given back");
-        self.lengths.remove(&segment)
+        let len = self.lengths.remove(&segment)?;
+        self.total -= u64::from(len);
+        Some(len)
     }
 
     /// All segments with their lengths, in order.
@@ -87,7 +94,7 @@ impl Space {
 
     /// Bytes of all segment files.
     pub fn file_bytes(&self) -> u64 {
-        self.lengths.values().map(|len| u64::from(*len)).sum()
+        self.total
     }
 
     /// Bytes of all segments behind `cursor`, the current one up to it.

@@ -300,8 +300,18 @@ impl<L: Link, D: Device> Node<L, D> {
         self.checkpoints.writing = Some(writing);
     }
 
+    /// Bytes of log since the newest was begun.
+    pub(crate) fn written_since_checkpoint(&self) -> u64 {
+        self.log.counters().bytes_flushed - self.checkpoints.begun_at
+    }
+
+    /// Whether one that was demanded will be begun though clients write nothing.
+    pub(crate) fn checkpoint_is_awaited(&self) -> bool {
+        self.checkpoints.demanded && self.core.exec() > self.checkpoints.newest.exec
+    }
+
     fn checkpoint_is_due(&self) -> bool {
-        let written = self.log.counters().bytes_flushed - self.checkpoints.begun_at;
+        let written = self.written_since_checkpoint();
         // Not more often than it costs: twice its own size must have been written in between.
         let least = self.config.bounds.checkpoint_bytes.max(2 * self.checkpoints.newest.bytes);
         let news = self.core.exec() > self.checkpoints.newest.exec;
@@ -482,7 +492,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn hand_over(&mut self, writing: &mut Writing) -> bool {
         // One that clients keep back for as long as it takes until the next is due goes beside them:
         // without it the log only grows.
-        let since = self.log.counters().bytes_flushed - self.checkpoints.begun_at;
+        let since = self.written_since_checkpoint();
         let due = self.config.bounds.checkpoint_bytes.max(4 * self.checkpoints.newest.bytes);
         let backlog_max = if since > due { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
         while let Some((piece, body)) = writing.queue.front() {

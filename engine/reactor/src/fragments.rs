@@ -6,6 +6,7 @@
 //! durable checkpoint: it names them yet (PROTOCOL 9.2).
 
 use crate::cache::{Cache, CacheCounts};
+use crate::record::COPY_BYTES;
 use crate::table::{Entry, Table};
 use racos_buffer::Slice;
 use racos_machine::OpId;
@@ -30,10 +31,12 @@ pub struct Fragments {
     slots: FxHashMap<OpId, Told>,
     slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
-    /// While a checkpoint is being written: what is to be forgotten when it is.
-    deferred: Option<Vec<OpId>>,
+    /// While a checkpoint is being written: what is to be forgotten when it is, and its bytes.
+    deferred: Option<Vec<(OpId, u64)>>,
     /// What was, and is forgotten some at a time: under load a checkpoint defers very many.
-    leaving: Vec<OpId>,
+    leaving: Vec<(OpId, u64)>,
+    /// Bytes of both.
+    going_bytes: u64,
     /// It is of a later state than the own: what it names, the node may not know yet.
     is_ahead: bool,
 }
@@ -45,7 +48,7 @@ struct Told {
     is_placed: bool,
 }
 
-/// Bytes in use, by segment.
+/// Bytes in use, by segment: each fragment with what names it, as in a record of copies.
 #[derive(Default)]
 struct Live {
     bytes: BTreeMap<FileId, u64>,
@@ -58,15 +61,24 @@ struct Live {
 }
 
 impl Live {
-    fn add(&mut self, place: Place) {
-        *self.bytes.entry(place.segment).or_default() += u64::from(place.len);
-        self.total += u64::from(place.len);
+    /// What a fragment takes of the log at least: its bytes, and what names it beside others.
+    fn bytes_of(place: Place) -> u64 {
+        u64::from(place.len) + COPY_BYTES as u64
     }
 
-    fn sub(&mut self, segment: FileId, len: u64) {
+    fn add(&mut self, place: Place) {
+        *self.bytes.entry(place.segment).or_default() += Live::bytes_of(place);
+        self.total += Live::bytes_of(place);
+    }
+
+    fn drop(&mut self, place: Place) {
+        self.sub(place.segment, Live::bytes_of(place));
+    }
+
+    fn sub(&mut self, segment: FileId, count: u64) {
         let bytes = self.bytes.get_mut(&segment).expect("what is taken off was counted");
-        *bytes -= len;
-        self.total -= len;
+        *bytes -= count;
+        self.total -= count;
         if *bytes == 0 {
             self.bytes.remove(&segment);
         }
@@ -83,6 +95,7 @@ impl Fragments {
             live: Live::default(),
             deferred: None,
             leaving: Vec::new(),
+            going_bytes: 0,
             is_ahead: false,
         }
     }
@@ -131,10 +144,11 @@ impl Fragments {
     /// Forgets up to so many of what a checkpoint kept, and says how many.
     pub fn forget_some(&mut self, most: usize) -> usize {
         for gone in 0..most {
-            let Some(op) = self.leaving.pop() else {
+            let Some((op, bytes)) = self.leaving.pop() else {
                 self.leaving = Vec::new();
                 return gone;
             };
+            self.going_bytes -= bytes;
             self.forget(op, None);
         }
         most
@@ -158,14 +172,21 @@ impl Fragments {
         self.live.bytes.get(&segment).copied().unwrap_or(0)
     }
 
+    /// The same without those that a checkpoint alone names yet.
+    pub fn needed_in(&self, segment: FileId) -> u64 {
+        let dying = [&self.live.dying, &self.live.dying_pinned].map(|of| of.get(&segment));
+        self.live_in(segment) - dying.into_iter().flatten().sum::<u64>()
+    }
+
     /// Bytes in use in all segments.
     pub fn live_bytes(&self) -> u64 {
         self.live.total
     }
 
-    /// Bytes of values in use: without those that a checkpoint alone names yet.
+    /// Bytes of values in use: without those that a checkpoint alone names yet, or is to name.
     pub fn needed_bytes(&self) -> u64 {
-        self.live.total - self.live.dying_total
+        // One that is lost while a checkpoint keeps it is taken off twice until then.
+        (self.live.total - self.live.dying_total).saturating_sub(self.going_bytes)
     }
 
     /// Bytes of fragments that only the newest checkpoint names yet.
@@ -195,7 +216,7 @@ impl Fragments {
     pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
         if let Some(place) = self.table.place_mut(op).filter(|place| **place == from) {
             *place = to;
-            self.live.sub(from.segment, u64::from(from.len));
+            self.live.drop(from);
             self.live.add(to);
         }
     }
@@ -268,7 +289,7 @@ impl Fragments {
 
     fn drop_place(&mut self, entry: Option<Entry>) {
         if let Some(place) = entry.and_then(|entry| entry.placed()) {
-            self.live.sub(place.segment, u64::from(place.len));
+            self.live.drop(place);
         }
     }
 
@@ -284,7 +305,7 @@ impl Fragments {
         let Some(kept) = self.table.place_mut(op) else { return false };
         let old = std::mem::replace(kept, place);
         if old.segment != 0 {
-            self.live.sub(old.segment, u64::from(old.len));
+            self.live.drop(old);
         }
         self.live.add(place);
         self.cache.release(op);
@@ -334,7 +355,10 @@ impl Fragments {
         if slot.is_none()
             && let Some(deferred) = &mut self.deferred
         {
-            return deferred.push(op);
+            let place = self.table.get(op).and_then(|entry| entry.placed());
+            let bytes = place.map_or(0, Live::bytes_of);
+            self.going_bytes += bytes;
+            return deferred.push((op, bytes));
         }
         let removed = self.take(op);
         match slot {
@@ -342,8 +366,9 @@ impl Fragments {
             // PROTOCOL 9.2-c: the newest checkpoint may name it.
             None => {
                 if let Some(place) = removed.and_then(|entry| entry.placed()) {
-                    *self.live.dying.entry(place.segment).or_default() += u64::from(place.len);
-                    self.live.dying_total += u64::from(place.len);
+                    let bytes = Live::bytes_of(place);
+                    *self.live.dying.entry(place.segment).or_default() += bytes;
+                    self.live.dying_total += bytes;
                 }
             }
         }
@@ -430,7 +455,7 @@ mod tests {
         assert!(fragments.placed(late, 500, Place { segment: 1, offset: 0, len: 100 }));
         fragments.executed(1000);
         assert_eq!((fragments.slots.len(), fragments.slot_order.len()), (0, 0));
-        assert_eq!(fragments.live_bytes(), 100_000);
+        assert_eq!(fragments.live_bytes(), 1000 * (100 + COPY_BYTES as u64));
         assert!(fragments.cached_bytes() <= 200);
     }
 }

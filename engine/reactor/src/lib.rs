@@ -57,6 +57,7 @@ mod scrub;
 mod secrets;
 mod serve;
 mod snap;
+mod space;
 mod spread;
 pub mod status;
 mod table;

@@ -462,7 +462,7 @@ impl<L: Link, D: Device> Node<L, D> {
             idle,
             retry,
             self.checkpoints.deadline(self.now, self.fragments.are_leaving()),
-            self.reclaim.deadline(self.now),
+            self.reclaim_deadline(),
             self.scrub.deadline(self.now, self.config.bounds.scrub_ns),
             self.snaps.deadline(self.now),
         ]

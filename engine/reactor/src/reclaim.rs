@@ -2,7 +2,9 @@
 //! use in those that hold little is copied to the end of the log.
 //!
 //! Space is what it is about: a node copies while the log's files are larger than they need be
-//! ([`Space`]), from the segment with the least in it first.
+//! ([`Space`]), from the segment with the least in it first, as fast as the log is written ([`Pace`]).
+//! What was copied comes back when a checkpoint names the copies: if too much waits for that, one is
+//! written before its time.
 //!
 //! Invariant: a segment is given back only if replay reads nothing of it (the log sees to it), no
 //! fragment that the state or the newest checkpoint names lies there, and no batch that a node which
@@ -14,6 +16,7 @@ use crate::journal::{DiskRead, Stored};
 use crate::layout;
 use crate::node::Node;
 use crate::record::{self, COPY_BYTES, CopyOf, kind};
+use crate::space::{Load, Pace, STRETCH_MAX, STRETCH_MIN, Space};
 use crate::wire::cursor::Reader;
 use crate::wire::node::SpreadHead;
 use racos_buffer::Slice;
@@ -24,14 +27,21 @@ use racos_storage::device::{Device, FileId};
 use racos_storage::{Class, Look, Place};
 use std::collections::{BTreeSet, VecDeque};
 
-/// Bytes of a segment read at a time, and what one COPIES record holds at most.
-const STRETCH: usize = 128 << 10;
+/// What one COPIES record holds at most.
+const COPIES_BYTES_MAX: usize = 128 << 10;
 const COPIES_MAX: usize = 512;
+/// Bytes that may wait for a flush when copies add to them, and while clients wait for room.
+const BACKLOG_MAX: usize = 4 << 20;
+const URGENT_BACKLOG_MAX: usize = 32 << 20;
 /// Segments with more than this share of use are not copied, in percent: little would be gained.
 const USE_MAX_PERCENT: u64 = 85;
 
 /// Between two segments' worth of history that go.
 const SHORTEN_NS: Nanos = 1_000_000;
+/// A log that takes no copies now is asked again after this.
+const RETRY_NS: Nanos = 1_000_000;
+/// Between two looks for something to copy while clients wait for room.
+const LOOK_NS: Nanos = 10_000_000;
 
 /// A segment being copied.
 struct Job {
@@ -39,8 +49,8 @@ struct Job {
     len: u32,
     /// Where the next stretch begins.
     at: u32,
-    /// How much of it is to be read.
-    want: usize,
+    /// How much of it is to be read at least: a group is looked at whole.
+    want: u32,
     reading: bool,
     /// Fragments in use whose bytes are still to be read.
     single: VecDeque<(CopyOf, Place)>,
@@ -54,9 +64,17 @@ pub(crate) struct Reclaim {
     copies: Vec<(CopyOf, Place)>,
     bytes: Vec<u8>,
     unplaced: usize,
-    /// Segments that were gone over since the last checkpoint.
+    /// Segments that were gone over since the last checkpoint, and whether there was one.
     tried: BTreeSet<FileId>,
-    look: bool,
+    is_marked: bool,
+    /// Bytes of segments of which only the newest checkpoint names something.
+    waiting_bytes: u64,
+    /// No room can be made now: clients would wait in vain.
+    is_hopeless: bool,
+    pace: Pace,
+    /// When to look what is free, and what to copy next.
+    look_at: Option<Nanos>,
+    /// Not to copy before: the log takes none now.
     not_before: Nanos,
     pub(crate) copied_bytes: u64,
 }
@@ -64,68 +82,23 @@ pub(crate) struct Reclaim {
 impl Reclaim {
     /// Another checkpoint is durable: more may be free.
     pub(crate) fn look_again(&mut self) {
-        self.look = true;
-        self.tried.clear();
+        self.look_at = Some(0);
+        self.is_marked = true;
     }
 
     /// A COPIES record is flushed.
     pub(crate) fn placed(&mut self) {
         self.unplaced -= 1;
-        self.look = true;
+        if self.unplaced == 0 {
+            self.look_at = Some(0);
+        }
     }
 
-    pub(crate) fn deadline(&self, now: Nanos) -> Option<Nanos> {
+    pub(crate) fn deadline(&self, now: Nanos, is_urgent: bool) -> Option<Nanos> {
         let waits = self.job.as_ref().is_some_and(|job| !job.reading);
-        (waits || self.look).then_some(self.not_before.max(now))
-    }
-}
-
-/// Bytes that the files of a log may take: those of live fragments and a quarter more, two checkpoints
-/// with as much log in between, and a fixed reserve (segments being filled or ahead, and the log between
-/// checkpoints with what went since the newest, which it names yet).
-///
-/// Copying begins at `wanted`, and is as hard as it can be from `bound` on: so the files of a store in
-/// use stay below 1.3 times what is live, and what is fixed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Space {
-    pub wanted: u64,
-    pub bound: u64,
-}
-
-impl Space {
-    pub(crate) fn of(live: u64, checkpoint: u64, reserve: u64) -> Space {
-        let fixed = 6 * checkpoint + reserve;
-        let bound = live + live / 4 + live / 32 + fixed;
-        Space { wanted: bound - live / 32 - reserve / 4, bound }
-    }
-}
-
-/// How hard segments are copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pace {
-    /// Bytes read a second.
-    rate_bytes: u64,
-    /// Bytes that may wait for a flush when copies add to them.
-    backlog_max: usize,
-}
-
-impl Pace {
-    const GENTLE: Pace = Pace { rate_bytes: 64 << 20, backlog_max: 1 << 20 };
-    const BRISK: Pace = Pace { rate_bytes: 128 << 20, backlog_max: 8 << 20 };
-    /// In the way of clients, who otherwise fill the disk before room is made.
-    const HARD: Pace = Pace { rate_bytes: 1 << 30, backlog_max: 32 << 20 };
-
-    /// By how much too much the files take; `None`: they take no more than they may. Behind what clients
-    /// write while that is little, so that they hardly notice; beside them when it grows all the same.
-    pub(crate) fn of(file_bytes: u64, space: Space, is_disk_full: bool) -> Option<Pace> {
-        let Space { wanted, bound } = space;
-        if is_disk_full || file_bytes > bound {
-            return Some(Pace::HARD);
-        }
-        if file_bytes > wanted + (bound - wanted) / 2 {
-            return Some(Pace::BRISK);
-        }
-        (file_bytes > wanted).then_some(Pace::GENTLE)
+        let want = self.job.as_ref().map_or(0, |job| job.want);
+        let reads = waits.then(|| self.pace.due_at(is_urgent, want).max(self.not_before));
+        [reads, self.look_at].into_iter().flatten().min().map(|at| at.max(now))
     }
 }
 
@@ -137,30 +110,48 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Gives back what is free, and goes on with copying if too little is.
     pub(crate) fn reclaim_turn(&mut self) {
+        let (is_full, space) = (self.log.is_disk_full(), self.space());
         if !self.checkpoints.settled {
-            if self.log.is_disk_full() {
+            if is_full || self.log.file_bytes() > space.bound {
                 self.checkpoints.demand();
             }
             return;
         }
         // What went counts as live until a checkpoint says that it is gone.
-        let dying = self.fragments.dying_bytes();
-        if self.log.is_disk_full() && dying * 4 >= u64::from(self.config.bounds.segment_bytes) {
+        let segment = u64::from(self.config.bounds.segment_bytes);
+        if is_full && self.fragments.dying_bytes() * 4 >= segment {
             self.checkpoints.demand();
         }
-        if self.reclaim.look && self.reclaim.not_before <= self.now {
-            self.reclaim.look = false;
+        if self.log.is_at_limit() {
+            self.reclaim.look_at.get_or_insert(self.now + LOOK_NS);
+        }
+        if self.reclaim.look_at.take_if(|at| *at <= self.now).is_some() {
             self.shorten_history();
             self.give_back_free();
             self.choose_segment();
+            self.reclaim.is_hopeless = !self.can_make_room();
         }
-        self.copy_some();
+        // What clients write waits beyond the bound, as long as there is something to wait for. The
+        // last two files are for what makes room.
+        let most = if self.reclaim.is_hopeless { u64::MAX } else { space.bound - 2 * segment };
+        self.log.limit_files(most);
+        self.copy_some(space);
+    }
+
+    /// Whether the files may come to take less without anything being written by clients.
+    fn can_make_room(&self) -> bool {
+        self.reclaim.job.is_some()
+            || self.reclaim.unplaced > 0
+            || self.checkpoints.is_writing()
+            || self.checkpoint_is_awaited()
     }
 
     /// The history is what gives way first if the files take too much: the slots in the oldest
     /// segment that is kept for them, as far as checkpoints do not need them.
     fn shorten_history(&mut self) {
-        if !self.takes_too_much() || self.checkpoints.is_writing() {
+        let takes_too_much = self.log.file_bytes() > self.space().wanted;
+        let is_wanted = takes_too_much || self.log.is_disk_full();
+        if !is_wanted || self.checkpoints.is_writing() {
             return;
         }
         let behind = self.log.segments_behind();
@@ -168,8 +159,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let floor = self.history_floor(0);
         if let Some(end) = end.filter(|_| floor > self.history.first()) {
             self.history.drop_below(end.min(floor), usize::MAX);
-            self.reclaim.look = end <= floor;
-            self.reclaim.not_before = self.now + SHORTEN_NS;
+            if end <= floor {
+                self.reclaim.look_at = Some(self.now + SHORTEN_NS);
+            }
         }
     }
 
@@ -190,79 +182,132 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             match self.log.give_back(segment) {
                 true => self.history.forget_segment(segment),
-                false => {
-                    self.reclaim.look = true;
-                    self.reclaim.not_before = self.now + 1_000_000;
-                }
+                false => self.reclaim.look_at = Some(self.now + RETRY_NS),
             }
         }
     }
 
     /// Takes up the segment with the least in use, if the files take too much.
     fn choose_segment(&mut self) {
-        if self.reclaim.job.is_some() || !self.takes_too_much() {
-            return;
+        if std::mem::take(&mut self.reclaim.is_marked) {
+            // What went while that checkpoint was written is in the way until it is forgotten.
+            match self.fragments.are_leaving() {
+                true => self.reclaim.is_marked = true,
+                false => self.reclaim.tried.clear(),
+            }
         }
-        let candidates = self.log.segments_behind().filter(|(segment, len)| {
-            let used = self.fragments.live_in(*segment);
-            used > 0
-                && used * 100 < u64::from(*len) * USE_MAX_PERCENT
-                && !self.history.needs(*segment)
-                && !self.reclaim.tried.contains(segment)
-        });
-        let least = candidates.min_by_key(|(segment, _)| self.fragments.live_in(*segment));
-        if let Some((segment, len)) = least {
+        let (mut waiting, mut least) = (0, None);
+        for (segment, len) in self.log.segments_behind() {
+            let needed = self.fragments.needed_in(segment);
+            let is_job = self.reclaim.job.as_ref().is_some_and(|job| job.segment == segment);
+            if is_job || self.history.needs(segment) || self.snaps.reads(segment) {
+                continue;
+            }
+            if needed == 0 || self.reclaim.tried.contains(&segment) {
+                waiting += u64::from(len);
+            } else if needed * 100 < u64::from(len) * USE_MAX_PERCENT {
+                least = least.min(Some((needed, segment, len))).or(Some((needed, segment, len)));
+            }
+        }
+        self.reclaim.waiting_bytes = waiting;
+        if self.reclaim.job.is_none()
+            && self.takes_too_much()
+            && let Some((_, segment, len)) = least
+        {
             self.reclaim.tried.insert(segment);
-            let single = VecDeque::new();
             let at = racos_storage::SEGMENT_FRONT;
-            let job = Job { segment, len, at, want: STRETCH, reading: false, single };
+            let job = Job { segment, len, at, want: 0, reading: false, single: VecDeque::new() };
             self.reclaim.job = Some(job);
         }
+        self.hasten_checkpoint(self.reclaim.job.is_none());
+    }
+
+    /// Segments come back when a checkpoint is durable that does not name what was in them: one is
+    /// written before its time if many wait for it, or if nothing else can be done.
+    fn hasten_checkpoint(&mut self, nothing_else: bool) {
+        let segment = u64::from(self.config.bounds.segment_bytes);
+        let least =
+            self.written_since_checkpoint() > segment.max(2 * self.checkpoints.newest().bytes);
+        let last = nothing_else && self.log.is_at_limit();
+        let is_of_use = self.much_waits() || last && (self.reclaim.waiting_bytes > 0 || least);
+        if is_of_use && !self.checkpoints.is_writing() {
+            self.checkpoints.demand();
+        }
+    }
+
+    /// Whether what waits for a checkpoint is worth one of its own.
+    fn much_waits(&self) -> bool {
+        let (space, waiting) = (self.space(), self.reclaim.waiting_bytes);
+        waiting > 2 * self.checkpoints.newest().bytes && waiting > (space.bound - space.wanted) / 2
     }
 
     /// What the files may take.
     pub(crate) fn space(&self) -> Space {
-        let reserve = self.config.bounds.space_reserve_bytes;
-        let live = self.fragments.needed_bytes();
-        Space::of(live, self.checkpoints.newest().bytes, reserve)
+        let bounds = &self.config.bounds;
+        let (live, checkpoint) = (self.fragments.needed_bytes(), self.checkpoints.newest().bytes);
+        Space::of(live, checkpoint, bounds.space_reserve_bytes, u64::from(bounds.segment_bytes))
+    }
+
+    /// What the pace of copying follows from.
+    fn reclaim_load(&self) -> Load {
+        // With two segments ahead, however many there are now.
+        let ahead = 2 * u64::from(self.config.bounds.segment_bytes);
+        let taken = self.log.file_bytes() - self.log.bytes_spare() - self.log.bytes_prepared();
+        let gone_over = self.reclaim.job.as_ref().map_or(0, |job| u64::from(job.at));
+        let taken = (taken + ahead).saturating_sub(self.reclaim.waiting_bytes + gone_over);
+        // Room for one segment more will do: the rest is gone over while clients write.
+        let is_short = self.log.is_at_limit() && taken + ahead > self.space().bound;
+        let is_urgent = is_short || self.log.is_disk_full();
+        Load { taken, written: self.log.counters().bytes_flushed, is_urgent }
     }
 
     fn takes_too_much(&self) -> bool {
-        self.reclaim_pace().is_some()
+        let load = self.reclaim_load();
+        load.is_urgent || load.taken > self.space().wanted
     }
 
-    fn reclaim_pace(&self) -> Option<Pace> {
-        Pace::of(self.log.file_bytes(), self.space(), self.log.is_disk_full())
+    /// When there is something to do about space though nothing comes.
+    pub(crate) fn reclaim_deadline(&self) -> Option<Nanos> {
+        self.reclaim.deadline(self.now, self.reclaim_load().is_urgent)
     }
 
-    fn copy_some(&mut self) {
-        if self.reclaim.job.is_none() || self.reclaim.not_before > self.now {
+    fn copy_some(&mut self, space: Space) {
+        let load = self.reclaim_load();
+        let want = self.reclaim.job.as_ref().map_or(0, |job| job.want);
+        let allowed = self.reclaim.pace.turn(self.now, space, load, want);
+        let (Some(job), Some(allowed)) = (&self.reclaim.job, allowed) else { return };
+        if job.reading {
             return;
         }
-        // A segment that was begun is ended.
-        let pace = self.reclaim_pace().unwrap_or(Pace::GENTLE);
-        if self.log.queued_bytes() > pace.backlog_max {
+        // What waits for a checkpoint comes back without any more being written.
+        let segment = u64::from(self.config.bounds.segment_bytes);
+        let is_beyond = self.log.file_bytes() + segment > space.bound && self.much_waits();
+        if is_beyond && (self.checkpoints.is_writing() || self.checkpoint_is_awaited()) {
+            self.reclaim.not_before = self.now + RETRY_NS;
+            return;
+        }
+        let backlog_max = if load.is_urgent { URGENT_BACKLOG_MAX } else { BACKLOG_MAX };
+        if self.log.queued_bytes() > backlog_max {
+            self.reclaim.not_before = self.now + RETRY_NS;
             return;
         }
         let full = self.reclaim.bytes.len() >= self.copies_bytes_max()
             || self.reclaim.copies.len() >= COPIES_MAX;
         if full && !self.write_copies() {
+            self.reclaim.not_before = self.now + RETRY_NS;
             return;
         }
         let Some(job) = &self.reclaim.job else { return };
-        if job.reading {
-            return;
-        }
         let (what, place) = match job.single.front() {
             Some((copy, place)) => (DiskRead::ReclaimOne { op: copy.op }, *place),
             None if job.at < job.len => {
-                let len = (job.len - job.at).min(job.want as u32);
+                let len = allowed.max(job.want).min(job.len - job.at);
                 (DiskRead::Reclaim, Place { segment: job.segment, offset: job.at, len })
             }
             None => {
                 if self.reclaim.copies.is_empty() || self.write_copies() {
                     self.reclaim.job = None;
-                    self.reclaim.look = true;
+                    self.reclaim.look_at = Some(0);
                 }
                 return;
             }
@@ -271,11 +316,11 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(job) = &mut self.reclaim.job {
             job.reading = reading;
         }
-        self.reclaim.not_before = self.now + u64::from(place.len) * 1_000_000_000 / pace.rate_bytes;
+        self.reclaim.pace.spend(place.len);
     }
 
     fn copies_bytes_max(&self) -> usize {
-        (self.config.bounds.segment_bytes as usize / 16).min(STRETCH)
+        (self.config.bounds.segment_bytes as usize / 16).min(COPIES_BYTES_MAX)
     }
 
     /// A stretch of the segment has been read: what is in use in it is gathered.
@@ -285,7 +330,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match bytes {
             Some(bytes) => self.gather_stretch(&bytes, &mut job),
             // Unreadable: what lies there is found missing by whoever reads or scrubs it.
-            None => job.at += (STRETCH as u32).min(job.len - job.at),
+            None => job.at += STRETCH_MIN.min(job.len - job.at),
         }
         self.reclaim.job = Some(job);
     }
@@ -300,11 +345,12 @@ impl<L: Link, D: Device> Node<L, D> {
                     }
                     at += group.len() as usize;
                     job.at += group.len();
-                    job.want = STRETCH;
+                    // The next one may be as long.
+                    job.want = (2 * group.len()).min(STRETCH_MAX);
                 }
                 Look::Short { need } if need <= (job.len - job.at) as usize => {
                     // Once more from the start of this group, far enough.
-                    job.want = STRETCH.max(need);
+                    job.want = need as u32;
                     return;
                 }
                 Look::Short { .. } | Look::Nothing => {
@@ -422,31 +468,5 @@ impl<L: Link, D: Device> Node<L, D> {
         self.reclaim.bytes.drain(..len);
         self.reclaim.unplaced += 1;
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copying_is_gentle_until_it_does_not_keep_up() {
-        let space = Space { wanted: 1000, bound: 1200 };
-        let pace = |file_bytes| Pace::of(file_bytes, space, false);
-        assert_eq!((pace(999), pace(1000)), (None, None));
-        assert_eq!((pace(1001), pace(1100)), (Some(Pace::GENTLE), Some(Pace::GENTLE)));
-        assert_eq!((pace(1101), pace(1200)), (Some(Pace::BRISK), Some(Pace::BRISK)));
-        assert_eq!(pace(1201), Some(Pace::HARD));
-        assert_eq!(Pace::of(10, space, true), Some(Pace::HARD), "a full disk waits for it");
-    }
-
-    #[test]
-    fn the_files_may_take_less_than_1_3_times_what_is_live_and_what_is_fixed() {
-        let fixed = Space::of(0, 10, 1000);
-        assert_eq!(fixed, Space { wanted: 810, bound: 1060 });
-        let live = 100 << 30;
-        let space = Space::of(live, 10, 1000);
-        assert_eq!(space.wanted, fixed.wanted + live / 4 * 5);
-        assert!(space.bound - fixed.bound < live / 10 * 13);
     }
 }

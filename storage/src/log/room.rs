@@ -83,6 +83,10 @@ impl<D: Device> Log<D> {
             return;
         }
         let len = self.config.segment_len as u64;
+        let is_limited = self.is_limited();
+        if is_limited && !may_lend {
+            return;
+        }
         let needed = len + self.config.free_bytes_min;
         // A file system that cannot say how much is free is found full by trying.
         let free = self.device.free_bytes();
@@ -93,9 +97,38 @@ impl<D: Device> Log<D> {
                 return;
             }
         }
-        self.lending = is_short;
+        self.lending = is_short || is_limited;
         self.space.preparing = true;
         self.device.prepare(self.space.next_file(), len);
+    }
+
+    /// No more files are made from now on if all together would take more: ordinary records wait
+    /// ([`Full::Preparing`](crate::Full)) until a segment is given back. What must not wait, or makes
+    /// room, gets more all the same, and for itself alone.
+    pub fn limit_files(&mut self, bytes: u64) {
+        let is_raised = bytes > self.files_max;
+        self.files_max = bytes;
+        if is_raised {
+            self.prepare_more();
+        }
+    }
+
+    /// Whether ordinary records wait, or soon will, for a file that is not made because of the limit.
+    pub fn is_at_limit(&self) -> bool {
+        let is_short = self.space.ahead() < self.config.prepare_ahead && !self.space.preparing;
+        is_short && self.spare.is_empty() && self.is_limited()
+    }
+
+    /// Bytes of prepared segments that ordinary records leave to what makes room, because no more files
+    /// are made for them.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        if self.is_at_limit() { u64::from(self.config.segment_len) } else { 0 }
+    }
+
+    fn is_limited(&self) -> bool {
+        // A full disk is a limit of its own, which is looked at again whenever something is refused.
+        let len = u64::from(self.config.segment_len);
+        !self.space.disk_full && self.file_bytes() + len > self.files_max
     }
 
     /// The first segment that the log holds.
@@ -157,8 +190,12 @@ impl<D: Device> Log<D> {
 
     /// Bytes of all files of the log.
     pub fn file_bytes(&self) -> u64 {
-        let spare: u64 = self.spare.iter().map(|(_, len)| u64::from(*len)).sum();
-        self.space.file_bytes() + spare + 2 * COPY_LEN as u64
+        self.space.file_bytes() + self.bytes_spare() + 2 * COPY_LEN as u64
+    }
+
+    /// Bytes of files given back and not used again yet.
+    pub fn bytes_spare(&self) -> u64 {
+        self.spare.iter().map(|(_, len)| u64::from(*len)).sum()
     }
 
     /// Bytes of log written, padding and unused ends of segments included.

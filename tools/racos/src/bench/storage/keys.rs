@@ -279,3 +279,41 @@ pub fn amplification(
         live_bytes,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    /// Real files, the shipped node and its log, of a store in use for several times its size: at no
+    /// time do they take more than 1.3 times what is live and the reserve.
+    #[test]
+    fn the_files_of_a_store_in_use_stay_below_1_3_times_what_is_live_and_the_reserve() {
+        const KEYS: u64 = 2048;
+        const LEN: usize = 16 << 10;
+        const RESERVE: u64 = 96 << 20;
+        let scratch = Scratch::new("space", None).unwrap();
+        let setup = Setup {
+            checkpoint_bytes: 8 << 20,
+            space_reserve_bytes: RESERVE,
+            segment_bytes: 8 << 20,
+            history_slots: 16,
+            ..setup(FlushMethod::Sync)
+        };
+        let mut lone = Lone::open(scratch.path(), &setup).unwrap();
+        fill(&mut lone, KEYS, LEN, &mut |_| {}).unwrap();
+        let (mut random, mut left, mut most) = (Random(7), 4 * KEYS, 0);
+        let mut next = |lone: &Lone| {
+            most = most.max(lone.node().log().file_bytes());
+            left = left.checked_sub(1)?;
+            Some(Operation::Put { key: random.below(KEYS), len: LEN })
+        };
+        lone.drive(16, &mut next, &mut |_| {}).unwrap();
+        let disk = lone.node().status().disk;
+        let live = KEYS * LEN as u64;
+        assert!((live..live + live / 50).contains(&disk.live_bytes), "{disk:?}");
+        assert!(disk.copied_bytes > 0, "segments were copied together: {disk:?}");
+        assert!(most <= live * 13 / 10 + RESERVE, "{most} bytes of files, {live} live");
+        assert!(disk.wanted_bytes <= live * 13 / 10 + RESERVE + 6 * disk.checkpoint_bytes);
+    }
+}

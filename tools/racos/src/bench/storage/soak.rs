@@ -14,6 +14,8 @@ use std::time::Instant;
 
 /// Bytes of log between checkpoints: several a minute.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Short ones: those ahead, spare, and kept for two marks are to fit the reserve.
+const SEGMENT_BYTES: u32 = 16 << 20;
 /// Memory for fragments, less than the store: reads reach the disk.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -119,6 +121,7 @@ pub fn soak(
         cache_bytes: CACHE_BYTES,
         checkpoint_bytes: CHECKPOINT_BYTES,
         space_reserve_bytes: load.reserve_bytes,
+        segment_bytes: SEGMENT_BYTES,
         ..setup(load.flush)
     };
     let mut lone = Lone::open(dir, &tuned)?;
