@@ -20,7 +20,7 @@ use crate::origins::{Origins, ShortOp};
 use crate::slab::{Handle, Slab};
 
 /// The table is cut into this many, so that no growth rehashes more than a small part of it.
-const SHARDS: usize = 256;
+const SHARDS: usize = 2048;
 /// How many released values are remembered for the caller to collect.
 pub const RELEASED_MAX: usize = 4096;
 

@@ -13,7 +13,7 @@ use rustc_hash::FxBuildHasher;
 use std::hash::BuildHasher;
 
 const CHUNK_ENTRIES: usize = 1024;
-const SHARDS: usize = 256;
+const SHARDS: usize = 2048;
 
 /// One fragment.
 #[derive(Debug, Clone, Copy)]
