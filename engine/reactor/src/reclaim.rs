@@ -30,6 +30,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// What one COPIES record holds at most.
 const COPIES_BYTES_MAX: usize = 128 << 10;
 const COPIES_MAX: usize = 512;
+/// Fragments that a turn looks at, and one record more: some hundreds of microseconds at most.
+const VISITS: usize = 128;
 /// Bytes that may wait for a flush when copies add to them, and while clients wait for room.
 const BACKLOG_MAX: usize = 4 << 20;
 const URGENT_BACKLOG_MAX: usize = 32 << 20;
@@ -52,8 +54,26 @@ struct Job {
     /// How much of it is to be read at least: a group is looked at whole.
     want: u32,
     reading: bool,
+    /// What was read of it and not gathered yet, and how many records of the group at `at` are.
+    stretch: Option<Stretch>,
+    records: usize,
     /// Fragments in use whose bytes are still to be read.
     single: VecDeque<(CopyOf, Place)>,
+}
+
+impl Job {
+    /// How many bytes of a group are to be at hand before it is looked at: all, if that is not too much
+    /// and the segment has them. What lies beyond is read one by one.
+    fn wanted_of(&self, group_len: u32) -> usize {
+        let whole = group_len <= STRETCH_MAX.min(self.len - self.at);
+        if whole { group_len as usize } else { 0 }
+    }
+}
+
+/// Bytes of a segment from a place on.
+struct Stretch {
+    at: u32,
+    bytes: Slice,
 }
 
 /// What is being done about space.
@@ -97,7 +117,9 @@ impl Reclaim {
     pub(crate) fn deadline(&self, now: Nanos, is_urgent: bool) -> Option<Nanos> {
         let waits = self.job.as_ref().is_some_and(|job| !job.reading);
         let want = self.job.as_ref().map_or(0, |job| job.want);
-        let reads = waits.then(|| self.pace.due_at(is_urgent, want).max(self.not_before));
+        let gathers = self.job.as_ref().is_some_and(|job| job.stretch.is_some());
+        let due_at = || if gathers { 0 } else { self.pace.due_at(is_urgent, want) };
+        let reads = waits.then(|| due_at().max(self.not_before));
         [reads, self.look_at].into_iter().flatten().min().map(|at| at.max(now))
     }
 }
@@ -216,7 +238,9 @@ impl<L: Link, D: Device> Node<L, D> {
         {
             self.reclaim.tried.insert(segment);
             let at = racos_storage::SEGMENT_FRONT;
-            let job = Job { segment, len, at, want: 0, reading: false, single: VecDeque::new() };
+            let (single, stretch) = (VecDeque::new(), None);
+            let job =
+                Job { segment, len, at, want: 0, reading: false, stretch, records: 0, single };
             self.reclaim.job = Some(job);
         }
         self.hasten_checkpoint(self.reclaim.job.is_none());
@@ -275,8 +299,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let load = self.reclaim_load();
         let want = self.reclaim.job.as_ref().map_or(0, |job| job.want);
         let allowed = self.reclaim.pace.turn(self.now, space, load, want);
-        let (Some(job), Some(allowed)) = (&self.reclaim.job, allowed) else { return };
-        if job.reading {
+        let Some(job) = &self.reclaim.job else { return };
+        if job.reading || allowed.is_none() && job.stretch.is_none() {
             return;
         }
         // What waits for a checkpoint comes back without any more being written.
@@ -297,7 +321,14 @@ impl<L: Link, D: Device> Node<L, D> {
             self.reclaim.not_before = self.now + RETRY_NS;
             return;
         }
-        let Some(job) = &self.reclaim.job else { return };
+        if let Some(mut job) = self.reclaim.job.take_if(|job| job.stretch.is_some()) {
+            if let Some(stretch) = job.stretch.take() {
+                job = self.gather_some(job, stretch);
+            }
+            self.reclaim.job = Some(job);
+            return;
+        }
+        let (Some(job), Some(allowed)) = (&self.reclaim.job, allowed) else { return };
         let (what, place) = match job.single.front() {
             Some((copy, place)) => (DiskRead::ReclaimOne { op: copy.op }, *place),
             None if job.at < job.len => {
@@ -323,76 +354,90 @@ impl<L: Link, D: Device> Node<L, D> {
         (self.config.bounds.segment_bytes as usize / 16).min(COPIES_BYTES_MAX)
     }
 
-    /// A stretch of the segment has been read: what is in use in it is gathered.
+    /// A stretch of the segment has been read.
     pub(crate) fn reclaim_read(&mut self, bytes: Option<Slice>) {
-        let Some(mut job) = self.reclaim.job.take() else { return };
+        let Some(job) = &mut self.reclaim.job else { return };
         job.reading = false;
         match bytes {
-            Some(bytes) => self.gather_stretch(&bytes, &mut job),
+            Some(bytes) => job.stretch = Some(Stretch { at: job.at, bytes }),
             // Unreadable: what lies there is found missing by whoever reads or scrubs it.
             None => job.at += STRETCH_MIN.min(job.len - job.at),
         }
-        self.reclaim.job = Some(job);
     }
 
-    fn gather_stretch(&mut self, bytes: &[u8], job: &mut Job) {
-        let mut at = 0;
-        while at < bytes.len() {
-            match self.log.look(&bytes[at..], job.segment, job.at) {
+    /// Gathers what is in use in the stretch that was read, some of it a turn.
+    fn gather_some(&mut self, mut job: Job, stretch: Stretch) -> Job {
+        let mut visits = 0;
+        while visits < VISITS {
+            let Some(bytes) = stretch.bytes.get((job.at - stretch.at) as usize..) else {
+                return job;
+            };
+            match self.log.look(bytes, job.segment, job.at) {
+                _ if bytes.is_empty() => return job,
+                Look::Group(group) if bytes.len() < job.wanted_of(group.len()) => {
+                    // Once more from its start, with what its records hold.
+                    job.want = group.len();
+                    return job;
+                }
                 Look::Group(group) => {
-                    for record in group.records() {
-                        self.gather_record(&record, bytes, at, job);
+                    for record in group.records().skip(job.records) {
+                        if visits >= VISITS {
+                            break;
+                        }
+                        visits += 1 + self.gather_record(&record, &stretch, &mut job);
+                        job.records += 1;
                     }
-                    at += group.len() as usize;
-                    job.at += group.len();
-                    // The next one may be as long.
-                    job.want = (2 * group.len()).min(STRETCH_MAX);
+                    if group.records().nth(job.records).is_none() {
+                        (job.at, job.records) = (job.at + group.len(), 0);
+                        // The next one may be as long.
+                        job.want = (2 * group.len()).min(STRETCH_MAX);
+                    }
                 }
                 Look::Short { need } if need <= (job.len - job.at) as usize => {
-                    // Once more from the start of this group, far enough.
                     job.want = need as u32;
-                    return;
+                    return job;
                 }
                 Look::Short { .. } | Look::Nothing => {
-                    at += racos_storage::SEGMENT_FRONT as usize;
+                    visits += 1;
                     job.at += racos_storage::SEGMENT_FRONT;
                 }
             }
         }
+        job.stretch = Some(stretch);
+        job
     }
 
-    /// The fragments in use of one record.
+    /// The fragments in use of one record; how many fragments were looked at.
     fn gather_record(
         &mut self,
         record: &racos_storage::RawRecord<'_>,
-        bytes: &[u8],
-        group_at: usize,
+        stretch: &Stretch,
         job: &mut Job,
-    ) {
-        let body = record.body_place;
+    ) -> usize {
+        let (body, mut looked_at) = (record.body_place, 0);
         let mut take = |node: &mut Self, op: OpId, offset: u32, len: u32| {
+            looked_at += 1;
             let Some(place) = body.part(offset, len) else { return };
             let Some((held, crc)) = node.fragments.place(op) else { return };
             let Some(used) = node.machine.value(op).filter(|_| held == place) else { return };
             let copy = CopyOf { op: op.0, slot: used.slot, crc, len };
             // Where the fragment lies in what was read, if it does.
-            let from = place.offset as usize + group_at;
-            let from = from.checked_sub(job.at as usize);
-            match from.and_then(|from| bytes.get(from..from + len as usize)) {
+            let from = (place.offset - stretch.at) as usize;
+            match stretch.bytes.get(from..from + len as usize) {
                 Some(bytes) => node.gather_copy(copy, place, bytes),
                 None => job.single.push_back((copy, place)),
             }
         };
         match record.kind {
             kind::HOLD | kind::SEGMENT_ONLY => {
-                let Ok(head) = SpreadHead::get(record.head) else { return };
-                let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return };
+                let Ok(head) = SpreadHead::get(record.head) else { return 0 };
+                let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return 0 };
                 for spot in layout::fragments(&batch.ops) {
                     take(self, spot.value.op, spot.offset as u32, spot.len as u32);
                 }
             }
             kind::REPAIRED => {
-                let Ok(op) = Reader::new(record.head).u128("op") else { return };
+                let Ok(op) = Reader::new(record.head).u128("op") else { return 0 };
                 take(self, OpId(op), 0, body.len);
             }
             kind::COPIES => {
@@ -402,6 +447,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             _ => {}
         }
+        looked_at
     }
 
     fn gather_copy(&mut self, copy: CopyOf, place: Place, bytes: &[u8]) {
