@@ -45,6 +45,8 @@ const STREAMS_MAX: u32 = 4096;
 /// What a client may send before it is taken: of one call, and of all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What a client may send of one call before another's turn: a value of usual size comes in few pieces.
+const FRAME_BYTES: u32 = 256 << 10;
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 /// Requests under way may hold this many times the largest request, and at least `HELD_BYTES_MIN`.
 const HELD_REQUESTS: usize = 8;
@@ -181,6 +183,7 @@ async fn connection(mut stream: TcpStream, counted: Counted) {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_BYTES_MAX)
+            .max_frame_size(FRAME_BYTES)
             .serve_connection(io, service)
             .await;
     } else {

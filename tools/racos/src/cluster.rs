@@ -65,6 +65,8 @@ pub struct Cluster {
     pub etcd: Vec<String>,
     pub f: usize,
     pub k: usize,
+    /// Options for the nodes that are started, beside their configuration.
+    pub node_options: Vec<String>,
     children: Vec<Option<Child>>,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -109,7 +111,8 @@ impl Cluster {
         let (sender, events) = channel();
         let children = target.endpoints.iter().map(|_| None).collect();
         let dir = dir.to_path_buf();
-        Cluster { dir, target, etcd, f, k, children, events, sender }
+        let node_options = Vec::new();
+        Cluster { dir, target, etcd, f, k, node_options, children, events, sender }
     }
 
     pub fn n(&self) -> usize {
@@ -217,6 +220,7 @@ impl Cluster {
         let mut child = Command::new(program)
             .args(["node", "--parent", &std::process::id().to_string(), "--config"])
             .arg(&config)
+            .args(&self.node_options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(log))

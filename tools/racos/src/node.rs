@@ -36,6 +36,10 @@ pub struct NodeArgs {
     /// what it holds.
     #[arg(long)]
     take_device: bool,
+    /// Largest request of an etcd client, in bytes, whatever the configuration says.
+    #[arg(long, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
+    max_request_bytes: Option<u32>,
     /// End when the process with this number, our parent, does.
     #[arg(long, hide = true)]
     parent: Option<i32>,
@@ -57,7 +61,10 @@ pub fn run(args: &NodeArgs) -> Outcome {
     if let Some(parent) = args.parent {
         die_with(parent)?;
     }
-    let config = config::read(&args.config).map_err(|error| usage(error.to_string()))?;
+    let mut config = config::read(&args.config).map_err(|error| usage(error.to_string()))?;
+    if let (Some(bytes), Some(etcd)) = (args.max_request_bytes, &mut config.etcd) {
+        etcd.settings.request_bytes_max = bytes as usize;
+    }
     let mut options = config.node;
     if args.check {
         output::line("the configuration is good");

@@ -47,6 +47,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1024))]
     segment_mib: u32,
+    /// Largest request of an etcd client, in bytes [default: 64 MiB].
+    #[arg(long, value_name = "BYTES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
+    max_request_bytes: Option<u32>,
 }
 
 pub fn run(args: &UpArgs) -> Outcome {
@@ -65,6 +69,9 @@ pub fn run(args: &UpArgs) -> Outcome {
             Cluster::create(&args.dir, &plan)?
         }
     };
+    if let Some(bytes) = args.max_request_bytes {
+        cluster.node_options = vec![format!("--max-request-bytes={bytes}")];
+    }
     let ended = cluster.start_most()?;
     greet(&args.dir, &cluster);
     let mut killed: Vec<(usize, Instant)> = Vec::new();

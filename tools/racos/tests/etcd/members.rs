@@ -66,6 +66,12 @@ async fn exercise(racos: &mut Server, etcdctl: Option<&Etcdctl>) {
     let revision =
         new.kv(0).put(put).await.expect("it serves").into_inner().header.unwrap().revision;
 
+    let large =
+        pb::PutRequest { value: vec![7; 1_200_000].into(), key: "b".into(), ..Default::default() };
+    let refused = new.kv(0).put(large.clone()).await.expect_err("more than it was told to take");
+    assert_eq!(refused.message(), "etcdserver: request is too large");
+    founders.kv(0).put(large).await.expect("others take more");
+
     leaves(&mut cluster, etcdctl).await;
     for client in [&new, &founders] {
         let asked = pb::RangeRequest { key: "a".into(), ..Default::default() };

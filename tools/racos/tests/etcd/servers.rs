@@ -86,7 +86,8 @@ impl Server {
         server
     }
 
-    /// Starts another node of racos, which looks on; where other nodes and where clients reach it.
+    /// Starts another node of racos, which looks on and takes requests of a million bytes; where other
+    /// nodes and where clients reach it.
     pub fn join(&mut self, node: usize) -> (String, String) {
         let dir = self.dir.join("data");
         let base = own_ports();
@@ -106,6 +107,7 @@ impl Server {
             .arg("node")
             .arg("--config")
             .arg(config)
+            .arg("--max-request-bytes=1000000")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
