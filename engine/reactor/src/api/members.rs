@@ -20,9 +20,11 @@ use racos_storage::device::Device;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
 
-/// How long a change may take to be ready to be asked for, and as long again to be in effect, before its
-/// client is answered: less than such clients wait by themselves.
-const PATIENCE_NS: Nanos = 2_000_000_000;
+/// How long a change may take to be ready to be asked for, which is more than a node that looks on takes
+/// between showing itself twice; and how long to be in effect, before its client is answered all the same.
+/// Both together are less than such clients wait by themselves.
+const READY_PATIENCE_NS: Nanos = 3_000_000_000;
+const EFFECT_PATIENCE_NS: Nanos = 1_500_000_000;
 /// How often it is looked at meanwhile.
 const LOOK_NS: Nanos = 20_000_000;
 /// Longest `HOST:PORT` that is told.
@@ -105,7 +107,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let id = self.member_id_of(node, 1);
                 self.change_members(change, id, changing);
             }
-            Err(Unready::Later(_)) if self.now < changing.since + PATIENCE_NS => {
+            Err(Unready::Later(_)) if self.now < changing.since + READY_PATIENCE_NS => {
                 let again = self.now + LOOK_NS;
                 let job = move |node: &mut Node<L, D>| node.try_member_add(address, changing);
                 self.api.later(again, Box::new(job));
@@ -209,7 +211,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let number = self.api.next_number();
         let job: WriteJob<L, D> = Box::new(move |node, applied| match changed(applied) {
             Ok(()) => {
-                let until = node.now + PATIENCE_NS;
+                let until = node.now + EFFECT_PATIENCE_NS;
                 node.answer_in_effect(id, until, changing.answer);
             }
             Err(error) => changing.answer.send(Err(error)),
