@@ -1,6 +1,6 @@
 //! Parameters of a cluster and the thresholds that follow from them (PROTOCOL 1).
 
-use crate::{CoinKey, Configuration, Nanos, Node, NodeSet, Slot};
+use crate::{Class, CoinKey, Configuration, Nanos, Node, NodeSet, Slot};
 use std::fmt;
 
 /// Most members of a cluster: node sets are one machine word.
@@ -133,7 +133,7 @@ impl Config {
     }
 }
 
-/// Counts of distinct senders that the rules wait for (PROTOCOL 1, 5.2-x: class E is the only one).
+/// Counts of distinct senders that the rules wait for (PROTOCOL 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     pub n: usize,
@@ -147,10 +147,13 @@ pub struct Thresholds {
     pub majority: usize,
     /// Durable fragments before a write may be acknowledged or read (D).
     pub durable: usize,
-    /// Proposals needed to vote for a batch.
+    /// Proposals needed to vote for a batch of class E.
     pub support: usize,
-    /// Identical proposals that decide at once.
+    /// Identical proposals that decide one at once.
     pub fast: usize,
+    /// The same of class R.
+    pub ready_support: usize,
+    pub ready_fast: usize,
     /// Null proposals that decide null at once.
     pub fast_null: usize,
     /// Equal votes that decide.
@@ -183,10 +186,21 @@ impl Thresholds {
             durable,
             support,
             fast: support + f,
+            ready_support: majority,
+            ready_fast: majority + f,
             fast_null: majority + f,
             decide: f + 1,
         };
         Ok(t.mutated())
+    }
+
+    /// PROTOCOL 5.2-x, 6.3-d: proposals needed to vote for a batch, and to decide it at once. Of class R
+    /// they say nothing about fragments: a majority keeps agreement, and what is durable is settled.
+    pub fn of(&self, class: Class) -> (usize, usize) {
+        match class {
+            Class::Eager => (self.support, self.fast),
+            Class::Ready => (self.ready_support, self.ready_fast),
+        }
     }
 
     /// With one of them wrong, if a test asks for it.
@@ -195,6 +209,8 @@ impl Thresholds {
     fn mutated(mut self) -> Thresholds {
         if mutant!("fast one short") {
             self.fast -= 1;
+        } else if mutant!("fast one short in assigned slots") {
+            self.ready_fast -= 1;
         } else if mutant!("null as soon as a quorum may lack support") {
             self.fast_null = self.n - self.support;
         } else if mutant!("support of a bare majority") {
@@ -239,6 +255,26 @@ mod tests {
             );
             assert!(t.quorum >= t.majority && t.majority > t.f && t.decide <= t.quorum);
             assert!(t.decide + t.quorum > n && t.quorum >= t.durable && t.fast <= n);
+        }
+    }
+
+    /// tests PROTOCOL 6.3-d, 5.2-x
+    #[test]
+    fn the_class_of_a_candidate_says_how_many_proposals_it_takes() {
+        for (n, f, k, eager, ready) in [
+            (3, 1, 1, (2, 3), (2, 3)),
+            (5, 1, 3, (4, 5), (3, 4)),
+            (5, 1, 2, (3, 4), (3, 4)),
+            (7, 1, 5, (6, 7), (4, 5)),
+            (7, 2, 3, (5, 7), (4, 6)),
+            (9, 3, 3, (6, 9), (5, 8)),
+        ] {
+            let t = Thresholds::new(n, f, k).unwrap();
+            assert_eq!((t.of(Class::Eager), t.of(Class::Ready)), (eager, ready));
+        }
+        for hash in [0, 1, u128::MAX, 1 << 127] {
+            assert_eq!(Class::of(Class::Eager.mark(hash)), Class::Eager);
+            assert_eq!(Class::of(Class::Ready.mark(hash)), Class::Ready);
         }
     }
 

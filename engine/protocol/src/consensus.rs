@@ -1,4 +1,4 @@
-//! One instance of randomized consensus: the rules of PROTOCOL 5.2 for one slot, class E.
+//! One instance of randomized consensus: the rules of PROTOCOL 5.2 for one slot of either class.
 //!
 //! Purpose: count messages, say when to vote, what to vote, and when the slot is decided.
 //! Invariant: agreement, for every set of proposals and every order, loss and delay of messages, as
@@ -7,7 +7,7 @@
 //! What would break it: counting the own message before its flush (PROTOCOL 4.1), a threshold off
 //! by one, or a coin other than 0 in phase 0.
 
-use crate::{Ballot, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
+use crate::{Ballot, Class, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
 
 /// Messages of one phase.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -143,8 +143,15 @@ impl Consensus {
     pub(crate) fn unsupported(&self, t: &Thresholds) -> bool {
         // All n proposals, fewer than sup of them for the batch.
         let batch = self.decision.is_some_and(|decision| decision.value != Value::Null);
-        batch && self.heard().len() == t.n && self.proposed_batch.len() < t.support
+        batch && self.heard().len() == t.n && self.proposed_batch.len() < self.thresholds(t).0
     }
+
+    /// PROTOCOL 5.2-x: support and fast threshold of the candidate. While none is named there is none to
+    /// count for, and the larger ones do.
+    fn thresholds(&self, t: &Thresholds) -> (usize, usize) {
+        t.of(self.candidate.map_or(Class::Eager, Class::of))
+    }
+
     /// Whether this node has voted in phase 0 or gone further.
     pub fn has_voted(&self) -> bool {
         self.stage == Stage::Votes || self.phase > 0
@@ -293,7 +300,7 @@ impl Consensus {
     fn reached(&self, t: &Thresholds) -> Option<(Value, Path)> {
         let batch = self.candidate.map(Value::Batch);
         // PROTOCOL 5.2-b: fast decisions by proposals.
-        if self.proposed_batch.len() >= t.fast {
+        if self.proposed_batch.len() >= self.thresholds(t).1 {
             return Some((batch?, Path::Fast));
         }
         // PROTOCOL 5.2-c: the same for null.
@@ -322,10 +329,11 @@ impl Consensus {
         }
         let quorum_at = *self.quorum_at.get_or_insert(waiting.now);
         let (batch, null) = (self.proposed_batch.len(), self.proposed_null.len());
+        let (batch_support, batch_fast) = self.thresholds(t);
         let awaited = t.members.without(heard).without(waiting.suspected).len();
         // The value closest to its threshold.
-        let (count, support, fast) = if batch + t.majority >= null + t.support {
-            (batch, t.support, t.fast)
+        let (count, support, fast) = if batch + t.majority >= null + batch_support {
+            (batch, batch_support, batch_fast)
         } else {
             (null, t.majority, t.fast_null)
         };
@@ -343,7 +351,9 @@ impl Consensus {
         }
         // PROTOCOL 5.2-e, 5.2-f, 5.2-g: the batch, null, or `?`.
         let ballot = match self.candidate {
-            Some(candidate) if batch >= t.support || mutant!("a vote for whatever was seen") => {
+            Some(candidate)
+                if batch >= batch_support || mutant!("a vote for whatever was seen") =>
+            {
                 Ballot::For(Value::Batch(candidate))
             }
             _ if null >= t.majority => Ballot::For(Value::Null),

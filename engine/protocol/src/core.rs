@@ -10,8 +10,8 @@ use crate::effects::{Effect, Effects, Input, Record, Release, Target};
 use crate::estimate::{Mean, Quantile};
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
-    Action, BatchInfo, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet, Path,
-    Seat, Slot, Thresholds, Value, Waiting,
+    Action, BatchInfo, Class, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet,
+    Path, Seat, Slot, Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
 
@@ -463,10 +463,12 @@ impl Core {
     /// Own fragments of a slot have come: propose 1 if nothing was proposed yet.
     fn store(&mut self, slot: Slot, digest: u128, room: bool, now: Nanos, fx: &mut Effects) {
         let speaks = self.speaks(slot);
+        // PROTOCOL 6.3-c: enough others have the fragments of a batch of class R, whoever lacks them.
+        let room = room || Class::of(digest) == Class::Ready;
         let state = self.get_mut(slot).expect("the caller looked");
         // PROTOCOL 10-t: an incarnation that does not count in the slot promises nothing.
         match (room, !speaks || state.proposal.is_some() || state.decided().is_some()) {
-            // PROTOCOL 6.2-c, 6.2-e: PROPOSE(s, 1) means that all fragments are durable here.
+            // PROTOCOL 6.2-c, 6.2-e: PROPOSE(s, 1) means that all fragments are durable here, of class E.
             (true, false) => {
                 state.segment = Segment::Appended;
                 state.proposal = Some(Said { what: Value::Batch(digest), durable: false });

@@ -12,8 +12,8 @@ use crate::{Ballot, BatchInfo, Change, Digest, Message, Node, Slot, Value};
 pub enum Input {
     /// A message from another node.
     Message { from: Node, message: Message },
-    /// SPREAD of a batch with this node's fragments, complete and checked. `room` says whether the
-    /// log can take them; if not, the node proposes 0.
+    /// SPREAD of a batch with this node's fragments, complete and checked, or ASSIGN of one that is
+    /// stored. `room` says whether the log can take them; if not, the node proposes 0.
     Spread { from: Node, slot: Slot, batch: BatchInfo, room: bool },
     /// The metas of a slot's batch, learned from any node. Of use only once the slot's candidate is
     /// known: feed the DECIDE that came with it first, else it is dropped.
@@ -35,7 +35,7 @@ pub enum Input {
 /// A record for the log. The engine adds bytes: the metas and fragments of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// Own fragments of the batch of this slot, and PROPOSE(slot, 1).
+    /// Own fragments of the batch of this slot, and PROPOSE(slot, 1). Of class R: its metas.
     // PROTOCOL 6.2-c: one record.
     Hold {
         slot: Slot,

@@ -35,7 +35,7 @@ pub use config::{Config, ConfigError, MEMBERS_MAX, Thresholds, Timing, Wait};
 pub use configuration::Configuration;
 pub use consensus::{Action, Consensus, Decision, Path, Waiting};
 pub use effects::{Effect, Effects, Input, Record, Release, Target};
-pub use message::{Ballot, BatchInfo, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
+pub use message::{Ballot, BatchInfo, Class, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
 pub use read::{ReadQuorum, ReadStep};
 pub use recovery::Recovery;
 pub use seats::{Change, Membership, Seat};

@@ -9,8 +9,34 @@ pub type Slot = u64;
 pub type Nanos = u64;
 /// Position of a node in the member list, from 0.
 pub type Node = u8;
-/// Identifies a batch: a keyed hash of its encoded metas.
+/// Identifies a batch: its class in the highest bit, then a keyed hash of its encoded metas.
 pub type Digest = u128;
+
+/// How a slot is filled (PROTOCOL 6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Class {
+    /// E: PROPOSE(1) says that the fragments are durable at its sender.
+    Eager,
+    /// R: the fragments were durable at enough nodes before the slot was assigned.
+    Ready,
+}
+
+impl Class {
+    const READY_BIT: Digest = 1 << 127;
+
+    /// PROTOCOL 5.1-b: whatever carries the digest carries the class.
+    pub fn of(digest: Digest) -> Class {
+        if digest & Class::READY_BIT == 0 { Class::Eager } else { Class::Ready }
+    }
+
+    /// The digest of a batch of this class whose metas have this hash.
+    pub fn mark(self, hash: u128) -> Digest {
+        match self {
+            Class::Eager => hash & !Class::READY_BIT,
+            Class::Ready => hash | Class::READY_BIT,
+        }
+    }
+}
 
 /// A set of nodes, one bit each.
 /// PROTOCOL 1-b, 12.1-b, 12.1-c: whoever is counted is a member of such a set, however often it
@@ -59,7 +85,7 @@ impl fmt::Debug for NodeSet {
 
 /// What a slot can hold: nothing, or the one batch that its owner opened (PROTOCOL 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-// PROTOCOL 5.1-b: whatever names a batch carries its digest; its class is E (1.2).
+// PROTOCOL 5.1-b: whatever names a batch carries its digest, and in it its class.
 pub enum Value {
     Null,
     Batch(Digest),

@@ -7,9 +7,9 @@ use cluster::lab::{Lab, is_hold, is_spread};
 use cluster::log::Key;
 use cluster::{MS, config};
 use racos_protocol::{
-    Action, Ballot, BatchInfo, Config, ConfigError, Consensus, Core, Decision, Digest, Effect,
-    Effects, Input, Message, Node, NodeSet, Path, Record, Recovery, Release, Slot, Target, Value,
-    Waiting,
+    Action, Ballot, BatchInfo, Class, Config, ConfigError, Consensus, Core, Decision, Digest,
+    Effect, Effects, Input, Message, Node, NodeSet, Path, Record, Recovery, Release, Slot, Target,
+    Value, Waiting,
 };
 
 const BATCH: Digest = 0xba7c;
@@ -320,6 +320,23 @@ fn a_spread_comes_from_the_owner() {
     assert!(node.spread(1, 0, 7).is_empty());
     assert_eq!((node.core.seen(), node.core.has_segment(0)), (0, false));
     assert_eq!(records(&node.spread(0, 0, 7)), [Record::Hold { slot: 0, digest: 7 }]);
+}
+
+/// tests PROTOCOL 6.3-c: PROPOSE(s, 1) of class R says that the slot is assigned, of class E that the
+/// fragments are here.
+#[test]
+fn an_assigned_slot_is_proposed_by_whoever_hears_of_it() {
+    let room = false;
+    for (class, value) in [(Class::Eager, None), (Class::Ready, Some(Class::Ready.mark(7)))] {
+        let mut node = Alone::new((5, 1, 3), 2);
+        let batch = BatchInfo { digest: class.mark(7), touches: [1].into(), is_change: false };
+        let wanted = match value {
+            Some(digest) => Record::Hold { slot: 0, digest },
+            None => Record::NoHold { from: 0, to: 1 },
+        };
+        let effects = node.step(Input::Spread { from: 0, slot: 0, batch, room });
+        assert_eq!(records(&effects), [wanted]);
+    }
 }
 
 /// tests PROTOCOL 3.3-a: whatever names a slot puts it, and all below, in use.

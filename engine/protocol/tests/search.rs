@@ -15,12 +15,12 @@ mod cluster;
 
 use cluster::config;
 use racos_protocol::{
-    Action, Ballot, Config, Consensus, Digest, Node, NodeSet, Slot, Thresholds, Value, Waiting,
+    Action, Ballot, Class, Config, Consensus, Digest, Node, NodeSet, Slot, Thresholds, Value,
+    Waiting,
 };
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
 const BATCH: Digest = 0xba7c;
-const HELD: Value = Value::Batch(BATCH);
 
 /// What is searched: thresholds, and whether the coin of phase 0 is broken.
 #[derive(Clone)]
@@ -31,13 +31,35 @@ struct Rules {
     coin_of_phase_zero: bool,
     /// The real support: a decided batch needs so many holders.
     holders: usize,
+    /// The batch that the slot may hold.
+    batch: Digest,
 }
 
 impl Rules {
     fn new(shape: (usize, usize, usize)) -> Rules {
         let config = config(shape, 0, 3);
         let t = config.thresholds().unwrap();
-        Rules { t, config, coin_of_phase_zero: false, holders: t.support }
+        let batch = Class::Eager.mark(BATCH);
+        Rules { t, config, coin_of_phase_zero: false, holders: t.support, batch }
+    }
+
+    /// Of a slot that is assigned when the batch is stored: so many proposed it, and no more is asked.
+    fn ready(shape: (usize, usize, usize)) -> Rules {
+        let rules = Rules::new(shape);
+        let (holders, batch) = (rules.t.majority, Class::Ready.mark(BATCH));
+        Rules { holders, batch, ..rules }
+    }
+
+    fn held(&self) -> Value {
+        Value::Batch(self.batch)
+    }
+
+    fn value(&self, kind: usize) -> Value {
+        if kind == 0 { self.held() } else { Value::Null }
+    }
+
+    fn ballot(&self, kind: usize, candidate: Option<Digest>) -> Ballot {
+        if kind == 2 { Ballot::Open(candidate) } else { Ballot::For(self.value(kind)) }
     }
 
     fn with(shape: (usize, usize, usize), change: impl FnOnce(&mut Rules)) -> Rules {
@@ -86,14 +108,6 @@ fn senders(said: Said) -> impl Iterator<Item = (Node, usize)> {
     kinds.enumerate().map(|(node, kind)| (node as Node, kind))
 }
 
-fn value(kind: usize) -> Value {
-    if kind == 0 { HELD } else { Value::Null }
-}
-
-fn ballot(kind: usize, candidate: Option<Digest>) -> Ballot {
-    if kind == 2 { Ballot::Open(candidate) } else { Ballot::For(value(kind)) }
-}
-
 fn kind_of(value: Value) -> usize {
     usize::from(value == Value::Null)
 }
@@ -136,7 +150,7 @@ fn search_rounds(rules: &Rules, phases: u32) -> Result<Found, String> {
         let votes = votes_of(rules, &round)?;
         for said in multisets(&votes, n) {
             let decided = votes_decision(rules, &round, said, decided)?;
-            found.batch |= decided == Some(HELD);
+            found.batch |= decided == Some(rules.held());
             found.null |= decided == Some(Value::Null);
             if round.phase == phases {
                 continue;
@@ -163,7 +177,7 @@ fn agree(
         (Some(known), Some(new)) if known != new => {
             Err(format!("decided {known:?} and {new:?} in or before {round:?}"))
         }
-        (_, Some(HELD)) if round.holders < rules.holders => {
+        (_, Some(value)) if value == rules.held() && round.holders < rules.holders => {
             Err(format!("a batch with {} holders is decided in {round:?}", round.holders))
         }
         _ => Ok(new.or(known)),
@@ -193,8 +207,8 @@ fn heard_first(rules: &Rules, round: &Round, part: Said) -> Result<Consensus, St
     }
     for (node, kind) in senders(part) {
         match round.phase {
-            0 => consensus.propose(node, value(kind), 0, rules.t.quorum),
-            phase => consensus.state(node, phase, value(kind)),
+            0 => consensus.propose(node, rules.value(kind), 0, rules.t.quorum),
+            phase => consensus.state(node, phase, rules.value(kind)),
         }
         .map_err(|why| why.0)?;
     }
@@ -226,11 +240,11 @@ fn votes_of(rules: &Rules, round: &Round) -> Result<BTreeSet<usize>, String> {
 }
 
 /// A node that has heard this part of the votes.
-fn heard_votes(round: &Round, part: Said) -> Result<Consensus, String> {
-    let candidate = (round.phase > 0).then_some(BATCH);
+fn heard_votes(rules: &Rules, round: &Round, part: Said) -> Result<Consensus, String> {
+    let candidate = (round.phase > 0).then_some(rules.batch);
     let mut consensus = Consensus::default();
     for (node, kind) in senders(part) {
-        consensus.vote(node, round.phase, ballot(kind, candidate)).map_err(|why| why.0)?;
+        consensus.vote(node, round.phase, rules.ballot(kind, candidate)).map_err(|why| why.0)?;
     }
     consensus.resume(round.phase, true);
     Ok(consensus)
@@ -243,7 +257,7 @@ fn votes_decision(
     mut known: Option<Value>,
 ) -> Result<Option<Value>, String> {
     for part in parts(said, 0) {
-        let mut consensus = heard_votes(round, part)?;
+        let mut consensus = heard_votes(rules, round, part)?;
         if let Action::Decided(decision) = rules.advance(0, &mut consensus)? {
             known = agree(rules, round, known, Some(decision.value))?;
         }
@@ -258,7 +272,7 @@ fn states_of(rules: &Rules, round: &Round, said: Said) -> Result<Vec<BTreeSet<us
         let slot = rules.slot_with_coin(round.phase.max(1), side);
         let mut states = BTreeSet::new();
         for part in parts(said, rules.t.quorum) {
-            let mut consensus = heard_votes(round, part)?;
+            let mut consensus = heard_votes(rules, round, part)?;
             // A node that decides by these votes helps with DECIDE only; one that has heard fewer
             // of the same votes goes on.
             match rules.advance(slot, &mut consensus)? {
@@ -285,9 +299,11 @@ fn states_of(rules: &Rules, round: &Round, said: Said) -> Result<Vec<BTreeSet<us
 
 #[track_caller]
 fn holds(shape: (usize, usize, usize), phases: u32) {
-    let found = search_rounds(&Rules::new(shape), phases).unwrap();
-    assert!(found.batch && found.null, "both outcomes are reachable: {found:?}");
-    println!("{shape:?}: {} states", found.states);
+    for rules in [Rules::new(shape), Rules::ready(shape)] {
+        let found = search_rounds(&rules, phases).unwrap();
+        assert!(found.batch && found.null, "both outcomes are reachable: {found:?}");
+        println!("{shape:?} {:?}: {} states", Class::of(rules.batch), found.states);
+    }
 }
 
 #[track_caller]
@@ -378,6 +394,23 @@ fn support_below_a_majority_is_refuted() {
             rules.holders = 0;
         });
         refuted(mutant, "two values voted");
+    }
+}
+
+/// tests PROTOCOL 6.3-d
+#[test]
+fn assigned_slots_need_a_majority_and_f_more_at_once() {
+    for shape in [(3, 1, 1), (5, 1, 2), (5, 1, 3), (7, 2, 3)] {
+        let with = |change: fn(&mut Thresholds)| {
+            let mut rules = Rules::ready(shape);
+            change(&mut rules.t);
+            rules.holders = 0;
+            rules
+        };
+        refuted(with(|t| t.ready_fast -= 1), "decided");
+        refuted(with(|t| t.ready_support -= 1), "two values voted");
+        // Those of the other class do not matter.
+        search_rounds(&with(|t| (t.support, t.fast) = (1, 1)), 2).unwrap();
     }
 }
 
@@ -559,7 +592,7 @@ fn search_messages(ones: usize, cuts: u32, mutant: bool) -> Result<usize, String
             unflushed: None,
             words: [None; 2],
             state: None,
-            proposal: if node < ones { HELD } else { Value::Null },
+            proposal: if node < ones { rules.held() } else { Value::Null },
         })
         .collect();
     let first = Talk { nodes, cuts, decided: None };

@@ -6,13 +6,14 @@
 //! Invariant: body j holds exactly the fragments that `layout` says, and the batch's bytes, digest
 //! and bodies never change once sealed.
 
-use crate::layout::{self, LARGE_BYTES_MIN};
+use crate::layout::{self, FragmentSpot, LARGE_BYTES_MIN};
 use crate::secrets::Secrets;
 use bytes::Bytes;
 use racos_buffer::{Buf, Pool, Slice};
 use racos_codec::Codec;
 use racos_machine::{
-    Action, BatchLimits, Content, DecodeError, Op, OpId, Value, decode_batch, encode_batch,
+    Action, BATCH_VERSION, BatchLimits, Content, DecodeError, Op, OpId, Value, decode_batch,
+    encode_batch,
 };
 use racos_protocol::BatchInfo;
 use rustc_hash::FxHasher;
@@ -57,16 +58,23 @@ pub fn touches(info: &BatchInfo, hash: u64) -> bool {
     info.touches(hash) || info.touches(TOUCHES_ALL)
 }
 
+/// Begins the bytes of a batch of class R; the name that it is stored under comes next.
+pub(crate) const READY_MARK: u8 = b'R';
+const READY_BYTES: usize = 17;
+const _: () = assert!(READY_MARK != BATCH_VERSION);
+
 /// A batch as every node knows it.
 #[derive(Debug)]
 pub struct Batch {
     pub bytes: Box<[u8]>,
     pub ops: Vec<Op>,
     pub info: BatchInfo,
+    /// The name that a batch of class R is stored under before it has a slot.
+    stored_as: Option<OpId>,
 }
 
 impl Batch {
-    fn new(bytes: Vec<u8>, ops: Vec<Op>, secrets: &Secrets) -> Rc<Batch> {
+    fn new(bytes: Vec<u8>, ops: Vec<Op>, stored_as: Option<OpId>, secrets: &Secrets) -> Rc<Batch> {
         // PROTOCOL 3.1-f: the digest of its metas names a batch.
         let digest = secrets.batch_digest(&bytes);
         let mut keys = Vec::with_capacity(ops.len());
@@ -84,7 +92,25 @@ impl Batch {
         keys.dedup();
         let is_change = ops.iter().any(Op::is_change);
         let info = BatchInfo { digest, touches: keys.into(), is_change };
-        Rc::new(Batch { bytes: bytes.into(), ops, info })
+        Rc::new(Batch { bytes: bytes.into(), ops, info, stored_as })
+    }
+
+    /// Whether it is of class R: stored first, and assigned to a slot then.
+    pub fn is_ready(&self) -> bool {
+        self.stored_as.is_some()
+    }
+
+    /// The name that it is stored under.
+    ///
+    /// # Panics
+    /// If it is of class E: such a batch is named by its slot.
+    pub fn id(&self) -> OpId {
+        self.stored_as.expect("a batch of class R has a name")
+    }
+
+    /// The fragments that travel, and lie in the log, with its slot: none of class R.
+    pub fn slot_fragments(&self) -> impl Iterator<Item = FragmentSpot<'_>> {
+        layout::fragments(if self.is_ready() { &[] } else { &self.ops })
     }
 
     /// Whether it ends leases that have run out: every node checks that before it promises to hold it.
@@ -94,8 +120,20 @@ impl Batch {
 
     /// Takes a batch off the wire or the disk.
     pub fn decode(bytes: &[u8], secrets: &Secrets) -> Result<Rc<Batch>, DecodeError> {
-        let ops = decode_batch(bytes, &BatchLimits::default())?;
-        Ok(Batch::new(bytes.to_vec(), ops, secrets))
+        let (stored_as, encoded) = match bytes.split_at_checked(READY_BYTES) {
+            Some(([READY_MARK, name @ ..], encoded)) => {
+                let name = u128::from_le_bytes(name.try_into().expect("16 bytes"));
+                (Some(OpId(name)), encoded)
+            }
+            _ => (None, bytes),
+        };
+        let ops = decode_batch(encoded, &BatchLimits::default())?;
+        let batch = Batch::new(bytes.to_vec(), ops, stored_as, secrets);
+        // PROTOCOL 6.2-j: what is stored is promised without looking at leases; a change is alone.
+        if batch.is_ready() && (batch.is_guarded() || batch.info.is_change) {
+            return Err(decode_batch(bytes, &BatchLimits::default()).expect_err("no version"));
+        }
+        Ok(batch)
     }
 }
 
@@ -122,11 +160,22 @@ pub struct Parcel {
     /// Body i is for the i-th member of this layout.
     pub layout: u16,
     pub bodies: Vec<Body>,
+    /// What is to be stored before it gets a slot, in the same order: of class R.
+    pub ahead: Vec<Body>,
     pub waiters: Vec<Waiter>,
+    /// Nodes, with their incarnation, that have stored it: of class R.
+    pub stored: Vec<(u8, u32)>,
     /// How often its slot was decided null.
     pub voids: u32,
     /// When it was first seen waiting for the cluster, in nanoseconds.
     pub waiting_since: Option<u64>,
+}
+
+impl Parcel {
+    fn new(batch: Rc<Batch>, layout: u16, bodies: Vec<Body>, waiters: Vec<Waiter>) -> Parcel {
+        let (ahead, stored) = (Vec::new(), Vec::new());
+        Parcel { batch, layout, bodies, ahead, waiters, stored, voids: 0, waiting_since: None }
+    }
 }
 
 /// Why a value cannot be taken now.
@@ -269,24 +318,46 @@ impl Builder {
         Ok(sealed)
     }
 
+    /// A batch of class R of one operation; what is being filled stays as it is.
+    pub fn ready(
+        &mut self,
+        name: OpId,
+        op: Op,
+        payload: Payload,
+        waiter: Waiter,
+    ) -> Result<Parcel, NoBuffers> {
+        let kept = self.open.take();
+        let added = self.add(op, payload, waiter);
+        let open = std::mem::replace(&mut self.open, kept);
+        added?;
+        Ok(self.sealed(open.expect("an operation was just added"), Some(name)))
+    }
+
     /// A batch of one operation that stores nothing; what is being filled stays as it is.
     pub fn alone(&self, op: Op, waiter: Option<Waiter>) -> Parcel {
         let mut bytes = Vec::new();
         let ops = vec![op];
         encode_batch(&ops, &mut bytes);
-        let batch = Batch::new(bytes, ops, &self.secrets);
+        let batch = Batch::new(bytes, ops, None, &self.secrets);
         let bodies = vec![Body::default(); self.n];
         let waiters = waiter.into_iter().collect();
-        let layout = self.layout;
-        Parcel { batch, layout, bodies, waiters, voids: 0, waiting_since: None }
+        Parcel::new(batch, self.layout, bodies, waiters)
     }
 
     /// Closes the batch that is being filled.
     pub fn seal(&mut self) -> Option<Parcel> {
         let open = self.open.take()?;
-        let mut bytes = Vec::with_capacity(open.meta_bytes);
+        Some(self.sealed(open, None))
+    }
+
+    fn sealed(&self, open: Open, stored_as: Option<OpId>) -> Parcel {
+        let mut bytes = Vec::with_capacity(open.meta_bytes + READY_BYTES);
+        if let Some(name) = stored_as {
+            bytes.push(READY_MARK);
+            bytes.extend_from_slice(&name.0.to_le_bytes());
+        }
         encode_batch(&open.ops, &mut bytes);
-        let batch = Batch::new(bytes, open.ops, &self.secrets);
+        let batch = Batch::new(bytes, open.ops, stored_as, &self.secrets);
         let slices: Vec<Vec<Slice>> = match open.bodies {
             OpenBodies::Small { bufs, used } => bufs
                 .into_iter()
@@ -298,9 +369,12 @@ impl Builder {
             OpenBodies::Large { slices, .. } => slices,
         };
         let bodies = slices.into_iter().zip(open.crcs);
-        let bodies = bodies.map(|(slices, crcs)| Body { slices, crcs }).collect();
-        let (layout, waiters) = (self.layout, open.waiters);
-        Some(Parcel { batch, layout, bodies, waiters, voids: 0, waiting_since: None })
+        let bodies: Vec<Body> = bodies.map(|(slices, crcs)| Body { slices, crcs }).collect();
+        let (bodies, ahead) = match stored_as {
+            Some(_) => (vec![Body::default(); self.n], bodies),
+            None => (bodies, Vec::new()),
+        };
+        Parcel { ahead, ..Parcel::new(batch, self.layout, bodies, open.waiters) }
     }
 
     /// Puts a batch that was just sealed back, closed to small additions.
@@ -475,6 +549,7 @@ fn split_small(codec: &Codec, value: &[u8], bufs: &mut [Buf], from: usize, len: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use racos_protocol::Class;
 
     fn builder(n: usize, k: usize, pool: &Pool) -> Builder {
         let codec = Codec::new(k, n - k).unwrap();
@@ -552,6 +627,36 @@ mod tests {
             }
             assert!(stored.next().is_none());
         }
+    }
+
+    /// tests PROTOCOL 6.2-j, 5.1-b
+    #[test]
+    fn a_batch_says_its_class_and_one_that_is_guarded_is_not_stored_first() {
+        let (pool, secrets) = (Pool::new(8 << 20), Secrets::new(7));
+        let mut builder = builder(5, 3, &pool);
+        let (first, large) = (put(&builder, 1, &[1; 100]), put(&builder, 3, &[2; 50_000]));
+        builder.add(first, Payload::Value(pool.copy(&[1; 100]).unwrap()), waiter()).unwrap();
+        let name = OpId::new(0, 1, 1, 9);
+        let payload = Payload::Value(pool.copy(&[2; 50_000]).unwrap());
+        let ready = builder.ready(name, large, payload, waiter()).unwrap();
+        assert_eq!((ready.batch.ops.len(), ready.batch.id()), (1, name));
+        assert_eq!(ready.batch.slot_fragments().count(), 0);
+        assert!(ready.bodies.iter().all(|body| body.slices.is_empty()) && ready.ahead.len() == 5);
+        let eager = builder.seal().unwrap();
+        assert_eq!((eager.batch.ops.len(), eager.batch.slot_fragments().count()), (1, 1));
+        for (parcel, class) in [(&ready, Class::Ready), (&eager, Class::Eager)] {
+            assert_eq!(Class::of(parcel.batch.info.digest), class);
+            let back = Batch::decode(&parcel.batch.bytes, &secrets).unwrap();
+            assert_eq!((&back.info, back.is_ready()), (&parcel.batch.info, class == Class::Ready));
+        }
+        let id = OpId::new(0, 1, 1, 4);
+        let expire = Action::LeaseExpire { id: 5 };
+        let op = Op { id, author: None, stamp: None, action: expire };
+        let mut bytes = Vec::new();
+        encode_batch(&[op], &mut bytes);
+        assert!(Batch::decode(&bytes, &secrets).unwrap().is_guarded());
+        let marked = [&[READY_MARK], &name.0.to_le_bytes()[..], &bytes].concat();
+        assert!(Batch::decode(&marked, &secrets).is_err());
     }
 
     #[test]

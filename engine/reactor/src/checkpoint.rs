@@ -73,6 +73,8 @@ pub(crate) enum Piece {
     },
     /// Which disks the other nodes have: see `admission`.
     Notes,
+    /// A batch that is stored without a slot: where its fragments lie, and the head of its record.
+    Stored,
 }
 
 impl Piece {
@@ -84,6 +86,7 @@ impl Piece {
             Piece::History { first } => (3, first, 0),
             Piece::End { parts, exec } => (4, u64::from(parts), exec),
             Piece::Notes => (5, 0, 0),
+            Piece::Stored => (6, 0, 0),
         };
         out.put_u8(sort);
         [generation, first, second].into_iter().for_each(|field| out.put_u64(field));
@@ -103,6 +106,7 @@ impl Piece {
             3 => Piece::History { first },
             4 => Piece::End { parts: narrow(first)?, exec: second },
             5 => Piece::Notes,
+            6 => Piece::Stored,
             _ => return Err(WireError { field: "piece" }),
         };
         Ok((generation, piece))
@@ -386,6 +390,17 @@ impl<L: Link, D: Device> Node<L, D> {
         if !notes.is_empty() {
             queue.push_back((Piece::Notes, notes));
         }
+        // PROTOCOL 9.2-c: those that are not placed yet lie behind the mark.
+        for held in self.ahead.held.values() {
+            if let Some(place) =
+                held.place.filter(|_| !mutant!("checkpoints leave out what is stored"))
+            {
+                let mut body = Vec::with_capacity(held.batch.bytes.len() + held.crcs.len() + 48);
+                put_place(place, &mut body);
+                crate::assign::store_head(&mut body, &held.batch, &held.crcs);
+                queue.push_back((Piece::Stored, body));
+            }
+        }
         Writing {
             peers: None,
             mark,
@@ -571,6 +586,7 @@ mod tests {
             Piece::Own,
             Piece::History { first: 1 << 40 },
             Piece::End { parts: 5, exec: 7 },
+            Piece::Stored,
         ] {
             let mut head = Vec::new();
             piece.put(12, &mut head);

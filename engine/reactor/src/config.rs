@@ -33,6 +33,9 @@ pub struct Bounds {
     /// Largest value of one request; larger ones come as stripes. A fragment of it must fit a group
     /// of the log, a quarter of a segment.
     pub value_bytes_max: usize,
+    /// A value of at least so many bytes is stored at the others before it gets a slot (PROTOCOL 6.3,
+    /// class R); a smaller one travels with its slot.
+    pub ready_bytes_min: usize,
     /// Bytes of log after which another checkpoint is written, or twice the bytes of the newest one
     /// if that is more.
     pub checkpoint_bytes: u64,
@@ -58,6 +61,7 @@ impl Default for Bounds {
             segment_bytes: 64 << 20,
             initial_segments: 2,
             value_bytes_max: VALUE_BYTES_MAX,
+            ready_bytes_min: 256 << 10,
             checkpoint_bytes: 256 << 20,
             space_reserve_bytes: 1 << 30,
             piece_bytes_max: 256 << 10,

@@ -41,6 +41,9 @@ pub struct Fragments {
     is_ahead: bool,
 }
 
+/// In the place of a slot: of a batch that is stored and has none (PROTOCOL 6.3).
+pub const UNASSIGNED: Slot = Slot::MAX;
+
 /// The slot whose record holds a fragment, and whether the log has said where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Told {
@@ -266,9 +269,25 @@ impl Fragments {
 
     fn note_slot(&mut self, op: OpId, told: Told) {
         let before = self.slots.insert(op, told);
+        if told.slot == UNASSIGNED {
+            return;
+        }
         if before.is_none_or(|before| before.slot != told.slot) {
             self.slot_order.push_back((told.slot, op));
         }
+    }
+
+    /// The batch of what was stored without a slot is in this one, which is executed.
+    pub fn assign(&mut self, op: OpId, slot: Slot) {
+        if let Some(told) = self.slots.get_mut(&op).filter(|told| told.slot == UNASSIGNED) {
+            told.slot = slot;
+            self.slot_order.push_back((slot, op));
+        }
+    }
+
+    /// As [`Fragments::placed`], whichever slot the operation has come to be in meanwhile.
+    pub fn placed_anywhere(&mut self, op: OpId, place: Place) -> bool {
+        self.slot_of(op).is_some_and(|slot| self.placed(op, slot, place))
     }
 
     /// All slots below are executed: of which one an entry is, matters no more once it is placed.
@@ -294,7 +313,7 @@ impl Fragments {
     }
 
     fn is_of_later_slot(&self, op: OpId, slot: Slot) -> bool {
-        self.slot_of(op).is_some_and(|of| of > slot)
+        self.slot_of(op).is_some_and(|of| of > slot && of != UNASSIGNED)
     }
 
     /// The log says where the record lies. False: the fragment was forgotten meanwhile.

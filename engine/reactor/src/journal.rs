@@ -25,6 +25,8 @@ const HANGS_NS: Nanos = 1_000_000_000;
 pub(crate) enum Stored {
     /// A batch; `fragments`: with this node's fragments.
     Batch { slot: Slot, batch: Rc<Batch>, fragments: bool },
+    /// A batch without a slot, with this node's fragments.
+    Ahead { batch: Rc<Batch> },
     /// A repaired fragment.
     Repaired { slot: Slot, op: OpId },
     /// Fragments copied from another segment: operation, where it lay, offset in the body.
@@ -270,6 +272,7 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let (slot, batch, fragments) = match stored {
             Stored::Batch { slot, batch, fragments } => (slot, batch, fragments),
+            Stored::Ahead { batch } => return self.ahead_placed(id, &batch, body),
             Stored::Repaired { slot, op } => {
                 if self.fragments.placed(op, slot, body) {
                     self.repair.placed(id, op);
@@ -287,7 +290,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Stored::Note { node } => return self.admission.placed(id, node),
         };
         if fragments {
-            for spot in crate::layout::fragments(&batch.ops) {
+            for spot in batch.slot_fragments() {
                 if let Some(place) = body.part(spot.offset as u32, spot.len as u32)
                     && self.fragments.placed(spot.value.op, slot, place)
                 {
@@ -304,6 +307,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 4.1-h, 13-d: what was waiting for this flush may now be said.
     fn flushed(&mut self, up_to: RecordId) {
         self.repair.flushed(up_to);
+        self.ahead_flushed(up_to);
         self.notes_flushed(up_to);
         while let Some((id, release)) = self.journal.releases.front().copied()
             && id <= up_to

@@ -8,6 +8,7 @@
 //! such a node never asks for again, so all that it said of later slots stands.
 //! What would break it: speaking of a slot above the own window before a restart would know why it may.
 
+use crate::ahead;
 use crate::batch::{Parcel, Waiter};
 use crate::history::History;
 use crate::layout;
@@ -47,6 +48,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A peer's state is complete and checked.
     pub(crate) fn take_state(&mut self, machine: Machine, exec: Slot, from: u8) {
         let known = self.window.values().map(|known| &known.batch);
+        let known = known.chain(self.ahead.held.values().map(|held| &held.batch));
         let spots = known.flat_map(|batch| layout::fragments(&batch.ops));
         let waiting = spots.map(|spot| (spot.value.op, *spot.value)).collect();
         self.checkpoints.take_peers(Peers { machine, exec, from, waiting });
@@ -78,6 +80,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragments.keep_only(|op, slot| slot >= exec || (named.contains(&op) && !by_slot));
         let to = membership(peers.machine.members());
         self.machine = peers.machine;
+        ahead::executed_by(&self.machine, &mut self.ahead.held, &mut self.fragments);
         self.history = History::starting_at(exec);
         self.window.retain(|slot, _| *slot >= exec);
         self.decided = DecidedRun::default();

@@ -10,6 +10,7 @@
 //! | `node` | the turn of the loop; effects |
 //! | `spread` | batches arriving, being stored, being executed |
 //! | `batch`, `layout` | operations gathered and encoded into fragments |
+//! | `assign`, `ahead` | large batches stored before they get a slot: the owner's side, and everybody's |
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
@@ -25,8 +26,10 @@
 extern crate racos_mutants;
 
 mod admission;
+mod ahead;
 pub mod api;
 mod assemble;
+mod assign;
 mod batch;
 mod cache;
 mod checkpoint;

@@ -4,7 +4,9 @@
 //! calls as the link can, then starts the next group commit. Nothing in it waits.
 
 use crate::admission::{Admission, Notes};
+use crate::ahead::{Ahead, HeldBatches};
 use crate::api::Api;
+use crate::assign::Assign;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::checkpoint::Checkpoints;
 use crate::config::NodeConfig;
@@ -117,6 +119,9 @@ pub struct Node<L: Link, D: Device> {
     /// Own batches opened and not executed.
     pub(crate) open: FxHashMap<Slot, Parcel>,
     pub(crate) window: FxHashMap<Slot, Known>,
+    /// Batches stored without a slot, and own ones on their way to be.
+    pub(crate) ahead: Ahead,
+    pub(crate) assign: Assign,
     pub(crate) arrived: Option<Arrived>,
     pub(crate) fragments: Fragments,
     pub(crate) history: History,
@@ -184,6 +189,7 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub history: History,
     pub checkpoints: Checkpoints,
     pub window: FxHashMap<Slot, Known>,
+    pub held: HeldBatches,
     pub boot: u32,
     /// Values of which no fragment was found, and some that turned out to be of no use.
     pub absent: Vec<OpId>,
@@ -240,6 +246,8 @@ impl<L: Link, D: Device> Node<L, D> {
             opening: None,
             open: FxHashMap::default(),
             window: parts.window,
+            ahead: Ahead::new(parts.held),
+            assign: Assign::default(),
             arrived: None,
             fragments: parts.fragments,
             history: parts.history,
@@ -324,7 +332,10 @@ impl<L: Link, D: Device> Node<L, D> {
         UnderWay {
             requests: self.requests.len() + self.api.len(),
             reads: self.reads.len(),
-            batches: self.open.len() + self.sealed.len() + usize::from(self.opening.is_some()),
+            batches: self.open.len()
+                + self.sealed.len()
+                + self.assign.len()
+                + usize::from(self.opening.is_some()),
             records: self.journal.records(),
             disk_reads: self.journal.reads_under_way() - usize::from(self.scrub.is_reading()),
             missing: self.repair.missing.len(),
@@ -402,7 +413,9 @@ impl<L: Link, D: Device> Node<L, D> {
         self.repair_turn();
         self.propose_rebuilt();
         let served = self.turn_api();
+        self.assign_turn();
         self.open_batches();
+        self.settle_ahead();
         self.answer_stalled();
         if now >= self.beacon_at {
             self.beacon_at = now + BEACON_NS;
@@ -414,6 +427,7 @@ impl<L: Link, D: Device> Node<L, D> {
             if now_and_then {
                 self.say_face();
             }
+            self.say_floor();
             if !self.core.is_active() {
                 // PROTOCOL 10-m: nobody tells one that is no member yet what it misses.
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
@@ -449,6 +463,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let idle = (!self.confirmed).then_some(self.last_work + IDLE_CONFIRM_NS);
         let waiting = !self.nothing_unappended()
+            || self.assign.has_turn()
             || (!self.sealed.is_empty() && self.core.can_open().is_some());
         let retry = waiting.then_some(self.now + 1_000_000);
         let beacon = (!self.others.is_empty()).then_some(self.beacon_at);
@@ -457,6 +472,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.core.deadline(),
             self.net.next_deadline_ns(),
             self.reads.deadline(),
+            self.assign.deadline(),
             self.repair.deadline(),
             self.api.deadline(),
             idle,
@@ -514,6 +530,9 @@ impl<L: Link, D: Device> Node<L, D> {
         match frame.kind {
             kind::CORE => self.on_core(from, incarnation, &frame.head),
             kind::SPREAD => self.on_spread(from, frame),
+            kind::STORE => self.on_store(from, frame),
+            kind::STORED => self.on_stored(from, incarnation, &frame.head),
+            kind::FLOOR => self.on_floor(from, incarnation, &frame.head),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
             kind::SNAPOFFER => self.on_snapshot_offer(from, &frame),
@@ -636,6 +655,9 @@ impl<L: Link, D: Device> Node<L, D> {
             for parcel in std::mem::take(&mut self.sealed) {
                 self.give_up_changed(parcel);
             }
+            for parcel in self.assign.take_if(|_| true) {
+                self.give_up_changed(parcel);
+            }
             return;
         }
         // PROTOCOL 6.1-b: what has come by now is the next batch.
@@ -648,6 +670,10 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 10-w
             if parcel.layout != self.machine.members().layout_at(slot) {
                 self.give_up_changed(parcel);
+                continue;
+            }
+            if parcel.batch.is_ready() && !self.may_assign(&parcel, slot) {
+                self.store_more(parcel);
                 continue;
             }
             if parcel.batch.is_guarded() && !self.guards_allow(&parcel.batch.ops) {
@@ -663,7 +689,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Whether the log takes another batch. If it is only behind, what waits is opened later; a full
     /// disk is reported by `write_op`, and what is here already may still use the reserve.
-    fn log_has_room(&mut self) -> bool {
+    pub(crate) fn log_has_room(&mut self) -> bool {
         let room = self.log.accepts(OUT_BYTES_MAX, OUT_BYTES_MAX, Class::Ordinary);
         matches!(room, Ok(()) | Err(Full::Disk))
     }

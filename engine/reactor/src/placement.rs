@@ -147,7 +147,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let made = layout.map(|it| {
             Thresholds::new(it.members.len(), usize::from(it.lost_max), usize::from(it.data))
         });
-        made.and_then(Result::ok).map_or(0, |thresholds| thresholds.support)
+        made.and_then(Result::ok).map_or(0, |thresholds| thresholds.durable)
     }
 }
 

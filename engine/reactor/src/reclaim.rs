@@ -432,6 +432,14 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::HOLD | kind::SEGMENT_ONLY => {
                 let Ok(head) = SpreadHead::get(record.head) else { return 0 };
                 let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return 0 };
+                for spot in batch.slot_fragments() {
+                    take(self, spot.value.op, spot.offset as u32, spot.len as u32);
+                }
+            }
+            // What is in no executed slot yet stays where it is, and its segment with it.
+            kind::STORED => {
+                let Ok(head) = SpreadHead::get(record.head) else { return 0 };
+                let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return 0 };
                 for spot in layout::fragments(&batch.ops) {
                     take(self, spot.value.op, spot.offset as u32, spot.len as u32);
                 }

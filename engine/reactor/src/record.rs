@@ -34,6 +34,9 @@ pub mod kind {
     pub const NOTE: u8 = 13;
     /// How far the scrub is: see `scrub`.
     pub const SCRUBBED: u8 = 14;
+    /// A batch of class R and this node's fragments, without a slot: head as in STORE.
+    /// PROTOCOL 4.1-d
+    pub const STORED: u8 = 15;
 
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
@@ -51,6 +54,7 @@ pub mod kind {
             COPIES => "copies",
             NOTE => "note",
             SCRUBBED => "scrubbed",
+            STORED => "stored",
             _ => return None,
         })
     }

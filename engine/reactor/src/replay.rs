@@ -9,10 +9,11 @@
 //! is sent.
 
 use crate::admission::{self, Notes};
+use crate::ahead::{self, Held, HeldBatches};
 use crate::batch::Batch;
 use crate::checkpoint::{Checkpoints, OWN_ENTRY, Piece, Snapshot, get_place, load_history};
 use crate::config::NodeConfig;
-use crate::fragments::Fragments;
+use crate::fragments::{Fragments, UNASSIGNED};
 use crate::history::{History, NULL};
 use crate::jump;
 use crate::layout;
@@ -95,6 +96,7 @@ impl<L: Link, D: Device> Node<L, D> {
             snapshot: Snapshot::default(),
             generation: 0,
             pending: FxHashMap::default(),
+            held: HeldBatches::new(),
             absent: Vec::new(),
             notes: Notes::new(),
             scrubbed: Noted::default(),
@@ -128,6 +130,7 @@ impl<L: Link, D: Device> Node<L, D> {
             history: replay.history,
             checkpoints: Checkpoints::new(replay.snapshot, replay.generation),
             window: replay.pending,
+            held: replay.held,
             boot: recovered.boot,
             absent: replay.absent,
             notes: replay.notes,
@@ -213,6 +216,8 @@ struct Replay {
     generation: u64,
     /// Batches of slots that are not applied yet.
     pending: FxHashMap<Slot, Known>,
+    /// Batches that are stored and in no executed slot.
+    held: HeldBatches,
     /// Values of which no fragment was met.
     absent: Vec<OpId>,
     notes: Notes,
@@ -279,6 +284,7 @@ impl racos_storage::Replay for Replay {
         self.history = History::default();
         self.snapshot = Snapshot::default();
         self.pending.clear();
+        self.held.clear();
         self.absent.clear();
         self.notes.clear();
         self.scrubbed = Noted::default();
@@ -387,6 +393,7 @@ impl Replay {
                 load_history(&mut loading.history, first, body).map_err(|e| e.to_string())?;
             }
             Piece::Notes => self.take_notes(body).map_err(|error| error.to_string())?,
+            Piece::Stored => self.take_stored(body)?,
             Piece::End { parts, exec } => {
                 let whole = parts == loading.import.next_part()
                     && exec == self.recovery.exec()
@@ -436,6 +443,7 @@ impl Replay {
         if let Some(observer) = &mut self.observer {
             observer.loaded(exec, &self.machine);
         }
+        ahead::executed_by(&self.machine, &mut self.held, &mut self.fragments);
         self.history = history.unwrap_or_else(|| History::starting_at(exec));
         heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));
         for op in early {
@@ -461,6 +469,11 @@ impl Replay {
                 self.scrubbed = Noted::get(record.head).map_err(|error| error.to_string())?;
             }
             kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
+            kind::STORED => {
+                if !matches!(record.body, ReplayedBody::Damaged) {
+                    self.stored(record.head, record.body_place, true)?;
+                }
+            }
             kind::META => {
                 let (head, batch) = self.batch(record.head)?;
                 let slot = head.slot;
@@ -498,7 +511,7 @@ impl Replay {
         let (slot, digest) = (head.slot, head.digest);
         // PROTOCOL 4.4-h: without its fragments the promise stands all the same.
         if !matches!(record.body, ReplayedBody::Damaged) {
-            for (index, spot) in layout::fragments(&batch.ops).enumerate() {
+            for (index, spot) in batch.slot_fragments().enumerate() {
                 let crc = head.crc(index).ok_or("a fragment without a checksum")?;
                 let place = record.body_place.part(spot.offset as u32, spot.len as u32);
                 let place = place.ok_or("a fragment outside of the body")?;
@@ -512,6 +525,38 @@ impl Replay {
         self.recovery.record(said, Some(batch.info.clone()))?;
         self.pend(slot, batch, record.head_place);
         Ok(())
+    }
+
+    /// A batch that was stored without a slot: it stays until it is known to be executed, or its owner
+    /// says that it never will be.
+    /// `is_newer`: than what was met of its fragments before.
+    fn stored(&mut self, head: &[u8], body: Place, is_newer: bool) -> Result<(), String> {
+        let (head, batch) = self.batch(head)?;
+        if !batch.is_ready() {
+            return Err("a batch that is stored without a slot has no name".into());
+        }
+        for (index, spot) in layout::fragments(&batch.ops).enumerate() {
+            let crc = head.crc(index).ok_or("a fragment without a checksum")?;
+            let place = body.part(spot.offset as u32, spot.len as u32);
+            let place = place.ok_or("a fragment outside of the body")?;
+            if is_newer || !self.fragments.contains(spot.value.op) {
+                self.fragments.replay(spot.value.op, UNASSIGNED, place, crc);
+            }
+        }
+        let (crcs, bytes) = (head.crcs.into(), body.len as usize);
+        let held = Held { batch: batch.clone(), crcs, bytes, place: Some(body), is_flushed: true };
+        self.held.insert(batch.id(), held);
+        if self.loading.is_none() {
+            ahead::executed_by(&self.machine, &mut self.held, &mut self.fragments);
+        }
+        Ok(())
+    }
+
+    /// What a checkpoint tells of one.
+    fn take_stored(&mut self, body: &[u8]) -> Result<(), String> {
+        let mut from = Reader::new(body);
+        let place = get_place(&mut from).map_err(|error| error.to_string())?;
+        self.stored(from.rest(), place, false)
     }
 
     fn repaired(&mut self, record: &Replayed<'_>) -> Result<(), String> {
@@ -590,6 +635,7 @@ impl Replay {
                             unused.for_each(|value| self.fragments.forget(value.op, None));
                         }
                     }
+                    ahead::executed(&mut self.held, &mut self.fragments, slot, &known.batch);
                     for spot in layout::fragments(&known.batch.ops) {
                         if !self.fragments.contains(spot.value.op) {
                             self.absent.push(spot.value.op);
@@ -604,7 +650,7 @@ impl Replay {
                     unreachable!("recovery applies a batch only with its metas")
                 }
                 (Value::Null, known) => {
-                    for spot in known.iter().flat_map(|known| layout::fragments(&known.batch.ops)) {
+                    for spot in known.iter().flat_map(|known| known.batch.slot_fragments()) {
                         self.fragments.forget(spot.value.op, Some(slot));
                     }
                     self.history.push_null();

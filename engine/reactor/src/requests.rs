@@ -22,6 +22,8 @@ const SEALED_MAX: usize = 64;
 /// PROTOCOL 9.4-e. Requests under way; beyond this, new ones are answered "busy".
 const REQUESTS_MAX: usize = 65_536;
 
+const NO_BUFFERS: &str = "the node's buffers are in use; try again";
+
 impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_request(&mut self, frame: Frame) {
         let Ok((client, request, asked)) = Request::get(&frame.head) else { return };
@@ -134,7 +136,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Err(error) = op.check() {
             return self.refuse_request(&waiter, ErrorCode::BadRequest, &error.to_string());
         }
-        if self.sealed.len() >= SEALED_MAX {
+        if self.sealed.len().max(self.assign.waiting()) >= SEALED_MAX {
             return self.refuse_request(&waiter, ErrorCode::Busy, "too many writes are waiting");
         }
         let bytes = match &payload {
@@ -152,12 +154,18 @@ impl<L: Link, D: Device> Node<L, D> {
             let text = format!("node {}: {full}", self.me);
             return self.refuse_request(&waiter, ErrorCode::NoSpace, &text);
         }
+        let is_large = matches!(&payload, Payload::Value(value)
+            if !value.is_empty() && value.len() >= self.config.bounds.ready_bytes_min);
+        if is_large {
+            let name = self.next_op_id();
+            return match self.builder.ready(name, op, payload, waiter) {
+                Ok(parcel) => self.assign.push(parcel),
+                Err(_) => self.refuse_request(&waiter, ErrorCode::Busy, NO_BUFFERS),
+            };
+        }
         match self.builder.add(op, payload, waiter) {
             Ok(sealed) => self.sealed.extend(sealed),
-            Err(_) => {
-                let text = "the node's buffers are in use; try again";
-                self.refuse_request(&waiter, ErrorCode::Busy, text)
-            }
+            Err(_) => self.refuse_request(&waiter, ErrorCode::Busy, NO_BUFFERS),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Keys that follow from the cluster's identity, and the digests made with them.
 
-use racos_protocol::{CoinKey, Digest};
+use crate::batch::READY_MARK;
+use racos_protocol::{Class, CoinKey, Digest};
 
 /// Derived keys. The cluster id is not a secret from operators; it keeps clusters apart and makes
 /// digests and coins of one cluster useless in another.
@@ -26,7 +27,12 @@ impl Secrets {
     /// Names a batch by its encoded metas.
     pub fn batch_digest(&self, bytes: &[u8]) -> Digest {
         let hash = blake3::keyed_hash(&self.batch, bytes);
-        Digest::from_le_bytes(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+        let hash = Digest::from_le_bytes(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
+        let class = match bytes.first() {
+            Some(&READY_MARK) => Class::Ready,
+            _ => Class::Eager,
+        };
+        class.mark(hash)
     }
 
     /// Digest of a value, given in pieces.

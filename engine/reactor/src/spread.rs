@@ -3,7 +3,9 @@
 //! Invariant: PROPOSE(s, 1) leaves a node only after the record with its fragments of that batch is
 //! flushed; the machine applies exactly the batch whose digest was decided.
 
+use crate::ahead;
 use crate::batch::{Batch, Body, Parcel, Waiter};
+use crate::fragments::UNASSIGNED;
 use crate::journal::{DiskRead, Stored};
 use crate::layout;
 use crate::node::{Arrived, Known, Node};
@@ -93,15 +95,11 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// The batch of a SPREAD, if its bytes are what its digest says and its body has every fragment.
+    /// The batch of a SPREAD, if its bytes are what its digest says and its body has every fragment. One of
+    /// class R is an ASSIGN: it has no body, and whether its fragments are here does not matter.
+    /// PROTOCOL 6.3-c
     fn checked_batch(&self, head: &SpreadHead<'_>, body: &[u8]) -> Option<Rc<Batch>> {
         let batch = Batch::decode(head.batch, &self.secrets).ok()?;
-        let fragments = layout::fragments(&batch.ops).count();
-        // PROTOCOL 3.1-g, 6.2-b
-        let intact = |(index, spot): (usize, layout::FragmentSpot<'_>)| {
-            let bytes = &body[spot.offset..spot.offset + spot.len];
-            head.crc(index) == Some(crc32fast::hash(bytes))
-        };
         // PROTOCOL 10-w: coded for the members of its slot.
         let layout = self.machine.members().layout_at(head.slot);
         let fits = |spot: layout::FragmentSpot<'_>| {
@@ -109,15 +107,16 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let whole = batch.info.digest == head.digest
             && layout::fragments(&batch.ops).all(fits)
-            && head.crcs.len() == fragments * 4
-            && layout::body_len(&batch.ops) == body.len()
-            && layout::fragments(&batch.ops).enumerate().all(intact);
+            && match batch.is_ready() {
+                true => head.crcs.is_empty() && body.is_empty(),
+                false => is_intact(&batch.ops, head, body),
+            };
         whole.then_some(batch)
     }
 
     /// The body in a block of its own: as received if it was assembled in one, else copied once, so
     /// that it does not pin a receive buffer and the log can write it from where it lies.
-    fn own_body(&self, body: &Slice) -> Option<Slice> {
+    pub(crate) fn own_body(&self, body: &Slice) -> Option<Slice> {
         if body.is_empty() || body.is_aligned(ALIGN) {
             return Some(body.clone());
         }
@@ -128,7 +127,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn store_late(&mut self, slot: Slot, frame: &Frame) {
         let Ok(head) = SpreadHead::get(&frame.head) else { return };
         let Some(batch) = self.checked_batch(&head, &frame.body) else { return };
-        let wanted = layout::fragments(&batch.ops).any(|spot| {
+        let wanted = batch.slot_fragments().any(|spot| {
             let live =
                 self.machine.value(spot.value.op).is_some_and(|used| used.value == *spot.value);
             live && !self.fragments.contains(spot.value.op)
@@ -174,7 +173,16 @@ impl<L: Link, D: Device> Node<L, D> {
         self.append(kind, &arrived.head, slices, release, stored);
     }
 
-    fn insert_fragments(&mut self, slot: Slot, batch: &Batch, head: &[u8], body: &[Slice]) {
+    pub(crate) fn insert_fragments(
+        &mut self,
+        slot: Slot,
+        batch: &Batch,
+        head: &[u8],
+        body: &[Slice],
+    ) {
+        if batch.is_ready() && slot != UNASSIGNED {
+            return;
+        }
         let head = SpreadHead::get(head).expect("the head was checked or made here");
         let spots = layout::fragments(&batch.ops).count();
         for (index, spot) in layout::fragments(&batch.ops).enumerate() {
@@ -191,7 +199,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// The own body in blocks not much larger than it is: what is cached pins them.
-    fn compact(&self, slices: &[Slice]) -> Vec<Slice> {
+    pub(crate) fn compact(&self, slices: &[Slice]) -> Vec<Slice> {
         let fit = |slice: &Slice| {
             let roomy = slice.block_bytes() > 2 * slice.len().next_multiple_of(ALIGN);
             if roomy {
@@ -224,7 +232,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Whether so much waits for a node that another batch would only pin memory: it is down, or far
     /// behind, and asks for what it lacks when it is back.
-    fn is_backlogged(&self, node: u8) -> bool {
+    pub(crate) fn is_backlogged(&self, node: u8) -> bool {
         let index = usize::from(node);
         let silent = self.heard_at[index].is_none_or(|at| self.now > at + SILENT_NS);
         let most = if silent { BACKLOG_SILENT_BYTES_MAX } else { BACKLOG_BYTES_MAX };
@@ -241,7 +249,7 @@ impl<L: Link, D: Device> Node<L, D> {
         parcel.batch.bytes.len() + body + SPREAD_OVERHEAD > most
     }
 
-    /// What a node gets of a batch, if it is one of those who hold it.
+    /// What a node gets of a batch with its slot, if it is one of those who hold it.
     fn body_of<'a>(&self, parcel: &'a Parcel, node: u8) -> Option<&'a Body> {
         let place = self.machine.members().layout(parcel.layout)?.place(node)?;
         parcel.bodies.get(place)
@@ -288,8 +296,9 @@ impl<L: Link, D: Device> Node<L, D> {
         match value {
             Value::Null => {
                 if let Some(known) = self.window.remove(&slot) {
-                    // PROTOCOL 9.7: the fragments of a slot decided null may be dropped.
-                    for spot in layout::fragments(&known.batch.ops) {
+                    // PROTOCOL 9.7: the fragments of a slot decided null may be dropped; those of class R
+                    // may be in a later one.
+                    for spot in known.batch.slot_fragments() {
                         self.fragments.forget(spot.value.op, Some(slot));
                     }
                 }
@@ -364,6 +373,8 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.forget_unused(op);
             }
         }
+        ahead::executed(&mut self.ahead.held, &mut self.fragments, slot, &known.batch);
+        // PROTOCOL 6.3-e
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released();
@@ -417,6 +428,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 false => self.give_up_changed(parcel),
             }
         }
+        let layout = self.builder.layout();
+        for parcel in self.assign.take_if(|parcel| parcel.layout != layout) {
+            self.give_up_changed(parcel);
+        }
     }
 
     /// Makes a batch one of the newest layout; false if it names values, empty ones too, of another.
@@ -462,7 +477,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let parcel = self.open.get_mut(&slot).expect("listed above");
             stalled.append(&mut overdue(parcel, self.now));
         }
-        for parcel in &mut self.sealed {
+        for parcel in self.sealed.iter_mut().chain(self.assign.parcels_mut()) {
             stalled.append(&mut overdue(parcel, self.now));
         }
         if !stalled.is_empty() {
@@ -534,6 +549,17 @@ impl<L: Link, D: Device> Node<L, D> {
         head.put_u64(slot);
         self.send(to, kind::META, &head, &[body]);
     }
+}
+
+/// PROTOCOL 3.1-g, 6.2-b: whether a body has every fragment of these operations, with its checksum.
+pub(crate) fn is_intact(ops: &[Op], head: &SpreadHead<'_>, body: &[u8]) -> bool {
+    let intact = |(index, spot): (usize, layout::FragmentSpot<'_>)| {
+        let bytes = &body[spot.offset..spot.offset + spot.len];
+        head.crc(index) == Some(crc32fast::hash(bytes))
+    };
+    head.crcs.len() == layout::fragments(ops).count() * 4
+        && layout::body_len(ops) == body.len()
+        && layout::fragments(ops).enumerate().all(intact)
 }
 
 /// The clients of a batch that has waited too long.

@@ -14,6 +14,8 @@ const KEYS: u64 = 7;
 fn bounds(bounds: &mut Bounds) {
     bounds.segment_bytes = 256 << 10;
     bounds.value_bytes_max = 40 << 10;
+    // The large ones are stored before they get a slot.
+    bounds.ready_bytes_min = 20_000;
     bounds.checkpoint_bytes = 128 << 10;
     bounds.space_reserve_bytes = 0;
     bounds.history_slots = 16;

@@ -94,6 +94,7 @@ struct Limits {
 struct Tuning {
     inline_bytes_max: Option<Spanned<u64>>,
     own_slots_in_flight: Option<Spanned<u64>>,
+    store_first_kib: Option<Spanned<u64>>,
     poll: Option<Spanned<String>>,
     spin_us: Option<Spanned<u64>>,
     flush: Option<Spanned<String>>,
@@ -139,6 +140,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let tuning = &file.tuning;
     if let Some(bytes) = &tuning.inline_bytes_max {
         config.inline_bytes_max = source.number("inline_bytes_max", bytes, 0, 4096)? as usize;
+    }
+    if let Some(kib) = &tuning.store_first_kib {
+        let kib = source.number("store_first_kib", kib, 1, 1 << 20)?;
+        config.bounds.ready_bytes_min = (kib as usize) << 10;
     }
     if let Some(slots) = &tuning.own_slots_in_flight {
         let most = config.alpha / config.members.len() as u64;

@@ -294,6 +294,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         segment_bytes: plan.node.segment_bytes,
         initial_segments: 2,
         value_bytes_max: plan.node.value_bytes_max,
+        ready_bytes_min: plan.node.ready_bytes_min,
         checkpoint_bytes: plan.node.checkpoint_bytes,
         space_reserve_bytes: plan.node.space_reserve_bytes,
         history_slots: plan.node.history_slots,

@@ -55,6 +55,7 @@ macro_rules! probe {
 pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
     seed("fast one short", 51485918858289),
+    seed("fast one short in assigned slots", 40000000),
     seed("null as soon as a quorum may lack support", 40000000),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
     seed("f votes decide", 40000012),
@@ -93,6 +94,12 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
     seed("no end of the window", 40000000),
+    // Batches stored before they have a slot (PROTOCOL 6.3, 9.7).
+    seed("assigned before enough have stored", 40000000),
+    seed("STORED said before its flush", 40000000),
+    seed("what is stored dropped unasked", 40000000),
+    seed("a floor without its bar", 40000000),
+    seed("checkpoints leave out what is stored", 40000000),
     // Timers and retransmission (PROTOCOL 6.5, 12).
     seed("no timer for a silent owner", 40000000),
     probe!("a vote stops the timer", who_has_voted_still_proposes),

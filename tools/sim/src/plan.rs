@@ -62,6 +62,8 @@ pub struct NodePlan {
     pub own_slots_max: usize,
     pub inline_bytes_max: usize,
     pub value_bytes_max: usize,
+    /// From so many bytes on a value is stored before it gets a slot.
+    pub ready_bytes_min: usize,
     pub segment_bytes: u32,
     /// Small, so that every run writes checkpoints and gives segments back.
     pub checkpoint_bytes: u64,
@@ -243,6 +245,8 @@ impl Plan {
         if !fixed.calm && f > 0 && rng.one_in(3) {
             plan.faults.wipe_ns_mean = rng.between(100, 1_500) * MS;
         }
+        let mut rng = Rng::new(seed).fork(15);
+        plan.node.ready_bytes_min = *rng.pick(&[1, 300, 3_000, 40_000, usize::MAX]);
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         let mut rng = Rng::new(seed).fork(14);
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
@@ -336,6 +340,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         own_slots_max,
         inline_bytes_max: *rng.pick(&[0, 128, 1024]),
         value_bytes_max: (fragment_max * k).min(200 << 10),
+        ready_bytes_min: usize::MAX,
         segment_bytes,
         // Of what was drawn, so that seeds kept from before mean what they meant.
         checkpoint_bytes: [64 << 10, 256 << 10, 1 << 20][(alpha % 3) as usize],

@@ -30,6 +30,12 @@ pub mod kind {
     /// Pieces of a checkpoint, asked for and sent.
     pub const SNAPQ: u8 = 0x11;
     pub const SNAP: u8 = 0x12;
+    /// A batch of class R and the receiver's fragments, without a slot: head as in SPREAD.
+    pub const STORE: u8 = 0x18;
+    /// Name of a batch of the receiver, and 1 if the sender has stored it, 0 if its disk is full.
+    pub const STORED: u8 = 0x19;
+    /// What the sender has settled of the batches that it let others store.
+    pub const FLOOR: u8 = 0x1a;
     /// Which slots must be executed before a state is linearizable: number of the round.
     pub const PINQ: u8 = 0x20;
     /// The same, and the first slot above all that count.

@@ -135,6 +135,9 @@ struct OwnArgs {
     /// Own slots in flight, each node.
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     own_slots: u32,
+    /// Values from this size on are stored before they get a slot [default: as of a node].
+    #[arg(long, value_name = "KIB")]
+    store_first_kib: Option<u32>,
     /// Keep data in this new directory instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -159,7 +162,11 @@ impl OwnArgs {
                 parse_flush(flush).ok_or_else(|| usage("--flush: linked, dsync or sync"))?;
         }
         profile.reasons.clear();
-        Ok(format!("{}own_slots_in_flight = {}\n", profile.to_toml(), self.own_slots))
+        let mut lines = format!("{}own_slots_in_flight = {}\n", profile.to_toml(), self.own_slots);
+        if let Some(kib) = self.store_first_kib {
+            lines += &format!("store_first_kib = {kib}\n");
+        }
+        Ok(lines)
     }
 }
 

@@ -1,0 +1,301 @@
+//! The owner's side of class R (PROTOCOL 6.3): a large batch is stored first, and gets a slot when enough
+//! nodes have it.
+//!
+//! Purpose: sends STORE, counts STORED, hands what may be assigned to where batches wait for a slot, and
+//! knows below which operation everything of this node is settled (9.7).
+//! Invariant: a batch is opened in a slot only after D members of that slot's configuration have said that
+//! their fragments of it are durable.
+//! What would break it: counting a node twice, or the answer of a disk that was replaced.
+
+use crate::ahead::Floor;
+use crate::batch::Parcel;
+use crate::fragments::UNASSIGNED;
+use crate::node::Node;
+use crate::wire::client::{ErrorCode, RequestError};
+use crate::wire::cursor::Reader;
+use crate::wire::node::{SpreadHead, kind};
+use racos_machine::OpId;
+use racos_net::Link;
+use racos_protocol::{Core, Nanos, NodeSet, Slot};
+use racos_storage::device::Device;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Batches on their way to the others at a time: more would only share the same network and disks, and
+/// keep each other, and what is small, waiting.
+const UNDER_WAY_MAX: usize = 4;
+/// When STORE is sent again to those who have not answered: after this, doubling.
+const AGAIN_NS_MIN: Nanos = 200_000_000;
+const AGAIN_NS_MAX: Nanos = 2_000_000_000;
+
+/// A batch on its way to the others.
+struct Storing {
+    parcel: Parcel,
+    full: NodeSet,
+    again_at: Nanos,
+    wait: Nanos,
+}
+
+/// Own batches that have no slot yet because they are not stored.
+#[derive(Default)]
+pub(crate) struct Assign {
+    /// In the order in which they came.
+    queue: VecDeque<Parcel>,
+    storing: BTreeMap<OpId, Storing>,
+}
+
+impl Assign {
+    pub fn len(&self) -> usize {
+        self.queue.len() + self.storing.len()
+    }
+
+    /// How many wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether another could be begun.
+    pub fn has_turn(&self) -> bool {
+        !self.queue.is_empty() && self.storing.len() < UNDER_WAY_MAX
+    }
+
+    pub fn push(&mut self, parcel: Parcel) {
+        self.queue.push_back(parcel);
+    }
+
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.storing.values().map(|storing| storing.again_at).min()
+    }
+
+    pub fn parcels_mut(&mut self) -> impl Iterator<Item = &mut Parcel> {
+        let storing = self.storing.values_mut().map(|storing| &mut storing.parcel);
+        storing.chain(&mut self.queue)
+    }
+
+    /// Takes out those that `unwanted` says.
+    pub fn take_if(&mut self, unwanted: impl Fn(&Parcel) -> bool) -> Vec<Parcel> {
+        let ids = self.storing.iter().filter(|(_, storing)| unwanted(&storing.parcel));
+        let ids: Vec<OpId> = ids.map(|(id, _)| *id).collect();
+        let storing = ids.iter().filter_map(|id| self.storing.remove(id));
+        let mut taken: Vec<Parcel> = storing.map(|storing| storing.parcel).collect();
+        let (out, stay) = std::mem::take(&mut self.queue).into_iter().partition(|it| unwanted(it));
+        self.queue = stay;
+        taken.extend::<VecDeque<Parcel>>(out);
+        taken
+    }
+
+    fn oldest(&self) -> Option<OpId> {
+        let storing = self.storing.keys().next().copied();
+        self.queue.iter().map(|parcel| parcel.batch.id()).chain(storing).min()
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// Goes on with own batches that are being stored.
+    pub(crate) fn assign_turn(&mut self) {
+        while self.assign.has_turn()
+            && self.log_has_room()
+            && let Some(parcel) = self.assign.queue.pop_front()
+        {
+            self.begin_store(parcel);
+        }
+        if self.assign.deadline().is_some_and(|at| at <= self.now) {
+            self.store_again();
+        }
+    }
+
+    /// PROTOCOL 6.3-a: STORE to all, the own fragments into the own log.
+    fn begin_store(&mut self, parcel: Parcel) {
+        let (batch, id) = (parcel.batch.clone(), parcel.batch.id());
+        let again_at = self.now + AGAIN_NS_MIN;
+        let storing = Storing { parcel, full: NodeSet::EMPTY, again_at, wait: AGAIN_NS_MIN };
+        let own = self.place_in(storing.parcel.layout, self.me);
+        let own = own.and_then(|place| storing.parcel.ahead.get(place)).cloned();
+        self.assign.storing.insert(id, storing);
+        for node in self.members_but_me().iter() {
+            if !self.is_backlogged(node) {
+                self.send_store(id, node);
+            }
+        }
+        // It was stored before if it had to be stored at more nodes after a change.
+        if let Some(body) = own.filter(|_| !self.ahead.held.contains_key(&id)) {
+            let slices = self.compact(&body.slices);
+            let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
+            store_head(&mut head, &batch, &body.crcs);
+            self.hold(&batch, body.crcs.into(), &head, &slices);
+        }
+    }
+
+    fn members_but_me(&self) -> NodeSet {
+        let mut members = self.members();
+        members.remove(self.me);
+        members
+    }
+
+    fn place_in(&self, layout: u16, node: u8) -> Option<usize> {
+        self.machine.members().layout(layout)?.place(node)
+    }
+
+    fn send_store(&mut self, id: OpId, to: u8) {
+        let Some(storing) = self.assign.storing.get(&id) else { return };
+        let place = self.place_in(storing.parcel.layout, to);
+        let body = place.and_then(|place| storing.parcel.ahead.get(place));
+        let (Some(body), Some(address)) = (body, self.address(to)) else { return };
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        store_head(&mut head, &storing.parcel.batch, &body.crcs);
+        let _ = self.net.send(address, kind::STORE, &head, &body.slices, self.now);
+        self.scratch = head;
+    }
+
+    /// Sends STORE again to those who have not answered, unless it is still on its way.
+    fn store_again(&mut self) {
+        let mut due = Vec::new();
+        for (id, storing) in &mut self.assign.storing {
+            if storing.again_at <= self.now {
+                storing.wait = (storing.wait * 2).min(AGAIN_NS_MAX);
+                storing.again_at = self.now + storing.wait;
+                storing.full = NodeSet::EMPTY;
+                due.push(*id);
+            }
+        }
+        for id in due {
+            for node in self.members_but_me().iter() {
+                let storing = &self.assign.storing[&id];
+                let has =
+                    storing.parcel.stored.iter().any(|(by, inc)| {
+                        *by == node && self.core.counts(*by, *inc, self.next_slot())
+                    });
+                let under_way = self.address(node).is_none_or(|it| self.net.pending_bytes(it) > 0);
+                if !has && !under_way {
+                    self.send_store(id, node);
+                }
+            }
+            self.look_at_store(id);
+        }
+    }
+
+    /// STORED of another node.
+    pub(crate) fn on_stored(&mut self, from: u8, incarnation: u32, head: &[u8]) {
+        let mut reader = Reader::new(head);
+        let (Ok(id), Ok(status)) = (reader.u128("op"), reader.u8("status")) else { return };
+        let id = OpId(id);
+        if status == 1 {
+            return self.stored_by(from, incarnation, id);
+        }
+        let Some(storing) = self.assign.storing.get_mut(&id) else { return };
+        storing.full.insert(from);
+        let members = self.core.newest().thresholds;
+        if members.n - storing.full.len().min(members.n) < members.durable {
+            let storing = self.assign.storing.remove(&id).expect("found above");
+            let error = RequestError {
+                code: ErrorCode::NoSpace,
+                text: "too many nodes have a full disk: free space on them, writes resume by \
+                       themselves; nothing of this write took effect"
+                    .into(),
+            };
+            self.give_up(storing.parcel, &error);
+        }
+    }
+
+    /// A node has its fragments of an own batch, durably.
+    pub(crate) fn stored_by(&mut self, node: u8, incarnation: u32, id: OpId) {
+        let Some(storing) = self.assign.storing.get_mut(&id) else { return };
+        // PROTOCOL 1-b: once each.
+        let stored = &mut storing.parcel.stored;
+        if !stored.contains(&(node, incarnation)) {
+            stored.push((node, incarnation));
+        }
+        self.look_at_store(id);
+    }
+
+    /// Hands a batch over once enough nodes have it.
+    fn look_at_store(&mut self, id: OpId) {
+        let slot = self.next_slot();
+        let Some(storing) = self.assign.storing.get(&id) else { return };
+        if self.may_assign(&storing.parcel, slot) {
+            let storing = self.assign.storing.remove(&id).expect("found above");
+            self.sealed.push_back(storing.parcel);
+        }
+    }
+
+    /// The slot that the next batch gets, or one like it.
+    fn next_slot(&self) -> Slot {
+        self.core.can_open().unwrap_or(self.core.exec())
+    }
+
+    /// PROTOCOL 6.3-b, 10-w: D = k+f of those that count in the slot have it.
+    pub(crate) fn may_assign(&self, parcel: &Parcel, slot: Slot) -> bool {
+        is_stored(&self.core, &parcel.stored, slot)
+    }
+
+    /// A batch that fewer nodes have than its slot needs, after a change: it is stored at the new ones.
+    pub(crate) fn store_more(&mut self, parcel: Parcel) {
+        self.begin_store(parcel);
+    }
+
+    /// PROTOCOL 9.7-b, 9.7-c: the oldest own batch of class R that is not executed, or the next one; every
+    /// one of an earlier boot is below, and in a slot below R as it was found, if in any.
+    pub(crate) fn floor(&self) -> Floor {
+        let next =
+            OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op + 1);
+        let waiting = self.sealed.iter().chain(&self.opening).chain(self.open.values());
+        let waiting = waiting.filter(|parcel| parcel.batch.is_ready());
+        let ids = waiting.map(|parcel| parcel.batch.id()).chain(self.assign.oldest());
+        Floor { low: ids.min().unwrap_or(next), bar: self.core.own_next() }
+    }
+}
+
+/// Whether so many of these nodes, with their incarnations, count in the slot as its batch must have.
+fn is_stored(core: &Core, stored: &[(u8, u32)], slot: Slot) -> bool {
+    let counts = |(node, incarnation): &&(u8, u32)| core.counts(*node, *incarnation, slot);
+    let least = match mutant!("assigned before enough have stored") {
+        true => 1,
+        false => core.at(slot).thresholds.durable,
+    };
+    stored.iter().filter(counts).count() >= least
+}
+
+pub(crate) fn store_head(head: &mut Vec<u8>, batch: &crate::batch::Batch, crcs: &[u8]) {
+    let digest = batch.info.digest;
+    SpreadHead { slot: UNASSIGNED, digest, batch: &batch.bytes, crcs }.put(head);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use racos_protocol::{CoinKey, Config, Configuration, Membership, Recovery, Seat, Timing};
+
+    /// tests PROTOCOL 6.3-b, 10-w
+    #[test]
+    fn a_slot_is_assigned_when_d_of_its_members_have_stored_the_batch() {
+        let config = Config {
+            n: 5,
+            f: 1,
+            k: 3,
+            me: 0,
+            incarnation: 1,
+            alpha: 64,
+            own_slots_max: 2,
+            timing: Timing::default(),
+            coin: CoinKey(1, 2),
+            local_coin: CoinKey(3, 4),
+        };
+        let mut seats = vec![Seat { incarnation: 1, from: 0 }; 5];
+        seats[3] = Seat { incarnation: 2, from: 40 };
+        let configurations = vec![Configuration::new(0, (0..5).collect(), 1, 3).unwrap()];
+        let (lost, epoch, effect) = (NodeSet::EMPTY, 2, 40);
+        let mut recovery = Recovery::new(config).unwrap();
+        recovery.begin_at(10);
+        recovery
+            .configure(Membership { seats, lost, configurations, epoch, effect })
+            .expect("nothing was recorded");
+        let core = recovery.finish(0);
+        let may = |stored: &[(u8, u32)], slot| is_stored(&core, stored, slot);
+        assert!(!may(&[(0, 1), (1, 1), (2, 1)], 39), "three of D = 4");
+        assert!(may(&[(0, 1), (1, 1), (2, 1), (3, 1)], 39));
+        assert!(!may(&[(0, 1), (1, 1), (2, 1), (3, 1)], 40), "another disk is in its place");
+        assert!(!may(&[(0, 1), (1, 1), (2, 1), (3, 2)], 39), "not yet in its place");
+        assert!(may(&[(0, 1), (1, 1), (2, 1), (3, 1), (3, 2)], 40));
+        assert!(!may(&[(0, 1), (1, 1), (2, 1), (7, 1)], 39), "no member");
+    }
+}

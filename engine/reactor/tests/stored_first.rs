@@ -1,0 +1,150 @@
+//! Class R: large values are stored at the others before they get a slot (PROTOCOL 6.3, 9.7).
+
+mod common;
+
+use common::{Cluster, MS};
+use racos_engine::Bounds;
+
+const KEY: &[u8] = b"large";
+
+fn bounds(bounds: &mut Bounds) {
+    bounds.ready_bytes_min = 10_000;
+    bounds.checkpoint_bytes = 64 << 10;
+}
+
+fn value(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index / 7) as u8).collect()
+}
+
+fn held(cluster: &Cluster, node: usize) -> usize {
+    cluster.node(node).stored_ahead()
+}
+
+/// A large value is stored at node 1 of four that run, on its way to a fifth that does not, and its
+/// owner, node 0, ends before it could assign a slot.
+fn orphaned() -> Cluster {
+    let mut cluster = Cluster::bounded(5, 1, 3, bounds);
+    cluster.put(0, b"small", b"before");
+    let exec = cluster.node(0).exec();
+    cluster.send_put(0, KEY, &value(100_000));
+    let came = cluster.pass_until(1000 * MS, |cluster| (1..5).all(|it| held(cluster, it) == 1));
+    assert!(came, "the others store it");
+    assert_eq!(cluster.node(0).exec(), exec, "and it has no slot yet");
+    cluster.stop(0);
+    cluster
+}
+
+/// tests PROTOCOL 6.3-a, 6.3-b, 6.3-c
+#[test]
+fn a_large_value_is_stored_and_then_written() {
+    let mut cluster = Cluster::bounded(5, 1, 3, bounds);
+    let large = value(200_000);
+    let mut most = 0;
+    let number = cluster.send_put(0, KEY, &large);
+    let done = cluster.pass_until(1000 * MS, |cluster| {
+        most = (0..5).map(|node| held(cluster, node)).sum::<usize>().max(most);
+        cluster.replies().iter().any(|(of, ..)| *of == number)
+    });
+    assert!(done && most >= 4, "D = 4 of 5 nodes hold it before it is executed: {most}");
+    for node in 0..5 {
+        assert_eq!(cluster.get(node, KEY), Some(large.clone()), "node {node}");
+    }
+    cluster.pass(100 * MS);
+    for node in 0..5 {
+        assert_eq!(held(&cluster, node), 0, "node {node}: it is in use, and held no more");
+        assert_eq!(cluster.node(node).fragments_len(), 1, "node {node}");
+    }
+}
+
+/// tests PROTOCOL 6.3-e
+#[test]
+fn a_node_that_was_away_repairs_its_fragment() {
+    let mut cluster = Cluster::bounded(5, 1, 3, bounds);
+    cluster.stop(4);
+    cluster.put(0, KEY, &value(100_000));
+    cluster.start(4).unwrap();
+    let repaired = cluster.pass_until(5000 * MS, |cluster| {
+        let status = cluster.node(4).status();
+        status.repair.repaired == 1 && status.repair.missing == 0
+    });
+    assert!(repaired, "{:?}", cluster.node(4).status().repair);
+    assert_eq!(cluster.node(4).fragments_len(), 1);
+}
+
+/// tests PROTOCOL 9.7-a, 9.7-f, 9.7-c, 9.7-e
+#[test]
+fn what_a_dead_owner_stored_stays_until_it_says_that_it_is_of_no_use() {
+    let mut cluster = orphaned();
+    cluster.pass(30_000 * MS);
+    for node in 1..5 {
+        assert_eq!(held(&cluster, node), 1, "node {node}: the owner may count it yet");
+    }
+    let may_hold_it = cluster.node(1).exec();
+    cluster.start(0).unwrap();
+    cluster.pass(3000 * MS);
+    let all = |count| move |cluster: &mut Cluster| (1..5).all(|it| held(cluster, it) == count);
+    assert!(all(1)(&mut cluster), "it may be in a slot below R that nobody has executed");
+    // Until those are executed, other work goes on.
+    let mut puts = 0;
+    while !all(0)(&mut cluster) {
+        puts += 1;
+        assert!(puts < 100, "its operations of an earlier boot are in no slot behind R");
+        cluster.put(1, b"small", b"after");
+        cluster.pass(10 * MS);
+    }
+    assert!(puts > 10 && cluster.node(1).exec() > may_hold_it + 50, "{puts} puts");
+    assert_eq!(cluster.get(1, KEY), None);
+    cluster.pass(1000 * MS);
+    for node in 0..5 {
+        let versions = cluster.node(node).machine().values().count();
+        assert_eq!(cluster.node(node).fragments_len(), versions, "node {node}");
+    }
+}
+
+/// tests PROTOCOL 4.1-d, 9.7-a
+#[test]
+fn what_is_stored_is_there_after_checkpoints_and_restarts() {
+    let mut cluster = orphaned();
+    // A session of a node that runs.
+    for round in 0..200u32 {
+        cluster.put(1, format!("key{round}").as_bytes(), &value(5_000));
+    }
+    for node in 1..5 {
+        assert!(cluster.node(node).snapshot().exec > 100, "node {node} has written checkpoints");
+        cluster.stop(node);
+        cluster.start(node).unwrap();
+        assert_eq!(held(&cluster, node), 1, "node {node}: it said so to the owner");
+    }
+}
+
+/// tests PROTOCOL 9.7-d
+#[test]
+fn what_a_replaced_owner_stored_is_dropped_when_the_change_is_in_effect() {
+    let mut cluster = orphaned();
+    cluster.new_disk(0, 99);
+    cluster.replace(1, 0, 1, 99).unwrap();
+    assert!((1..5).any(|node| held(&cluster, node) == 1));
+    cluster.start(0).unwrap();
+    let dropped = cluster.pass_until(5000 * MS, |cluster| (1..5).all(|it| held(cluster, it) == 0));
+    assert!(dropped, "nobody will assign it a slot any more");
+}
+
+/// tests PROTOCOL 9.7-b
+#[test]
+fn what_is_stored_while_no_slot_can_be_decided_is_not_dropped() {
+    let mut cluster = Cluster::bounded(5, 1, 2, bounds);
+    cluster.stop(3);
+    cluster.stop(4);
+    // Three of five store it, D = 3; four are needed to decide.
+    let number = cluster.send_put(0, KEY, &value(50_000));
+    cluster.pass(4000 * MS);
+    for node in 0..3 {
+        assert_eq!(held(&cluster, node), 1, "node {node}");
+    }
+    cluster.start(3).unwrap();
+    let done = cluster
+        .pass_until(5000 * MS, |cluster| cluster.replies().iter().any(|(of, ..)| *of == number));
+    assert!(done, "it takes effect when a quorum is back");
+    assert_eq!(cluster.get(3, KEY), Some(value(50_000)));
+    assert!(cluster.pass_until(2000 * MS, |cluster| (0..4).all(|it| held(cluster, it) == 0)));
+}
