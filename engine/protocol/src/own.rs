@@ -32,12 +32,6 @@ impl Core {
         self.configurations.next_of(self.config.me, slot)
     }
 
-    /// PROTOCOL 9.7-b, 9.7-c: every own slot that was opened, in this boot or, as far as R can tell, in
-    /// one before, lies below.
-    pub fn own_next(&self) -> Slot {
-        self.own_next
-    }
-
     /// Own slots opened and not executed.
     pub fn own_open(&self) -> usize {
         self.own_open

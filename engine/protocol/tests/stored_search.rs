@@ -64,14 +64,8 @@ struct State {
 
 impl State {
     fn new(n: usize) -> State {
-        let holder = Holder {
-            stored: false,
-            said: false,
-            counted: false,
-            exec: 0,
-            uses: false,
-            bar: None,
-        };
+        let holder =
+            Holder { stored: false, said: false, counted: false, exec: 0, uses: false, bar: None };
         State {
             owner: Owner::Storing,
             next: 0,
@@ -82,9 +76,8 @@ impl State {
 
     /// Nodes are alike but for what they did: one order of them is enough.
     fn normal(mut self) -> State {
-        self.holders.sort_unstable_by_key(|it| {
-            (it.stored, it.said, it.counted, it.exec, it.uses, it.bar)
-        });
+        self.holders
+            .sort_unstable_by_key(|it| (it.stored, it.said, it.counted, it.exec, it.uses, it.bar));
         self
     }
 

@@ -41,9 +41,21 @@ pub(crate) struct Assign {
     /// In the order in which they came.
     queue: VecDeque<Parcel>,
     storing: BTreeMap<OpId, Storing>,
+    /// Every own slot that such a batch was opened in lies below: of earlier boots below R as found.
+    bar: Slot,
 }
 
 impl Assign {
+    /// `reserved`: R as found at the start.
+    pub fn new(reserved: Slot) -> Assign {
+        Assign { bar: reserved, ..Assign::default() }
+    }
+
+    /// A batch is opened in this slot.
+    pub fn opened(&mut self, slot: Slot) {
+        self.bar = self.bar.max(slot + 1);
+    }
+
     pub fn len(&self) -> usize {
         self.queue.len() + self.storing.len()
     }
@@ -234,14 +246,15 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// PROTOCOL 9.7-b, 9.7-c: the oldest own batch of class R that is not executed, or the next one; every
-    /// one of an earlier boot is below, and in a slot below R as it was found, if in any.
+    /// one of an earlier boot is below, and in a slot below R as it was found, if in any. The bar is no
+    /// higher than it must be: what is idle never gets far beyond it.
     pub(crate) fn floor(&self) -> Floor {
         let next =
             OpId::new(u16::from(self.me), self.config.incarnation, self.boot, self.next_op + 1);
         let waiting = self.sealed.iter().chain(&self.opening).chain(self.open.values());
         let waiting = waiting.filter(|parcel| parcel.batch.is_ready());
         let ids = waiting.map(|parcel| parcel.batch.id()).chain(self.assign.oldest());
-        Floor { low: ids.min().unwrap_or(next), bar: self.core.own_next() }
+        Floor { low: ids.min().unwrap_or(next), bar: self.assign.bar }
     }
 }
 

@@ -227,6 +227,7 @@ impl<L: Link, D: Device> Node<L, D> {
             parts.secrets.clone(),
             pool.clone(),
         );
+        let reserved = parts.core.reservation();
         let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
         let mut node = Node {
             me: config.node,
@@ -247,7 +248,7 @@ impl<L: Link, D: Device> Node<L, D> {
             open: FxHashMap::default(),
             window: parts.window,
             ahead: Ahead::new(parts.held),
-            assign: Assign::default(),
+            assign: Assign::new(reserved),
             arrived: None,
             fragments: parts.fragments,
             history: parts.history,
@@ -680,6 +681,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 let text = "a lease was renewed just before its end".into();
                 self.give_up(parcel, &RequestError { code: ErrorCode::Unavailable, text });
                 continue;
+            }
+            if parcel.batch.is_ready() {
+                self.assign.opened(slot);
             }
             let batch = parcel.batch.info.clone();
             self.opening = Some(parcel);
