@@ -201,8 +201,6 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if let Some(held) = self.ahead.held.get_mut(&batch.id()) {
             held.place = Some(body);
-            let early = mutant!("STORED said before its flush");
-            let id = if early { RecordId(0) } else { id };
             self.ahead.unflushed.push_back((id, batch.id()));
         }
     }
@@ -250,9 +248,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.ahead.floors.insert((own.low.node(), own.low.incarnation()), own);
         let over = |id: &OpId| {
             let floor = self.ahead.floors.get(&(id.node(), id.incarnation()));
-            let is_over = floor.is_some_and(|floor| {
-                *id < floor.low && (exec >= floor.bar || mutant!("a floor without its bar"))
-            });
+            let is_over = floor.is_some_and(|floor| *id < floor.low && exec >= floor.bar);
             is_over || self.is_owner_gone(*id) || mutant!("what is stored dropped unasked")
         };
         let over: Vec<OpId> = self.ahead.held.keys().copied().filter(over).collect();

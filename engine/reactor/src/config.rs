@@ -61,7 +61,7 @@ impl Default for Bounds {
             segment_bytes: 64 << 20,
             initial_segments: 2,
             value_bytes_max: VALUE_BYTES_MAX,
-            ready_bytes_min: 256 << 10,
+            ready_bytes_min: 1 << 20,
             checkpoint_bytes: 256 << 20,
             space_reserve_bytes: 1 << 30,
             piece_bytes_max: 256 << 10,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Cluster, MS};
+use common::{Cluster, MS, address};
 use racos_engine::Bounds;
 
 const KEY: &[u8] = b"large";
@@ -54,6 +54,40 @@ fn a_large_value_is_stored_and_then_written() {
         assert_eq!(held(&cluster, node), 0, "node {node}: it is in use, and held no more");
         assert_eq!(cluster.node(node).fragments_len(), 1, "node {node}");
     }
+}
+
+/// Whether a small put at another node is answered while a large one is on its way to nodes that do not
+/// hear its owner for a moment.
+fn small_is_answered_beside_a_large_one(ready_bytes_min: usize) -> bool {
+    let mut cluster = Cluster::bounded(5, 1, 3, |bounds| bounds.ready_bytes_min = ready_bytes_min);
+    cluster.put(0, b"small", b"before");
+    let block = |cluster: &Cluster, blocked| {
+        [3, 4].into_iter().for_each(|to| cluster.hub.block(address(0), address(to), blocked));
+    };
+    block(&cluster, true);
+    let large = cluster.send_put(0, KEY, &value(200_000));
+    let begun = |cluster: &mut Cluster| cluster.node(0).under_way().batches == 1;
+    assert!(cluster.pass_until(1000 * MS, begun), "all of it has come to its owner");
+    cluster.pass(MS);
+    let small = cluster.send_put(1, b"small", b"after");
+    let mut answered = Vec::new();
+    let mut answer = |cluster: &mut Cluster, all: &[u64]| {
+        answered.extend(cluster.replies().into_iter().map(|(number, ..)| number));
+        all.iter().all(|number| answered.contains(number))
+    };
+    // Less than the others wait for a batch that somebody has proposed.
+    let is_beside = cluster.pass_until(10 * MS, |cluster| answer(cluster, &[small]));
+    assert!(!answer(&mut cluster, &[large]), "too few nodes have heard of it");
+    block(&cluster, false);
+    assert!(cluster.pass_until(2000 * MS, |cluster| answer(cluster, &[small, large])));
+    is_beside
+}
+
+/// What class R is for: the slot is taken when the data is down.
+#[test]
+fn a_small_put_does_not_wait_for_a_large_one_that_is_stored_first() {
+    assert!(!small_is_answered_beside_a_large_one(usize::MAX), "it has the higher slot");
+    assert!(small_is_answered_beside_a_large_one(10_000));
 }
 
 /// tests PROTOCOL 6.3-e
