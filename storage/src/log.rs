@@ -164,7 +164,7 @@ pub struct Log<D: Device> {
     /// Files given back, to be used again or removed.
     spare: VecDeque<(FileId, u32)>,
     recycling: bool,
-    /// The segment being made is not for ordinary records: see [`Log::limit_files`].
+    /// The segment being made takes of the space that is to be left free.
     lending: bool,
     removing: bool,
     /// Beyond so many bytes of files, none is made for ordinary records.

@@ -22,8 +22,7 @@ pub(crate) struct Space {
     pub cursor: Position,
     pub preparing: bool,
     pub disk_full: bool,
-    /// Bytes of segments that were made of space that is to be left free, or beyond the limit of all
-    /// files, and not made good for.
+    /// Bytes of segments that were made of space that is to be left free, and not made good for.
     pub lent_bytes: u64,
 }
 

@@ -195,6 +195,38 @@ fn the_space_left_free_is_lent_to_what_makes_room_and_to_nobody_else() {
     assert!(!opened.log.is_disk_full());
 }
 
+/// Beyond the limit of all files ordinary records wait, without an error, and leave a segment to what
+/// makes room, which gets more files all the same. They go on when the limit is raised.
+#[test]
+fn beyond_the_limit_of_files_ordinary_records_wait_and_what_makes_room_goes_on() {
+    let config = small();
+    let disk = fresh(&config, Timing::Immediate);
+    let mut opened = open(&disk, &config).unwrap();
+    let limit = 6 * u64::from(config.segment_len) + 8192;
+    opened.log.limit_files(limit);
+    let fill = |opened: &mut Opened<_>, class| {
+        let mut records = 0;
+        for _ in 0..200 {
+            let body = [slice_of(&opened.pool, records, 8000)];
+            match opened.log.append(1, b"", &body, class) {
+                Ok(_) => records += 1,
+                Err(full) => assert_eq!(full, Full::Preparing),
+            }
+            drain(&mut opened.log);
+        }
+        records
+    };
+    assert!(fill(&mut opened, Class::Ordinary) >= 20);
+    assert!(opened.log.is_at_limit() && opened.log.file_bytes() <= limit);
+    assert!(opened.log.bytes_prepared() >= u64::from(config.segment_len));
+    assert_eq!(fill(&mut opened, Class::Ordinary), 0);
+    assert!(fill(&mut opened, Class::Upkeep) > 100);
+    assert!(opened.log.file_bytes() > limit && !opened.log.is_disk_full());
+    assert_eq!(fill(&mut opened, Class::Ordinary), 0);
+    opened.log.limit_files(u64::MAX);
+    assert!(fill(&mut opened, Class::Ordinary) > 100);
+}
+
 #[test]
 fn records_beyond_what_may_wait_are_refused_and_taken_later() {
     let config = small();

@@ -83,8 +83,7 @@ impl<D: Device> Log<D> {
             return;
         }
         let len = self.config.segment_len as u64;
-        let is_limited = self.is_limited();
-        if is_limited && !may_lend {
+        if !may_lend && self.is_limited() {
             return;
         }
         let needed = len + self.config.free_bytes_min;
@@ -97,14 +96,14 @@ impl<D: Device> Log<D> {
                 return;
             }
         }
-        self.lending = is_short || is_limited;
+        self.lending = is_short;
         self.space.preparing = true;
         self.device.prepare(self.space.next_file(), len);
     }
 
     /// No more files are made from now on if all together would take more: ordinary records wait
     /// ([`Full::Preparing`](crate::Full)) until a segment is given back. What must not wait, or makes
-    /// room, gets more all the same, and for itself alone.
+    /// room, gets more all the same; one segment of what is prepared is left to it.
     pub fn limit_files(&mut self, bytes: u64) {
         let is_raised = bytes > self.files_max;
         self.files_max = bytes;
