@@ -209,8 +209,6 @@ impl Thresholds {
     fn mutated(mut self) -> Thresholds {
         if mutant!("fast one short") {
             self.fast -= 1;
-        } else if mutant!("fast one short in assigned slots") {
-            self.ready_fast -= 1;
         } else if mutant!("null as soon as a quorum may lack support") {
             self.fast_null = self.n - self.support;
         } else if mutant!("support of a bare majority") {

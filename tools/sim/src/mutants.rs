@@ -54,8 +54,7 @@ macro_rules! probe {
 #[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
-    seed("fast one short", 40000005),
-    seed("fast one short in assigned slots", 40000012),
+    seed("fast one short", 40000014),
     seed("null as soon as a quorum may lack support", 40000000),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
     seed("f votes decide", 40000049),
@@ -71,7 +70,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("votes not recorded", 40000005),
     seed("promises forgotten at restart", 40000004),
     probe!("refusals forgotten at restart", a_refusal_stands_after_a_restart),
-    seed("votes forgotten at restart", 40000013),
+    seed("votes forgotten at restart", 40000015),
     probe!(
         "late fragments replayed as a promise",
         late_fragments_are_no_promise_after_a_restart
@@ -89,15 +88,14 @@ pub const MUTANTS: &[Mutant] = &[
     seed("notes forgotten at restart", 40000007),
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
-    seed("reservation used before its flush", 40000046),
+    seed("reservation used before its flush", 40000013),
     probe!("slots opened beyond the reservation", nothing_is_opened_beyond_the_reservation),
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
     seed("no end of the window", 40000000),
     // Batches stored before they have a slot (PROTOCOL 6.3, 9.7).
-    seed("assigned before enough have stored", 40000006),
+    seed("assigned before enough have stored", 40000016),
     seed("what is stored dropped unasked", 40000000),
-    seed("checkpoints leave out what is stored", 40000006),
     // Timers and retransmission (PROTOCOL 6.5, 12).
     seed("no timer for a silent owner", 40000000),
     probe!("a vote stops the timer", who_has_voted_still_proposes),
@@ -121,8 +119,8 @@ pub const MUTANTS: &[Mutant] = &[
     // States taken from peers (PROTOCOL 9.3).
     probe!("state taken in part", a_state_without_its_end_is_none),
     seed("state of a peer used before it is durable", 40000039),
-    seed("own records dropped by a jump", 40000024),
-    seed("mark beyond own records", 40000008),
+    seed("own records dropped by a jump", 40000038),
+    seed("mark beyond own records", 40000038),
     seed("fragments matched by slot", 40000005),
     probe!("own_next left behind", nothing_is_skipped_below_a_jump),
 ];
