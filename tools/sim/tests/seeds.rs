@@ -4,7 +4,7 @@ use racos_sim::swarm::{Totals, run_many};
 use racos_sim::{Fixed, run};
 
 /// Fresh seeds of one test run; `RACOS_SIM_SEEDS` asks for another number.
-const FRESH: u64 = 300;
+const FRESH: u64 = 120;
 /// Of those with a guest.
 const GUESTS: u64 = 12;
 const JOBS: usize = 2;
