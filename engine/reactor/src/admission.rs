@@ -181,6 +181,16 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.admission.takes_part = true;
         self.start_core();
+        // One that waits asks at once whoever has come back.
+        self.say_hello(|_, _| true);
+    }
+
+    /// Whether a member is known to have taken part: nothing that is heard of one that has not gets here.
+    pub(crate) fn has_taken_part(&self, node: u8) -> bool {
+        let seat = self.machine.members().seats().get(usize::from(node));
+        let is_named = seat.is_some_and(|seat| seat.disk != 0 || seat.incarnation > 1);
+        let is_noted = self.admission.notes.get(&node).is_some_and(|note| note.takes_part);
+        node == self.me || is_named || is_noted || self.heard_at[usize::from(node)].is_some()
     }
 
     /// How many must vouch.

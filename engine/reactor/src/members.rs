@@ -235,6 +235,19 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Why a change would be unwise though every node might admit it: what only a proposer knows.
     pub(crate) fn check_change(&self, action: &Action) -> Result<(), String> {
         let Action::Reconfigure(change) = action else { return Ok(()) };
+        // PROTOCOL 10-aj: whoever leaves does not vouch for one that comes for the first time.
+        let members = self.members().iter().collect::<Vec<u8>>();
+        let leaves = members.iter().any(|node| !change.members.contains(node));
+        let mut stay = members.iter().filter(|node| change.members.contains(node));
+        if leaves
+            && !change.is_forced
+            && let Some(new) = stay.find(|node| !self.has_taken_part(**node))
+        {
+            return Err(format!(
+                "node {new} was never heard here: if it never ran, those that leave may be the ones that \
+                 must say so; start it first, or remove it, or force the change and replace it later"
+            ));
+        }
         let (n, most) = (change.members.len() as u64, self.config.own_slots_max as u64);
         // PROTOCOL 10-i: alpha >= n*W.
         if n * most > self.config.alpha {
@@ -277,8 +290,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Proposes other members, or another f or k, on nobody's behalf.
-    pub fn propose_reconfigure(&mut self, change: Reconfigure) {
-        self.propose_alone(Action::Reconfigure(Box::new(change)), None);
+    ///
+    /// # Errors
+    /// Why it would be unwise; nothing is proposed.
+    pub fn propose_reconfigure(&mut self, change: Reconfigure) -> Result<(), String> {
+        let action = Action::Reconfigure(Box::new(change));
+        self.check_change(&action)?;
+        self.propose_alone(action, None);
+        Ok(())
     }
 
     /// Proposes to put another disk in the place of a node's, on nobody's behalf.

@@ -303,3 +303,23 @@ fn a_node_that_knows_none_of_the_living_asks_whom_it_is_told_to() {
     assert!(cluster.pass_until(5000 * MS, |cluster| cluster.node(2).exec() >= exec));
     equal(&cluster, &[1, 2]);
 }
+
+/// tests PROTOCOL 10-aj: whoever leaves does not vouch any more: first come all that will need it.
+#[test]
+fn nobody_leaves_while_a_member_has_never_taken_part() {
+    let mut cluster = Cluster::formatted(5, 1, 2, |_| {});
+    (0..4).for_each(|node| cluster.start(node).unwrap());
+    cluster.founded();
+    cluster.new_session();
+    let why = cluster.reconfigure(0, &[0, 1, 2, 4], (1, 2), &[]).unwrap_err();
+    assert!(why.contains("node 4 was never heard") && why.contains("start it first"), "{why}");
+    cluster.start(4).unwrap();
+    cluster.founded();
+    cluster.pass(1000 * MS);
+    // That it has taken part is known of one that is down, too, and after a restart.
+    for node in [4, 0] {
+        cluster.stop(node);
+    }
+    cluster.start(0).unwrap();
+    assert_eq!(cluster.reconfigure(0, &[0, 1, 2, 4], (1, 2), &[]), Ok(()));
+}

@@ -103,7 +103,9 @@ impl World {
         let through = *self.change_rng.pick(&up);
         let node = self.hosts[through].node.as_mut().expect("it is up");
         if node.core().is_active() {
-            node.propose_reconfigure(wanted.change.clone());
+            // What one node thinks unwise another may know better.
+            let asked = node.propose_reconfigure(wanted.change.clone());
+            self.trace.say(self.now_ns, || format!("node {through} was asked: {asked:?}"));
             self.wake_node(through, self.now_ns);
         }
     }
