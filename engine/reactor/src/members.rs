@@ -151,11 +151,15 @@ impl<L: Link, D: Device> Node<L, D> {
         self.heard_at[usize::from(node)].is_some_and(|at| self.now < at + SILENCE_NS)
     }
 
+    pub(crate) fn hears_any(&self) -> bool {
+        self.others.iter().any(|node| self.hears(node))
+    }
+
     /// PROTOCOL 10-z: while none of the nodes known is heard, any address given is asked for facts.
     pub(crate) fn ask_contacts(&mut self) {
         // The only member has nobody to hear.
         let needs_nobody = self.others.is_empty() && self.core.is_active();
-        if needs_nobody || self.others.iter().any(|node| self.hears(node)) {
+        if needs_nobody || self.hears_any() {
             return;
         }
         let mut asked = Vec::with_capacity(32);

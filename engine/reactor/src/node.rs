@@ -429,7 +429,8 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.say_face();
             }
             self.say_floor();
-            if !self.core.is_active() {
+            let is_told = usize::from(self.me) < self.core.seats().len() && self.hears_any();
+            if !self.core.is_active() && !is_told {
                 // PROTOCOL 10-m: nobody tells one that is no member yet what it misses.
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
                 self.queue_message(Target::Others, &asked);
