@@ -274,10 +274,11 @@ impl<L: Link, D: Device> Node<L, D> {
             Stored::Batch { slot, batch, fragments } => (slot, batch, fragments),
             Stored::Ahead { batch } => return self.ahead_placed(id, &batch, body),
             Stored::Repaired { slot, op } => {
-                if self.fragments.placed(op, slot, body) {
-                    self.repair.placed(id, op);
-                }
-                return;
+                return match self.fragments.placed(op, slot, body) {
+                    true => self.repair.placed(id, op),
+                    // It went meanwhile, with its value or for a state that was taken from a peer.
+                    false => self.repair.look_again(op, self.now),
+                };
             }
             Stored::Copies { moves } => {
                 for (op, from, offset) in moves {

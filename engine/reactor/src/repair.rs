@@ -91,6 +91,11 @@ impl Repair {
     fn again(&mut self, op: OpId, slot: Slot, now: Nanos) {
         self.unflushed.retain(|(_, of)| *of != op);
         self.missing.add(op, slot, now);
+        self.look_again(op, now);
+    }
+
+    /// Its repair came to nothing: unless another is under way, whether it is needed yet is looked at anew.
+    pub fn look_again(&mut self, op: OpId, now: Nanos) {
         if !self.jobs.values().any(|job| job.value.op == op) {
             self.missing.put_aside(op, now);
         }
@@ -405,5 +410,17 @@ mod tests {
         repair.placed(RecordId(11), op);
         repair.flushed(RecordId(11));
         assert!(!repair.missing.contains(op));
+    }
+
+    #[test]
+    fn a_fragment_that_was_dropped_before_it_was_placed_is_looked_at_again() {
+        let mut repair = Repair::default();
+        let op = OpId::new(1, 1, 1, 7);
+        repair.missing.add(op, 3, 0);
+        assert_eq!(repair.missing.next(1_000_000_000), Some((3, op)), "its repair is begun");
+        assert_eq!(repair.deadline(), None);
+        repair.look_again(op, 5);
+        assert_eq!(repair.deadline(), Some(5));
+        assert_eq!(repair.missing.next(2_000_000_000), Some((3, op)));
     }
 }
