@@ -6,9 +6,7 @@
 //! `cargo bench -p racos-protocol`
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use racos_protocol::{
-    BatchInfo, CoinKey, Config, Core, Effect, Effects, Input, Message, Node, Slot, Timing, Value,
-};
+use racos_protocol::{BatchInfo, Config, Core, Effect, Effects, Input, Message, Node, Slot, Value};
 use std::hint::black_box;
 
 const US: u64 = 1_000;
@@ -23,18 +21,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let config = Config {
-            n: 5,
-            f: 1,
-            k: 3,
-            me: 0,
-            incarnation: 1,
-            alpha: 1024,
-            own_slots_max: 2,
-            timing: Timing::default(),
-            coin: CoinKey(1, 2),
-            local_coin: CoinKey(3, 4),
-        };
+        let config = Config::new((5, 1, 3), 0);
         let mut bench = Bench {
             core: Core::new(config).expect("possible parameters"),
             effects: Effects::default(),

@@ -110,6 +110,23 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
+    /// The usual parameters, of a disk of the first incarnation; both coins are keys that everybody knows,
+    /// which a cluster that is not a test replaces.
+    pub fn new((n, f, k): (usize, usize, usize), me: Node) -> Config {
+        Config {
+            n,
+            f,
+            k,
+            me,
+            incarnation: 1,
+            alpha: 1024,
+            own_slots_max: 2,
+            timing: Timing::default(),
+            coin: CoinKey(1, 2),
+            local_coin: CoinKey(3, 4),
+        }
+    }
+
     /// Checks the parameters and derives the thresholds.
     pub fn thresholds(&self) -> Result<Thresholds, ConfigError> {
         let least = (self.n * self.own_slots_max.max(1)) as Slot;

@@ -72,24 +72,13 @@ impl Core {
 mod tests {
     use super::*;
     use crate::{
-        Ballot, BatchInfo, CoinKey, Config, Configuration, Effect, Input, Message, NodeSet, Record,
-        Recovery, Seat, Target, Timing, Value,
+        Ballot, BatchInfo, Config, Configuration, Effect, Input, Message, NodeSet, Record,
+        Recovery, Seat, Target, Value,
     };
 
     /// Node 4 of 5,1,3; slot s belongs to node s mod 5.
     fn config() -> Config {
-        Config {
-            n: 5,
-            f: 1,
-            k: 3,
-            me: 4,
-            incarnation: 1,
-            alpha: 64,
-            own_slots_max: 2,
-            timing: Timing::default(),
-            coin: CoinKey(1, 2),
-            local_coin: CoinKey(3, 4),
-        }
+        Config { alpha: 64, ..Config::new((5, 1, 3), 4) }
     }
 
     fn founding() -> Membership {

@@ -242,22 +242,11 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchInfo, CoinKey, Config, Effect, Input, Record, Recovery, Timing, Value};
+    use crate::{BatchInfo, Config, Effect, Input, Record, Recovery, Value};
 
     /// Node 2 of 3,1,1 as it restarts with R = 11 on its disk, and without any decision.
     fn restarted() -> Core {
-        let config = Config {
-            n: 3,
-            f: 1,
-            k: 1,
-            me: 2,
-            incarnation: 1,
-            alpha: 10,
-            own_slots_max: 2,
-            timing: Timing::default(),
-            coin: CoinKey(1, 2),
-            local_coin: CoinKey(3, 4),
-        };
+        let config = Config { alpha: 10, ..Config::new((3, 1, 1), 2) };
         let mut recovery = Recovery::new(config).unwrap();
         recovery.record(Record::Reserve { to: 11 }, None).unwrap();
         recovery.finish(0)

@@ -241,24 +241,13 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchInfo, CoinKey, Config, Input, Message, Timing};
+    use crate::{BatchInfo, Config, Input, Message};
 
     const MS: Nanos = 1_000_000;
 
     /// Node 4 of 5,1,3; slot s belongs to node s mod 5.
     fn node() -> (Core, Effects) {
-        let config = Config {
-            n: 5,
-            f: 1,
-            k: 3,
-            me: 4,
-            incarnation: 1,
-            alpha: 1 << 20,
-            own_slots_max: 2,
-            timing: Timing::default(),
-            coin: CoinKey(1, 2),
-            local_coin: CoinKey(3, 4),
-        };
+        let config = Config { alpha: 1 << 20, ..Config::new((5, 1, 3), 4) };
         (Core::new(config).expect("possible parameters"), Effects::default())
     }
 

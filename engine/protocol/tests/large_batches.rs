@@ -1,24 +1,11 @@
 //! A batch that takes longer to arrive than T_skip.
 
-use racos_protocol::{
-    CoinKey, Config, Core, Effect, Effects, Input, Message, Nanos, Record, Timing,
-};
+use racos_protocol::{Config, Core, Effect, Effects, Input, Message, Nanos, Record, Timing};
 
 const MS: Nanos = 1_000_000;
 
 fn node(me: u8) -> Core {
-    let config = Config {
-        n: 3,
-        f: 1,
-        k: 1,
-        me,
-        incarnation: 1,
-        alpha: 64,
-        own_slots_max: 2,
-        timing: Timing::default(),
-        coin: CoinKey(1, 2),
-        local_coin: CoinKey(3, 4),
-    };
+    let config = Config { alpha: 64, ..Config::new((3, 1, 1), me) };
     Core::new(config).expect("a possible configuration")
 }
 

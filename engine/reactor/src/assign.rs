@@ -116,7 +116,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// PROTOCOL 6.3-a: STORE to all, the own fragments into the own log.
-    fn begin_store(&mut self, parcel: Parcel) {
+    pub(crate) fn begin_store(&mut self, parcel: Parcel) {
         let (batch, id) = (parcel.batch.clone(), parcel.batch.id());
         let again_at = self.now + AGAIN_NS_MIN;
         let storing = Storing { parcel, full: NodeSet::EMPTY, again_at, wait: AGAIN_NS_MIN };
@@ -240,11 +240,6 @@ impl<L: Link, D: Device> Node<L, D> {
         is_stored(&self.core, &parcel.stored, slot)
     }
 
-    /// A batch that fewer nodes have than its slot needs, after a change: it is stored at the new ones.
-    pub(crate) fn store_more(&mut self, parcel: Parcel) {
-        self.begin_store(parcel);
-    }
-
     /// PROTOCOL 9.7-b, 9.7-c: the oldest own batch of class R that is not executed, or the next one; every
     /// one of an earlier boot is below, and in a slot below R as it was found, if in any. The bar is no
     /// higher than it must be: what is idle never gets far beyond it.
@@ -276,23 +271,12 @@ pub(crate) fn store_head(head: &mut Vec<u8>, batch: &crate::batch::Batch, crcs: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use racos_protocol::{CoinKey, Config, Configuration, Membership, Recovery, Seat, Timing};
+    use racos_protocol::{Config, Configuration, Membership, Recovery, Seat};
 
     /// tests PROTOCOL 6.3-b, 10-w
     #[test]
     fn a_slot_is_assigned_when_d_of_its_members_have_stored_the_batch() {
-        let config = Config {
-            n: 5,
-            f: 1,
-            k: 3,
-            me: 0,
-            incarnation: 1,
-            alpha: 64,
-            own_slots_max: 2,
-            timing: Timing::default(),
-            coin: CoinKey(1, 2),
-            local_coin: CoinKey(3, 4),
-        };
+        let config = Config { alpha: 64, ..Config::new((5, 1, 3), 0) };
         let mut seats = vec![Seat { incarnation: 1, from: 0 }; 5];
         seats[3] = Seat { incarnation: 2, from: 40 };
         let configurations = vec![Configuration::new(0, (0..5).collect(), 1, 3).unwrap()];

@@ -146,9 +146,14 @@ impl<L: Link, D: Device> Node<L, D> {
         true
     }
 
+    /// Whether a node was heard within this time.
+    pub(crate) fn heard_within(&self, node: u8, ns: Nanos) -> bool {
+        self.heard_at[usize::from(node)].is_some_and(|at| self.now < at + ns)
+    }
+
     /// Whether a node was heard lately.
     pub(crate) fn hears(&self, node: u8) -> bool {
-        self.heard_at[usize::from(node)].is_some_and(|at| self.now < at + SILENCE_NS)
+        self.heard_within(node, SILENCE_NS)
     }
 
     pub(crate) fn hears_any(&self) -> bool {

@@ -675,7 +675,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 continue;
             }
             if parcel.batch.is_ready() && !self.may_assign(&parcel, slot) {
-                self.store_more(parcel);
+                self.begin_store(parcel);
                 continue;
             }
             if parcel.batch.is_guarded() && !self.guards_allow(&parcel.batch.ops) {

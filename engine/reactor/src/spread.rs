@@ -233,8 +233,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Whether so much waits for a node that another batch would only pin memory: it is down, or far
     /// behind, and asks for what it lacks when it is back.
     pub(crate) fn is_backlogged(&self, node: u8) -> bool {
-        let index = usize::from(node);
-        let silent = self.heard_at[index].is_none_or(|at| self.now > at + SILENT_NS);
+        let silent = !self.heard_within(node, SILENT_NS);
         let most = if silent { BACKLOG_SILENT_BYTES_MAX } else { BACKLOG_BYTES_MAX };
         self.address(node).is_none_or(|address| self.net.pending_bytes(address) > most)
     }

@@ -190,10 +190,7 @@ impl<L: Link, D: Device> Node<L, D> {
             )));
         }
         let heard = |node: &&u8| {
-            let at = self.heard_at[usize::from(**node)];
-            **node == self.me
-                || joins == Some(**node)
-                || at.is_some_and(|at| self.now < at + SILENT_NS)
+            **node == self.me || joins == Some(**node) || self.heard_within(**node, SILENT_NS)
         };
         let heard = change.members.iter().filter(heard).count();
         if heard < n - f {

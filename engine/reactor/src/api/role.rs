@@ -183,8 +183,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn hears_quorum(&self) -> bool {
         let others = self.core.at(self.core.exec()).thresholds.members.iter();
-        let heard = others.filter_map(|node| self.heard_at[usize::from(node)]);
-        let lately = heard.filter(|at| self.now < *at + SILENT_NS).count();
+        let lately = others.filter(|node| self.heard_within(*node, SILENT_NS)).count();
         // A node whose disk hangs can take part in none.
         lately + 1 >= self.core.thresholds().quorum && self.disk_hangs_ns().is_none()
     }
