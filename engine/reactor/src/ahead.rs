@@ -71,8 +71,7 @@ pub(crate) struct Ahead {
     unflushed: VecDeque<(RecordId, OpId)>,
     /// By owner and incarnation.
     floors: BTreeMap<(u16, u32), Floor>,
-    /// Slots executed when the floors were last looked at.
-    settled_at: Slot,
+    /// A floor was told, here or by another node: that much more may be settled.
     is_news: bool,
 }
 
@@ -237,13 +236,12 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// PROTOCOL 9.7-a, 9.7-f: drops what was settled, however long that takes: executed, or never to be.
+    /// Not in every turn in which a slot is executed: floors come with every beacon.
     pub(crate) fn settle_ahead(&mut self) {
-        let exec = self.core.exec();
-        let moved = exec != self.ahead.settled_at || self.ahead.is_news;
-        if self.ahead.held.is_empty() || !moved {
+        if self.ahead.held.is_empty() || !std::mem::take(&mut self.ahead.is_news) {
             return;
         }
-        (self.ahead.settled_at, self.ahead.is_news) = (exec, false);
+        let exec = self.core.exec();
         let own = self.floor();
         self.ahead.floors.insert((own.low.node(), own.low.incarnation()), own);
         let over = |id: &OpId| {
