@@ -12,7 +12,6 @@ mod connect;
 mod data;
 mod demo;
 mod exit;
-mod heap;
 mod inspect;
 mod keys;
 mod member;
@@ -54,7 +53,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    heap::keep_what_is_given_back();
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up::run(&args),
