@@ -122,6 +122,7 @@ impl Page {
     /// What the disk is like, and what is done about damage.
     fn disk(&mut self, native: &racos_engine::status::Status) {
         let (disk, scrub, repair) = (&native.disk, &native.scrub, &native.repair);
+        let recode = &native.recode;
         let name = "racos_disk_hangs_seconds";
         let hangs = disk.hangs_ms as f64 / 1e3;
         self.line(name, "gauge", "How long the disk has not answered.", hangs);
@@ -139,6 +140,13 @@ impl Page {
         self.line(name, "gauge", "Fragments to be made again.", repair.missing);
         let name = "racos_fragments_repaired_total";
         self.line(name, "counter", "Fragments made again.", repair.repaired);
+        let name = "racos_recode_values_left";
+        let help = "Values in use in an older layout than the newest.";
+        self.line(name, "gauge", help, recode.values_left);
+        let name = "racos_recode_bytes_left";
+        self.line(name, "gauge", "Their bytes, before coding.", recode.bytes_left);
+        let name = "racos_recoded_total";
+        self.line(name, "counter", "Values re-coded by this node.", recode.done);
         let name = "racos_fragment_cache_hits_total";
         self.line(name, "counter", "Fragments found in memory.", disk.cache_hits);
         let name = "racos_fragment_cache_misses_total";

@@ -26,7 +26,7 @@ use crate::wire::{put_key, put_varint};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The version of the encoding.
-pub const EXPORT_FORMAT: u8 = 3;
+pub const EXPORT_FORMAT: u8 = 4;
 /// Bytes of a part in checkpoints and transfers: one ends with the entry that reaches this.
 pub const EXPORT_PART_BYTES: usize = 64 << 10;
 /// Format, number, chain.

@@ -620,14 +620,15 @@ impl Index {
         }
     }
 
+    /// PROTOCOL 10-ac: by the bytes that it names, not by who stored them: re-coding changes no version.
     fn hash_of(&self, key: u128, record: &Record, values: &ValueTable) -> u128 {
         let handles = self.handles(&record.named);
         let content = match *handles {
             [] => 0,
-            [whole] if matches!(record.named, Named::Whole(_)) => values.op(whole).0,
+            [whole] if matches!(record.named, Named::Whole(_)) => values.content(whole),
             _ => handles.iter().fold(0, |before, &stripe| {
                 let [before_low, before_high] = hash::halves(before);
-                let [op_low, op_high] = hash::halves(values.op(stripe).0);
+                let [op_low, op_high] = hash::halves(values.content(stripe));
                 hash::entry(Kind::Stripe, [before_low, before_high, op_low, op_high])
             }),
         };

@@ -30,6 +30,7 @@ mod members;
 mod op;
 mod origins;
 mod outcome;
+mod recode;
 mod restore;
 mod select;
 mod sessions;
@@ -63,5 +64,5 @@ pub use txn::{
     Compare, Given, PutStep, Relation, Select, Side, SortBy, SortOrder, Span, Step, TXN_DEPTH_MAX,
     Txn, Written,
 };
-pub use values::{RELEASED_MAX, ValueUse};
+pub use values::{Extent, RELEASED_MAX, ValueUse};
 pub use wire::{BATCH_VERSION, BatchLimits, DecodeError, Problem, decode_batch, encode_batch};

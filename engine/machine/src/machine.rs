@@ -297,6 +297,7 @@ impl Machine {
                 self.members_hash = self.members.hash();
                 Ok(0)
             }
+            Action::Recode { old, value } => self.recode(at.0, *old, value).map(|()| 0),
         }
     }
 

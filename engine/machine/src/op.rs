@@ -274,6 +274,12 @@ pub enum Action {
     NodeReleased {
         node: u8,
     },
+    /// Every version that uses the value that `old` stored uses this one from now on, which has the
+    /// same bytes, if there is such a version.
+    Recode {
+        old: OpId,
+        value: Value,
+    },
 }
 
 impl Action {
@@ -366,11 +372,11 @@ impl Op {
                 check_key("range start", from, 0)?;
                 to.as_ref().map_or(Ok(()), |to| check_key("range end", to, 1))
             }
-            Action::Part { value } if value.op != self.id => {
-                let problem = Problem::Inconsistent("a part is named by its own operation");
+            Action::Part { value } | Action::Recode { value, .. } if value.op != self.id => {
+                let problem = Problem::Inconsistent("a stored value is named by its operation");
                 Err(DecodeError::new("value op", problem))
             }
-            Action::Part { value } => value.check(),
+            Action::Part { value } | Action::Recode { value, .. } => value.check(),
             Action::OpenSession { window } => {
                 check_bounds("window", *window as usize, 1, SESSION_WINDOW_MAX as usize)
             }
@@ -417,7 +423,7 @@ impl Op {
             Action::Put { content: Content::Whole(value), .. } if value.op == self.id => {
                 (Some(value), Vec::new())
             }
-            Action::Part { value } => (Some(value), Vec::new()),
+            Action::Part { value } | Action::Recode { value, .. } => (Some(value), Vec::new()),
             Action::Restore(step) => (step.own_value(), Vec::new()),
             Action::Txn(txn) => (None, txn.own_values()),
             _ => (None, Vec::new()),

@@ -9,6 +9,7 @@
 //! with it.
 
 mod export;
+mod recode;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,14 +62,17 @@ impl Stored {
         Value { op, len, digest, crc, head, k, n, layout }
     }
 
-    /// Without `uses`: those are counted from the versions, which the hash covers.
+    /// A version's hash covers which bytes it names, not which operation stored them: so it is here
+    /// that it shows how many versions name which one. Of one version or none: that is told by who
+    /// waits.
     fn hash(&self, op: OpId) -> u128 {
         let [op_low, op_high] = hash::halves(op.0);
         let [digest_low, digest_high] = hash::halves(u128::from_le_bytes(self.digest));
         let head = u64::from_le_bytes(self.head);
         let sizes = hash::pair(self.len, self.crc);
         let code = u64::from(self.layout) << 16 | u64::from(self.k) << 8 | u64::from(self.n);
-        let fields = [op_low, op_high, digest_low, digest_high, head, self.slot, sizes, code];
+        let uses = u64::from(self.uses.max(1));
+        let fields = [op_low, op_high, digest_low, digest_high, head, self.slot, sizes, code, uses];
         hash::entry(Kind::Value, fields)
     }
 }
@@ -100,8 +104,8 @@ pub(crate) struct ValueTable {
     waiting: BTreeMap<Handle, Waiting>,
     waiting_by_age: BTreeMap<(u64, u32), Handle>,
     waiting_by_session: BTreeSet<(SessionId, Handle)>,
-    /// Values in the table, by layout.
-    by_layout: BTreeMap<u16, u64>,
+    /// Values in the table, and their bytes, by layout.
+    by_layout: BTreeMap<u16, Extent>,
     sum: Sum,
     /// Values that left the table since the caller last asked; not part of the state.
     released: Vec<OpId>,
@@ -128,6 +132,25 @@ impl Default for ValueTable {
     }
 }
 
+/// How many values there are of something, and how many bytes they have before coding.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Extent {
+    pub values: u64,
+    pub bytes: u64,
+}
+
+impl Extent {
+    fn add(&mut self, len: u32) {
+        self.values += 1;
+        self.bytes += u64::from(len);
+    }
+
+    fn sub(&mut self, len: u32) {
+        self.values -= 1;
+        self.bytes -= u64::from(len);
+    }
+}
+
 fn hash_of(op: OpId) -> u64 {
     let folded = (op.0 as u64) ^ ((op.0 >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let product = u128::from(folded ^ 0x2545_F491_4F6C_DD1D) * 0xD6E8_FEB8_6659_FD93;
@@ -146,7 +169,12 @@ impl ValueTable {
 
     /// Values in the table that have a layout.
     pub(crate) fn len_of(&self, layout: u16) -> u64 {
-        self.by_layout.get(&layout).copied().unwrap_or(0)
+        self.by_layout.get(&layout).map_or(0, |extent| extent.values)
+    }
+
+    /// What names these bytes in a version's hash, whichever operation stored them.
+    pub(crate) fn content(&self, handle: Handle) -> u128 {
+        u128::from_le_bytes(self.stored.get(handle).digest)
     }
 
     pub(crate) fn waiting_len(&self) -> usize {
@@ -194,14 +222,42 @@ impl ValueTable {
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");
         let stored = Stored::new(self.origins.shorten(value.op), value, slot);
-        *self.by_layout.entry(value.layout).or_default() += 1;
+        self.by_layout.entry(value.layout).or_default().add(value.len);
         self.sum.add(stored.hash(value.op));
         let handle = self.stored.insert(stored);
-        let hash = hash_of(value.op);
+        self.enter(handle, value.op);
+        handle
+    }
+
+    /// Makes a value to be found by its operation.
+    fn enter(&mut self, handle: Handle, op: OpId) {
+        let hash = hash_of(op);
         let (slab, origins) = (&self.stored, &self.origins);
         let rehash = |&at: &Handle| hash_of(origins.name(slab.get(at).op));
         self.shards[shard_of(hash)].insert_unique(hash, handle, rehash);
-        handle
+    }
+
+    /// The operation is not found any more, and is told to be released.
+    fn leave(&mut self, handle: Handle, op: OpId) {
+        let hash = hash_of(op);
+        self.shards[shard_of(hash)]
+            .find_entry(hash, |&at| at == handle)
+            .expect("every stored value is in the value table")
+            .remove();
+        if self.released.len() < RELEASED_MAX {
+            self.released.push(op);
+        } else {
+            self.released_missed = true;
+        }
+    }
+
+    /// One version more or fewer names a value that others name.
+    fn count_uses(&mut self, handle: Handle, uses: u32) {
+        let op = self.op(handle);
+        let stored = self.stored.get_mut(handle);
+        self.sum.sub(stored.hash(op));
+        stored.uses = uses;
+        self.sum.add(stored.hash(op));
     }
 
     /// Counts one more version that names the value; a waiting part waits no longer.
@@ -209,15 +265,21 @@ impl ValueTable {
         if !self.waiting.is_empty() {
             self.stop_waiting(handle);
         }
-        self.stored.get_mut(handle).uses += 1;
+        match self.stored.get(handle).uses {
+            // As if it had been there from the beginning: nearly all have one.
+            0 => self.stored.get_mut(handle).uses = 1,
+            uses => self.count_uses(handle, uses + 1),
+        }
     }
 
     /// Counts one version less; the last one takes the value out of the table.
     pub(crate) fn release(&mut self, handle: Handle) {
-        let stored = self.stored.get_mut(handle);
-        stored.uses -= 1;
-        if stored.uses == 0 {
-            self.remove(handle);
+        match self.stored.get(handle).uses {
+            1 => {
+                self.stored.get_mut(handle).uses = 0;
+                self.remove(handle);
+            }
+            uses => self.count_uses(handle, uses - 1),
         }
     }
 
@@ -288,24 +350,16 @@ impl ValueTable {
         self.remove(handle);
     }
 
+    /// PROTOCOL 9.8-a
     fn remove(&mut self, handle: Handle) {
         let stored = self.stored.get(handle);
         assert_eq!(stored.uses, 0, "a value that a version names stays in the value table");
-        let (op, layout) = (self.origins.name(stored.op), stored.layout);
+        let (op, layout, len) = (self.origins.name(stored.op), stored.layout, stored.len);
         self.sum.sub(stored.hash(op));
-        let count = self.by_layout.get_mut(&layout).expect("every value was counted");
-        *count -= 1;
-        let hash = hash_of(op);
-        self.shards[shard_of(hash)]
-            .find_entry(hash, |&at| at == handle)
-            .expect("every stored value is in the value table")
-            .remove();
+        self.by_layout.get_mut(&layout).expect("every value was counted").sub(len);
+        self.leave(handle, op);
+        self.forget_pinned(handle);
         self.stored.remove(handle);
-        if self.released.len() < RELEASED_MAX {
-            self.released.push(op);
-        } else {
-            self.released_missed = true;
-        }
     }
 }
 

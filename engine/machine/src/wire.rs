@@ -59,6 +59,7 @@ mod kind {
     pub(super) const RECONFIGURE: u8 = 34;
     pub(super) const NODE_LOST: u8 = 35;
     pub(super) const NODE_RELEASED: u8 = 36;
+    pub(super) const RECODE: u8 = 37;
 }
 
 mod flag {
@@ -254,6 +255,10 @@ impl Op {
             }
             Action::Reconfigure(change) => change.put(out),
             Action::NodeLost { node } | Action::NodeReleased { node } => out.push(*node),
+            Action::Recode { old, value } => {
+                out.extend_from_slice(&old.0.to_le_bytes());
+                put_value(out, value, false);
+            }
             Action::NodeRebuilt { node, incarnation } => {
                 out.push(*node);
                 put_varint(out, u64::from(*incarnation));
@@ -303,6 +308,7 @@ impl Op {
             Action::Reconfigure(_) => (kind::RECONFIGURE, 0),
             Action::NodeLost { .. } => (kind::NODE_LOST, 0),
             Action::NodeReleased { .. } => (kind::NODE_RELEASED, 0),
+            Action::Recode { .. } => (kind::RECODE, 0),
             Action::NodeRebuilt { .. } => (kind::NODE_REBUILT, 0),
         };
         let stamp = if self.stamp.is_some() { flag::STAMP } else { 0 };
@@ -603,6 +609,10 @@ impl<'a> Reader<'a> {
             kind::RECONFIGURE => Action::Reconfigure(Box::new(Reconfigure::get(self)?)),
             kind::NODE_LOST => Action::NodeLost { node: self.byte("node")? },
             kind::NODE_RELEASED => Action::NodeReleased { node: self.byte("node")? },
+            kind::RECODE => {
+                let old = OpId(u128::from_le_bytes(self.array("old op")?));
+                Action::Recode { old, value: self.value(id)? }
+            }
             kind::NODE_REBUILT => Action::NodeRebuilt {
                 node: self.byte("node")?,
                 incarnation: self.number32("incarnation")?,

@@ -144,6 +144,8 @@ pub enum Waiter {
     Client { to: SocketAddr, client: u64, request: u64 },
     /// A task of the api role.
     Api(u64),
+    /// This node itself, which re-codes a value.
+    Recode(u64),
 }
 
 /// What one node gets of a batch: its fragments and their checksums.

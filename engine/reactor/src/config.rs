@@ -49,6 +49,9 @@ pub struct Bounds {
     pub history_slots: u64,
     /// Bytes of the disk that the log leaves free.
     pub disk_reserve_bytes: u64,
+    /// Bytes of values that this node re-codes in a second at most, after a change of the members; each
+    /// value counts some kilobytes more. 0: it leaves that to the others.
+    pub recode_bytes_per_s: u64,
     /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
     pub scrub_ns: u64,
 }
@@ -67,6 +70,7 @@ impl Default for Bounds {
             piece_bytes_max: 256 << 10,
             history_slots: 65_536,
             disk_reserve_bytes: 1 << 30,
+            recode_bytes_per_s: 16 << 20,
             scrub_ns: 14 * DAY_NS,
         }
     }

@@ -51,6 +51,7 @@ mod observe;
 mod placement;
 mod reads;
 mod reclaim;
+mod recode;
 mod record;
 mod repair;
 mod replay;

@@ -18,6 +18,7 @@ use crate::observe::Observer;
 use crate::placement::{Addresses, Codecs};
 use crate::reads::Reads;
 use crate::reclaim::Reclaim;
+use crate::recode::Recode;
 use crate::record::DecidedRun;
 use crate::repair::Repair;
 use crate::scrub::{Noted, Scrub};
@@ -140,6 +141,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) journal: Journal,
     pub(crate) reads: Reads,
     pub(crate) repair: Repair,
+    pub(crate) recode: Recode,
     pub(crate) scrub: Scrub,
     pub(crate) api: Api<L, D>,
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
@@ -266,6 +268,7 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 3.1-c: no read id of an earlier boot.
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
+            recode: Recode::default(),
             scrub,
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
@@ -413,6 +416,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.wake_reads();
         self.repair_turn();
         self.propose_rebuilt();
+        self.recode_turn();
         let served = self.turn_api();
         self.assign_turn();
         self.open_batches();
@@ -476,6 +480,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.reads.deadline(),
             self.assign.deadline(),
             self.repair.deadline(),
+            self.recode.deadline(),
             self.api.deadline(),
             idle,
             retry,
@@ -738,6 +743,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let (to, client, request) = match *waiter {
             Waiter::Client { to, client, request } => (to, client, request),
             Waiter::Api(task) => return self.api_reply(task, reply, body),
+            Waiter::Recode(number) => return self.recode_reply(number, reply, body),
         };
         self.requests.remove(&(client, request));
         if matches!(reply, client::Reply::Error(_)) {

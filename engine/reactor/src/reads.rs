@@ -86,8 +86,8 @@ struct Read {
     retry_at: Nanos,
     retry_wait: Nanos,
     rounds: u32,
-    /// Of one stripe, without a quorum.
-    is_stripe: bool,
+    /// Of one stripe, without a quorum: as it was asked for.
+    stripe: Option<Value>,
     /// A digest did not fit: some fragment is bad though its checksum is good.
     suspicious: bool,
 }
@@ -175,7 +175,8 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// GETSTRIPE: no quorum, a stripe never changes.
     pub(crate) fn start_fetch(&mut self, waiter: Waiter, value: Value) {
-        self.counts.reads += 1;
+        self.counts.reads += u64::from(!matches!(waiter, Waiter::Recode(_)));
+        let value = self.forwarded(value);
         if self.layout_of(&value).is_none() || value.len == 0 {
             return self.refuse_fetch(&waiter, &value);
         }
@@ -183,7 +184,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let stage = Stage::Fetch { revision: 0, value };
         let query = Query::Key(Vec::new());
         let id = self.insert_read(waiter, query, quorum, stage, Found::Absent, Found::Absent);
-        self.reads.table.get_mut(&id).expect("just inserted").is_stripe = true;
+        self.reads.table.get_mut(&id).expect("just inserted").stripe = Some(value);
         self.take_own(id, value.op);
         self.progress(id);
     }
@@ -236,7 +237,7 @@ impl<L: Link, D: Device> Node<L, D> {
             retry_at: self.now + RETRY_MIN,
             retry_wait: RETRY_MIN,
             rounds: 0,
-            is_stripe: false,
+            stripe: None,
             suspicious: false,
         };
         self.reads.table.insert(id, read);
@@ -517,6 +518,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 8.1-l: the result is the own index, all keys at one instant.
     fn resolve_here(&mut self, id: u64) {
         let read = &self.reads.table[&id];
+        if let Some(value) = read.stripe {
+            return self.find_stripe_again(id, value);
+        }
         if read.epoch != self.core.epoch() {
             return self.start_again(id);
         }
@@ -573,7 +577,8 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn finish(&mut self, id: u64, reply: &Reply, body: &[Slice]) {
         let Some(read) = self.reads.table.remove(&id) else { return };
-        self.counts.reads_one_round += u64::from(read.rounds == 0);
+        let is_client = !matches!(read.waiter, Waiter::Recode(_));
+        self.counts.reads_one_round += u64::from(read.rounds == 0 && is_client);
         self.reply(&read.waiter, reply, body);
     }
 
@@ -643,10 +648,13 @@ impl<L: Link, D: Device> Node<L, D> {
     fn is_replaced(&self, id: u64, value: &Value) -> bool {
         let read = &self.reads.table[&id];
         let live_here = self.machine.value(value.op).is_some();
-        if !read.is_stripe {
+        if read.stripe.is_none() {
             // Whoever has executed all that the result shows has executed the value.
             let here = !live_here && self.core.exec() >= read.as_of;
             return here || read.gone_exec.is_some_and(|exec| exec >= read.as_of);
+        }
+        if self.forwarded(*value).op != value.op {
+            return true;
         }
         // So many nodes that one of them held a fragment when the value was decided, and would still
         // hold it, if it were in use.
@@ -658,16 +666,29 @@ impl<L: Link, D: Device> Node<L, D> {
     fn replaced(&mut self, id: u64) {
         let exec = self.core.exec();
         let read = self.reads.table.get_mut(&id).expect("the read is under way");
-        if read.is_stripe {
-            // The client looks again for the key.
-            return self.finish(id, &Reply::NotFound, &[]);
-        }
         read.guess = Found::Absent;
         let ahead = read.gone_exec.take().unwrap_or(0).max(read.as_of);
         match ahead > exec {
             true => self.wait_executed(id, ahead - 1),
             false => self.resolve_here(id),
         }
+    }
+
+    /// PROTOCOL 9.8-c: all is executed that the others have: the stripe is where it was re-coded to, or
+    /// in no use, and the client looks again for the key.
+    fn find_stripe_again(&mut self, id: u64, before: Value) {
+        let value = self.forwarded(before);
+        if value.op == before.op || self.layout_of(&value).is_none() {
+            return self.finish(id, &Reply::NotFound, &[]);
+        }
+        let read = self.reads.table.get_mut(&id).expect("the read is under way");
+        read.stripe = Some(value);
+        read.stage = Stage::Fetch { revision: 0, value };
+        read.held.clear();
+        (read.pending, read.denied, read.gone) = (NodeSet::EMPTY, NodeSet::EMPTY, NodeSet::EMPTY);
+        read.suspicious = false;
+        self.take_own(id, value.op);
+        self.try_finish(id);
     }
 
     /// Asks `more` further nodes for their fragment, those with data fragments first.

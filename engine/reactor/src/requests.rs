@@ -292,6 +292,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 odd: self.repair.odd,
             },
             scrub: self.scrub.status(),
+            recode: self.recode_status(),
             problem: self.problem(),
             catch_up: self.catch_up_status(),
             epoch: self.core.epoch(),

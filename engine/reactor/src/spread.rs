@@ -357,7 +357,8 @@ impl<L: Link, D: Device> Node<L, D> {
             if let Some(observer) = &mut self.observer {
                 observer.applied(slot, position as u32, op, &outcome);
             }
-            self.counts.writes += u64::from(own.is_some());
+            let is_client = !matches!(waiter, Some(Waiter::Recode(_)));
+            self.counts.writes += u64::from(own.is_some() && is_client);
             // PROTOCOL 7-f: exec is above the slot, so all lower ones are decided and applied.
             match waiter {
                 Some(Waiter::Api(task)) => self.api_applied(*task, outcome, report),
@@ -368,6 +369,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 None => {}
             }
             self.lease_applied(op);
+            if let (Action::Recode { old, .. }, Outcome::Applied(_)) = (&op.action, &outcome) {
+                self.recode.forward(*old, op.id);
+            }
             if layout::may_be_unused(op, &outcome) {
                 self.forget_unused(op);
             }

@@ -28,6 +28,8 @@ pub struct Status {
     pub net: NetStatus,
     pub repair: RepairStatus,
     pub scrub: ScrubStatus,
+    #[serde(default)]
+    pub recode: RecodeStatus,
     /// What is wrong with this node, for the person who runs it; none: nothing is known to be.
     pub problem: Option<String>,
     #[serde(default)]
@@ -106,6 +108,18 @@ pub struct RepairStatus {
     pub repaired: u64,
     /// Found to be wrong though their checksum was good, here or at another node.
     pub odd: u64,
+}
+
+/// Values in use, and how many of them have an older layout than the newest and are stored again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecodeStatus {
+    pub values: u64,
+    pub values_left: u64,
+    /// Before coding.
+    pub bytes_left: u64,
+    /// This node's share of it: begun, and done since the start.
+    pub under_way: u64,
+    pub done: u64,
 }
 
 /// What was read again to find damage before anybody needs it.

@@ -61,7 +61,8 @@ fn equal(cluster: &Cluster, nodes: &[usize]) {
 
 /// Three nodes, two that look on, and some data.
 fn three_and_two() -> Cluster {
-    let mut cluster = Cluster::new(3, 1, 1);
+    // What is written stays as it was written.
+    let mut cluster = Cluster::bounded(3, 1, 1, |bounds| bounds.recode_bytes_per_s = 0);
     (0..16).for_each(|index| put(&mut cluster, usize::from(index % 3), index));
     for disk in [103, 104] {
         let node = cluster.add_host(disk);

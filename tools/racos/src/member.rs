@@ -6,6 +6,7 @@ use crate::connect::{Connect, Target};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
 use crate::reconfigure::{self, AddArgs, RemoveArgs, SetArgs};
+use crate::status;
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
 use racos_engine::runtime::{Options, PrepareError, prepare};
@@ -108,6 +109,9 @@ fn list(args: &ListArgs) -> Outcome {
         "n = {n}, f = {f}, k = {k}; the next node that joins is {}",
         rows.len() - 1
     ));
+    if let Some(line) = status::recode(&newest.recode) {
+        output::line(&line);
+    }
     Ok(())
 }
 
@@ -116,7 +120,10 @@ fn row(member: &MemberStatus, status: Option<&Status>) -> Vec<String> {
         _ if member.is_released => "released: it may be wiped".into(),
         _ if member.is_lost => "removed as lost".into(),
         _ if !member.is_member => {
-            format!("removed; keep it running: {} values have fragments on it", member.values)
+            format!(
+                "removed; keep it running: {} values are not re-coded yet and have fragments on it",
+                member.values
+            )
         }
         (None, false) => "does not answer".into(),
         (None, true) => "replaced; start it with its new directory".into(),

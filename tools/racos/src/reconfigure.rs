@@ -46,8 +46,8 @@ pub struct AddArgs {
 /// Let a member go.
 ///
 /// One that runs must go on running until it is released: fragments of values written before lie on
-/// it until these are overwritten or deleted; `racos member list` shows how many. One that is lost
-/// for ever is removed with --lost.
+/// it until these are re-coded, which the others do; `racos member list` shows how far they are. One
+/// that is lost for ever is removed with --lost.
 #[derive(Args, Debug)]
 #[command(after_help = "Example, five members with f = 1, k = 3 to four:\n  \
     racos member remove 4 --k 2")]

@@ -5,7 +5,7 @@ use crate::exit::{Failure, Outcome, UNAVAILABLE};
 use crate::output;
 use clap::Args;
 use racos_client::ClientError;
-use racos_engine::status::{RepairStatus, ScrubStatus, Status};
+use racos_engine::status::{RecodeStatus, RepairStatus, ScrubStatus, Status};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -80,6 +80,8 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let revision = answered().map(|status| status.revision).max();
     let revision = revision.map_or(String::new(), |revision| format!(", revision {revision}"));
     let mut text = format!("cluster {cluster:016x}{code}{revision}\n{}", output::table(&rows));
+    let ahead = answered().max_by_key(|status| (status.epoch, status.exec));
+    text += &ahead.and_then(|status| recode(&status.recode)).map_or(String::new(), |it| it + "\n");
     for status in answered() {
         if let Some(problem) = &status.problem {
             text += &format!("node {}: {problem}\n", status.node);
@@ -129,6 +131,14 @@ fn repair(repair: &RepairStatus) -> String {
     }
 }
 
+/// How far it is that all values lie in the newest layout; none: they do.
+pub fn recode(recode: &RecodeStatus) -> Option<String> {
+    let RecodeStatus { values, values_left, bytes_left, .. } = *recode;
+    let done = values.saturating_sub(values_left);
+    let left = output::bytes(bytes_left);
+    (values_left > 0).then(|| format!("re-coding: {done} of {values} values done, {left} left"))
+}
+
 /// Rounds over all that is on disk, how far this one is, and what was found damaged so far.
 fn scrub(scrub: &ScrubStatus) -> String {
     let found = match scrub.fragments_damaged + scrub.records_damaged {
@@ -167,6 +177,18 @@ mod tests {
         (status.disk.wanted_bytes, status.disk.reserve_bytes) = (5 << 30, 1 << 30);
         let text = to_table(7, &[SocketAddr::from(([127, 0, 0, 1], 1))], &[Ok(status)]);
         assert!(text.contains("3.0 GiB  4.0 GiB  5.0 GiB  1.0 GiB"), "{text}");
+    }
+
+    #[test]
+    fn what_is_left_to_re_code_is_told_until_nothing_is() {
+        let status = |values_left| {
+            let recode =
+                RecodeStatus { values: 10, values_left, bytes_left: 2048, ..Default::default() };
+            to_table(7, &[], &[Ok(Status { recode, ..Status::default() })])
+        };
+        let text = status(3);
+        assert!(text.contains("re-coding: 7 of 10 values done, 2.0 KiB left\n"), "{text}");
+        assert!(!status(0).contains("re-coding"));
     }
 
     #[test]

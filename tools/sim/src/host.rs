@@ -300,6 +300,8 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         history_slots: plan.node.history_slots,
         piece_bytes_max: plan.node.piece_bytes_max,
         disk_reserve_bytes: 0,
+        // A few values at a time, so that faults and changes come in between.
+        recode_bytes_per_s: 4 << 20,
         scrub_ns: plan.node.scrub_ns,
     };
     config

@@ -54,16 +54,16 @@ macro_rules! probe {
 #[rustfmt::skip]
 pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
-    seed("fast one short", 40000014),
+    seed("fast one short", 265349362505772),
     seed("null as soon as a quorum may lack support", 40000000),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
-    seed("f votes decide", 40000049),
+    seed("f votes decide", 40000004),
     seed("quorum one short", 40000000),
     seed("coin of phase 0 is free", 40000000),
     seed("a vote for whatever was seen", 40000001),
     seed("late fragments proposed", 40000000),
     seed("silent once decided", 40000000),
-    seed("null inferred from a higher slot", 40000002),
+    seed("null inferred from a higher slot", 40000001),
     // Persistence and restart (PROTOCOL 4).
     probe!("own vote counted before its flush", a_vote_counts_from_its_flush_on),
     seed("PROPOSE sent before its flush", 40000014),
@@ -85,7 +85,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Disks that are not what the others noted (PROTOCOL 10).
     seed("takes part unasked", 40000003),
     seed("another disk is vouched for", 40000003),
-    seed("notes forgotten at restart", 40000007),
+    seed("notes forgotten at restart", 40000032),
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
     seed("reservation used before its flush", 40000013),
@@ -107,19 +107,25 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
     // Reads and repair (PROTOCOL 8, 9).
     probe!("read quorum one short", one_of_three_nodes_answers_no_read),
-    seed("marks left out", 40000024),
+    seed("marks left out", 40000002),
     probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
-    seed("marks not waited for", 40000024),
+    seed("marks not waited for", 40000002),
     seed("the first answer of a read wins", 40000025),
     seed("GONE answered as MISSING", 40000010),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
     probe!("scrub passes over damage", what_rots_is_made_again_unasked),
     probe!("damage not put on the missing list", what_rots_is_made_again_unasked),
+    // Values of older layouts (PROTOCOL 10).
+    probe!("other bytes re-coded", other_bytes_are_not_put_in_the_place_of_a_value),
+    probe!("a part that waits is re-coded", a_part_that_waits_keeps_its_name),
+    probe!("re-coded for other members", nothing_is_re_coded_for_members_that_were),
+    probe!("RECODE as a write", re_coding_makes_no_revision),
+    probe!("an export names what was re-coded meanwhile", an_export_is_of_the_state_before),
     // States taken from peers (PROTOCOL 9.3).
     probe!("state taken in part", a_state_without_its_end_is_none),
     seed("state of a peer used before it is durable", 40000039),
-    seed("own records dropped by a jump", 40000038),
+    seed("own records dropped by a jump", 40000005),
     seed("mark beyond own records", 40000038),
     seed("fragments matched by slot", 40000005),
     probe!("own_next left behind", nothing_is_skipped_below_a_jump),

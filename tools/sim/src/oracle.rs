@@ -37,6 +37,8 @@ pub struct Oracle {
     puts: BTreeMap<(KeyId, u64), Slot>,
     /// Revisions made by operations of guests.
     others: usize,
+    /// Values that were re-coded, and RECODEs that were void.
+    recoded: [u64; 2],
     problem: Option<String>,
 }
 
@@ -66,11 +68,19 @@ impl Oracle {
         self.revisions.len() + self.others
     }
 
+    /// Values that were re-coded, and RECODEs that came too late.
+    pub fn recoded(&self) -> [u64; 2] {
+        self.recoded
+    }
+
     pub fn fail(&mut self, what: String) {
         self.problem.get_or_insert(what);
     }
 
     fn note(&mut self, op: &Op, slot: Slot, outcome: &Outcome, contents: &Contents) {
+        if let Action::Recode { .. } = op.action {
+            self.recoded[usize::from(outcome.done().is_none())] += 1;
+        }
         let Outcome::Applied(done) = outcome else { return };
         if let Some(stamp) = op.stamp
             // PROTOCOL 11-e

@@ -4,6 +4,8 @@
 //! flush by flush, where what must coincide is one message in thousands of runs.
 //! Invariant: a probe says nothing but what clients, or other nodes, could see.
 
+mod recode;
+
 use racos_buffer::Pool;
 use racos_machine::{
     Action, Content, Exported, Import, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId,
@@ -16,6 +18,7 @@ use racos_protocol::{
 };
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing as DiskTiming};
 use racos_storage::{Class, Event, Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
+pub use recode::*;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;

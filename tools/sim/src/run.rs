@@ -64,6 +64,8 @@ pub struct Report {
     pub lists: u64,
     pub failed: u64,
     pub boots: u64,
+    /// Values re-coded, and RECODEs that were void.
+    pub recoded: [u64; 2],
     pub upkeep: Upkeep,
     /// In the order of [`KINDS`].
     pub faults: [u64; KINDS.len()],
@@ -110,6 +112,9 @@ impl Report {
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
+            *sum += more;
+        }
+        for (sum, more) in self.recoded.iter_mut().zip(other.recoded) {
             *sum += more;
         }
     }
@@ -205,6 +210,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     finish_work(world)?;
     finish_wiping(world)?;
     finish_replacing(world)?;
+    finish_recoding(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
     let settled_ns = world.now_ns - calm_ns;
@@ -264,6 +270,34 @@ fn finish_replacing(world: &mut World) -> Result<(), String> {
         let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
         let told: Vec<_> = nodes.map(|node| (node.exec(), node.status().repair)).collect();
         return Err(format!("liveness: a replaced node does not become whole: {told:?}"));
+    }
+    Ok(())
+}
+
+/// PROTOCOL 10-aa, 10-ad: all that versions use comes to lie in the newest layout, and whoever has left and
+/// has nothing of use is released.
+fn finish_recoding(world: &mut World) -> Result<(), String> {
+    let limit_ns = world.now_ns + WHOLE_NS;
+    let nodes = |world: &World| -> Vec<(u64, usize, Vec<u64>)> {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let told = nodes.map(|node| {
+            let machine = node.machine();
+            let old = machine.older_values_from(0, usize::MAX).count();
+            let members = node.status().members;
+            let left = members.iter().filter(|it| !it.is_member && !it.is_lost && !it.is_released);
+            (node.exec(), old, left.map(|member| member.values).collect())
+        });
+        told.collect()
+    };
+    // A stripe that waits for its put keeps its layout.
+    let done = |world: &World| {
+        nodes(world).iter().all(|(_, old, left)| *old == 0 && left.iter().all(|held| *held > 0))
+    };
+    let over = world.run(limit_ns, done);
+    problem(world)?;
+    if !over {
+        let told = nodes(world);
+        return Err(format!("liveness: values of older layouts are not re-coded: {told:?}"));
     }
     Ok(())
 }
@@ -565,6 +599,7 @@ fn report(world: &World, account: &Account) -> Report {
         lists: book.lists,
         failed: book.failed,
         boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
+        recoded: world.oracle.borrow().recoded(),
         upkeep: world.hosts.iter().map(Host::upkeep).fold(Upkeep::default(), |sum, more| Upkeep {
             checkpoints: sum.checkpoints + more.checkpoints,
             segments_back: sum.segments_back + more.segments_back,

@@ -94,6 +94,8 @@ impl fmt::Display for Totals {
             "checkpoints         {}; taken from peers {}; segments given back {}, {} bytes copied",
             upkeep.checkpoints, upkeep.jumps, upkeep.segments_back, upkeep.copied_bytes
         )?;
+        let [recoded, void] = sum.recoded;
+        writeln!(out, "re-coded            {recoded} values; {void} came too late")?;
         let faults = KINDS.iter().zip(sum.faults);
         let faults: Vec<String> = faults.map(|(kind, count)| format!("{kind:?} {count}")).collect();
         writeln!(out, "faults              {}", faults.join(", "))?;

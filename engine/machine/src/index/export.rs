@@ -2,7 +2,8 @@
 //!
 //! Invariant: of the pinned state, what is not written yet is in the index or among the saved
 //! versions, and of one key the saved ones are the older. Versions are only ever added at the end
-//! and dropped from the front, so dropping is the one change to save.
+//! and dropped from the front, so dropping is the one change to save; what they name may be re-coded,
+//! which the value table saves.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -72,9 +73,8 @@ impl Index {
             return;
         }
         let handles = self.handles(&record.named).iter();
-        let named =
-            handles.map(|&handle| values.describe(handle)).map(|use_| (use_.value, use_.slot));
-        let saved = Saved { record: *record, values: named.collect() };
+        let named = handles.map(|&handle| values.pinned_value(handle)).collect();
+        let saved = Saved { record: *record, values: named };
         let pinned = self.pinned.as_mut().expect("looked at above");
         pinned.saved.entry(key.into()).or_default().push(saved);
     }
@@ -158,8 +158,7 @@ impl Index {
                 put_key_entry(key, out);
             }
             let handles = self.handles(&record.named).iter();
-            let named = handles.map(|&handle| values.describe(handle));
-            put_version(&record, named.map(|named| (named.value, named.slot)), out);
+            put_version(&record, handles.map(|&handle| values.pinned_value(handle)), out);
             last_written = Some(record.modified());
         }
         None

@@ -1,11 +1,12 @@
 //! Waiting parts of an export, and values named by others (see [`crate::export`]).
 //!
 //! Invariant: of the pinned state, what is not written yet waits still or is saved. A part never
-//! changes while it waits, so that it stops waiting is the one change to save.
+//! changes while it waits, so that it stops waiting is the one change to save. What stored a value
+//! that versions name may be another operation later: then the one of the pinned state is saved.
 
 use std::collections::BTreeMap;
 
-use super::{Stored, ValueTable, Waiting};
+use super::{Stored, ValueTable, ValueUse, Waiting};
 use crate::export::{Out, entry};
 use crate::op::{OpId, SessionId, Value};
 use crate::slab::Handle;
@@ -20,11 +21,18 @@ pub(super) struct Pinned {
     applied: Option<At>,
     written: Option<At>,
     saved: BTreeMap<At, (Value, Waiting)>,
+    /// Values that were re-coded since, as they were, with their slots.
+    recoded: BTreeMap<Handle, (Value, u64)>,
 }
 
 impl ValueTable {
     pub(crate) fn pin(&mut self, applied: Option<At>) {
-        self.pinned = Some(Pinned { applied, written: None, saved: BTreeMap::new() });
+        self.pinned = Some(Pinned {
+            applied,
+            written: None,
+            saved: BTreeMap::new(),
+            recoded: BTreeMap::new(),
+        });
     }
 
     pub(crate) fn unpin(&mut self) {
@@ -41,6 +49,32 @@ impl ValueTable {
         {
             pinned.saved.insert(at, (value, *waiting));
         }
+    }
+
+    /// Saves a value that is about to be re-coded: the first time, it is as it was pinned.
+    pub(super) fn save_recoded(&mut self, handle: Handle) {
+        let ValueUse { value, slot, .. } = self.describe(handle);
+        if let Some(pinned) = &mut self.pinned
+            && !mutant!("an export names what was re-coded meanwhile")
+        {
+            pinned.recoded.entry(handle).or_insert((value, slot));
+        }
+    }
+
+    /// The handle is given out again: to a value that the pinned state does not have.
+    pub(super) fn forget_pinned(&mut self, handle: Handle) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.recoded.remove(&handle);
+        }
+    }
+
+    /// A value that a version of the pinned state names, and the slot that stored it, as of then.
+    pub(crate) fn pinned_value(&self, handle: Handle) -> (Value, u64) {
+        let recoded = self.pinned.as_ref().and_then(|pinned| pinned.recoded.get(&handle));
+        recoded.copied().unwrap_or_else(|| {
+            let ValueUse { value, slot, .. } = self.describe(handle);
+            (value, slot)
+        })
     }
 
     /// Writes on; true when all is written.

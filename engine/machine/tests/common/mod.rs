@@ -60,9 +60,9 @@ impl Source {
         let action = self.action(id, choice, slot);
         match &action {
             Action::OpenSession { .. } => self.sessions.push(SessionId { slot, position }),
-            Action::Part { value } | Action::Put { content: Content::Whole(value), .. } => {
-                self.stored.push(*value);
-            }
+            Action::Part { value }
+            | Action::Put { content: Content::Whole(value), .. }
+            | Action::Recode { value, .. } => self.stored.push(*value),
             _ => {}
         }
         let stampable = !matches!(action, Action::OpenSession { .. });
@@ -92,7 +92,7 @@ impl Source {
     fn action(&self, id: OpId, [what, a, b, c]: [u8; 4], slot: u64) -> Action {
         let a_key = || vec![b'a' + a % 16, b'x'][..1 + usize::from(a % 2)].into();
         let own = Content::Whole(value_of(id));
-        match what % 20 {
+        match what % 22 {
             0..=6 => Action::Put { key: a_key(), content: own },
             7 => Action::Put { key: a_key(), content: Content::Whole(self.stored(b)) },
             8 => {
@@ -112,6 +112,10 @@ impl Source {
                 Action::ExpireSession { session: self.session(b), last_use }
             }
             18 => Action::Compact { revision: u64::from(b) % (2 + self.made) },
+            19 | 20 => {
+                let old = self.stored(b);
+                Action::Recode { old: old.op, value: Value { op: id, k: 1 + c % 3, ..old } }
+            }
             _ => Action::Noop,
         }
     }
@@ -259,10 +263,26 @@ impl Model {
                 Ok(0)
             }
             Action::Compact { revision } => self.compact(*revision),
+            Action::Recode { old, value } => self.recode(*old, value),
             // A store without members refuses to change them.
             Action::ReplaceNode(_) | Action::NodeRebuilt { .. } => Err(Refusal::NoSuchNode),
             other => panic!("the model does not know {other:?}"),
         }
+    }
+
+    fn recode(&mut self, old: OpId, value: &Value) -> Result<u32, Refusal> {
+        let mut uses: Vec<&mut Value> = self
+            .keys
+            .values_mut()
+            .flatten()
+            .flat_map(|version| version.values.iter_mut().filter(|used| used.op == old))
+            .collect();
+        let Some(used) = uses.first() else { return Err(Refusal::ValueMissing) };
+        if (Value { op: old, k: used.k, ..*value }) != **used {
+            return Err(Refusal::ValueConflict);
+        }
+        uses.iter_mut().for_each(|used| **used = *value);
+        Ok(0)
     }
 
     fn close(&mut self, session: SessionId) {

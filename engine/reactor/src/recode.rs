@@ -1,0 +1,376 @@
+//! Values of older layouts, stored again in the newest one (PROTOCOL 10-aa).
+//!
+//! Purpose: after a change of the members, or of f or k, goes over the values that versions use, reads
+//! those whose fragments lie as an older layout says, and proposes each once more as an operation of its
+//! own, by the path of any write: in a batch with others, or stored first if it is large. RECODE,
+//! executed, puts it in the place of the old one. One value is the unit, not a batch: the value table
+//! and the fragments go by value, and of a batch of long ago some are in use and some are not.
+//!
+//! Every member re-codes its share, those whose name falls on it among the members that it hears; what
+//! nobody seems to do, all do. Who is right does not matter: the second RECODE of a value is void. The
+//! table is the only memory: a restart, or the next change, begins anew with what is left.
+//!
+//! Invariant: bytes in hand stay below [`BYTES_MAX`], what is begun in a second below a rate, and
+//! nothing is begun while own batches wait for a slot: clients come first. What would break it: a job
+//! that ends without being told.
+
+use crate::batch::{Payload, Waiter};
+use crate::node::Node;
+use crate::status::RecodeStatus;
+use crate::wire::client::Reply;
+use racos_buffer::Slice;
+use racos_machine::{Action, AlarmKind, Op, OpId, Value};
+use racos_net::Link;
+use racos_protocol::Nanos;
+use racos_storage::device::Device;
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, VecDeque};
+
+const MS: Nanos = 1_000_000;
+/// Values being re-coded at a time, and their bytes (or one value).
+const JOBS_MAX: usize = 32;
+const BYTES_MAX: usize = 4 << 20;
+/// What one value costs besides its bytes: its messages, its metas at every node, its flush.
+const VALUE_COST: u64 = 16 << 10;
+/// What may be saved up while others have their turn.
+const BURST_BYTES: i64 = 1 << 20;
+/// Places of the table looked at in one turn.
+const PLACES_TURN: usize = 1024;
+/// Pauses: between looks, while own batches wait, after a round or a failure.
+const LOOK: Nanos = MS;
+const YIELD: Nanos = 2 * MS;
+const REST: Nanos = 250 * MS;
+/// A member that was not heard for so long leaves its share to the others.
+const SILENT: Nanos = 3_000 * MS;
+/// Nothing was re-coded for so long: everybody does what is left.
+const STUCK: Nanos = 5_000 * MS;
+/// Names of what was re-coded that are remembered for reads under way.
+const FORWARDS_MAX: usize = 65_536;
+
+/// A value that is being read, or waits for its RECODE to be executed.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    old: OpId,
+    len: usize,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Recode {
+    jobs: BTreeMap<u64, Job>,
+    bytes: usize,
+    next_job: u64,
+    /// Where the round over the table goes on, and whether it has met work for this node.
+    place: u32,
+    met: bool,
+    /// What was left when somebody was last seen to have re-coded something, and when that was.
+    left: u64,
+    moved_at: Nanos,
+    takes_all: bool,
+    look_at: Nanos,
+    /// Bytes that may be begun now; below zero: a debt that time pays.
+    allowance: i64,
+    paid_at: Nanos,
+    forwards: Forwards,
+    done: u64,
+}
+
+impl Recode {
+    /// When there may be something to begin, as far as is known.
+    pub fn deadline(&self) -> Option<Nanos> {
+        (self.left > 0).then_some(self.look_at)
+    }
+
+    fn has_room(&self) -> bool {
+        self.jobs.len() < JOBS_MAX && (self.bytes < BYTES_MAX || self.jobs.is_empty())
+    }
+
+    fn pay(&mut self, now: Nanos, rate: u64) {
+        let elapsed = now.saturating_sub(self.paid_at);
+        let bytes = u128::from(elapsed) * u128::from(rate) / 1_000_000_000;
+        if bytes > 0 {
+            self.paid_at = now;
+            let sum = i128::from(self.allowance) + bytes as i128;
+            self.allowance = sum.min(i128::from(BURST_BYTES)) as i64;
+        }
+    }
+
+    fn begin(&mut self, value: &Value) -> u64 {
+        self.next_job += 1;
+        let job = Job { old: value.op, len: value.len as usize };
+        self.bytes += job.len;
+        self.allowance -= (u64::from(value.len) + VALUE_COST) as i64;
+        self.jobs.insert(self.next_job, job);
+        self.next_job
+    }
+
+    fn end(&mut self, number: u64) {
+        if let Some(job) = self.jobs.remove(&number) {
+            self.bytes -= job.len;
+        }
+    }
+
+    fn is_under_way(&self, op: OpId) -> bool {
+        self.jobs.values().any(|job| job.old == op)
+    }
+
+    /// The round has come to the end of the table.
+    fn end_round(&mut self, left: u64, now: Nanos) {
+        let idle = !std::mem::take(&mut self.met) && self.jobs.is_empty();
+        if left != self.left || !idle {
+            (self.left, self.moved_at) = (left, now);
+        }
+        self.takes_all = idle && now >= self.moved_at + STUCK;
+        self.place = 0;
+        self.look_at = now + REST;
+    }
+
+    /// RECODE was executed: who still reads the old one finds the new one.
+    pub fn forward(&mut self, old: OpId, new: OpId) {
+        self.forwards.insert(old, new);
+    }
+}
+
+/// The operations that took the place of others lately, the oldest first out.
+#[derive(Default)]
+struct Forwards {
+    table: FxHashMap<OpId, OpId>,
+    order: VecDeque<OpId>,
+}
+
+impl Forwards {
+    fn insert(&mut self, old: OpId, new: OpId) {
+        if self.table.insert(old, new).is_none() {
+            self.order.push_back(old);
+        }
+        if self.order.len() > FORWARDS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.table.remove(&oldest);
+        }
+    }
+
+    /// The newest in the place of an operation, if it is another one.
+    fn last(&self, op: OpId) -> Option<OpId> {
+        let mut found = None;
+        let mut next = self.table.get(&op);
+        // One for each change of the members; a row without an end is nobody's work.
+        for _ in 0..u8::MAX {
+            let Some(&new) = next else { break };
+            found = Some(new);
+            next = self.table.get(&new);
+        }
+        found
+    }
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// The same bytes as another operation has stored them meanwhile, if one has and this node knows it.
+    pub(crate) fn forwarded(&self, value: Value) -> Value {
+        let newest = self.recode.forwards.last(value.op).and_then(|op| self.machine.value(op));
+        match newest {
+            Some(used) if !mutant!("readers are not told of re-coded values") => used.value,
+            _ => value,
+        }
+    }
+
+    /// Begins to re-code what may be begun now.
+    pub(crate) fn recode_turn(&mut self) {
+        let (now, rate) = (self.now, self.config.bounds.recode_bytes_per_s);
+        if now < self.recode.look_at {
+            return;
+        }
+        let left = self.machine.older_values().values;
+        if left == 0 || rate == 0 || !self.may_recode() {
+            let recode = &mut self.recode;
+            (recode.left, recode.moved_at, recode.place) = (0, now, 0);
+            recode.look_at = now + REST;
+            return;
+        }
+        if self.recode.left == 0 {
+            (self.recode.left, self.recode.moved_at) = (left, now);
+        }
+        self.recode.pay(now, rate);
+        if !self.sealed.is_empty() || self.assign.waiting() > 0 {
+            self.recode.look_at = now + YIELD;
+            return;
+        }
+        self.recode.look_at = now + LOOK;
+        if !self.recode.has_room() || self.recode.allowance <= 0 {
+            return;
+        }
+        let from = self.recode.place;
+        let mut wanted = Vec::new();
+        for used in self.machine.older_values_from(from, PLACES_TURN) {
+            if self.is_recoder(used.value.op) && !self.recode.is_under_way(used.value.op) {
+                wanted.push(used.value);
+            }
+        }
+        self.recode.met |= !wanted.is_empty();
+        for value in wanted {
+            // What does not begin now is met again: the round has not gone on.
+            let has_failed = self.recode.look_at > now + LOOK;
+            if !self.recode.has_room() || self.recode.allowance <= 0 || has_failed {
+                return;
+            }
+            self.recode_one(value);
+        }
+        self.recode.place = from.saturating_add(PLACES_TURN as u32);
+        if self.recode.place >= self.machine.value_places() {
+            self.recode.end_round(left, now);
+        }
+    }
+
+    /// Whether this node may propose anything in the newest layout now.
+    fn may_recode(&self) -> bool {
+        let members = self.machine.members();
+        let is_settled = members.newest().is_some_and(|newest| {
+            newest.number == self.builder.layout() && self.core.exec() >= members.effect()
+        });
+        let is_full = self.machine.alarms().any(|(_, kind)| kind == AlarmKind::NoSpace);
+        is_settled && self.core.is_active() && !is_full && !self.machine.is_restoring()
+    }
+
+    /// Whether a value is of this node's share.
+    fn is_recoder(&self, op: OpId) -> bool {
+        if self.recode.takes_all {
+            return true;
+        }
+        let lives = |node: &u8| *node == self.me || self.heard_within(*node, SILENT);
+        let living: Vec<u8> = self.members().iter().filter(lives).collect();
+        let mixed = (op.0 as u64 ^ (op.0 >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let turn = (mixed >> 32) % living.len().max(1) as u64;
+        living.get(turn as usize) == Some(&self.me)
+    }
+
+    fn recode_one(&mut self, value: Value) {
+        let number = self.recode.begin(&value);
+        match value.len {
+            0 => self.recode_write(number, value.op, &[]),
+            _ => self.start_fetch(Waiter::Recode(number), value),
+        }
+    }
+
+    /// What came of reading or proposing a value.
+    pub(crate) fn recode_reply(&mut self, number: u64, reply: &Reply, body: &[Slice]) {
+        let Some(job) = self.recode.jobs.get(&number).copied() else { return };
+        match reply {
+            Reply::Found { .. } => self.recode_write(number, job.old, body),
+            Reply::Done { .. } => {
+                self.recode.done += 1;
+                self.recode.end(number);
+            }
+            // No version uses it any more.
+            Reply::NotFound => self.recode.end(number),
+            _ => self.recode_failed(number),
+        }
+    }
+
+    /// It is met again in a later round, if it is still there.
+    fn recode_failed(&mut self, number: u64) {
+        self.recode.end(number);
+        self.recode.look_at = self.now + REST;
+    }
+
+    /// PROTOCOL 10-aa: by the path of any write, so that D members hold it before it counts.
+    fn recode_write(&mut self, number: u64, old: OpId, pieces: &[Slice]) {
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let bytes = match len {
+            0 => Some(Slice::empty()),
+            _ => self.pool.get(len).map(|mut buf| {
+                let mut rest = &mut buf[..len];
+                for piece in pieces {
+                    let (part, behind) = rest.split_at_mut(piece.len());
+                    part.copy_from_slice(piece);
+                    rest = behind;
+                }
+                buf.freeze().slice(0..len)
+            }),
+        };
+        let Some(bytes) = bytes else { return self.recode_failed(number) };
+        let id = self.next_op_id();
+        let value = self.builder.describe(id, &bytes);
+        let action = Action::Recode { old, value };
+        let op = Op { id, author: None, stamp: None, action };
+        self.write_op(Waiter::Recode(number), op, Payload::Value(bytes));
+    }
+
+    pub(crate) fn recode_status(&self) -> RecodeStatus {
+        let left = self.machine.older_values();
+        RecodeStatus {
+            values: self.machine.values_len() as u64,
+            values_left: left.values,
+            bytes_left: left.bytes,
+            under_way: self.recode.jobs.len() as u64,
+            done: self.recode.done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(counter: u64) -> OpId {
+        OpId::new(0, 1, 1, counter)
+    }
+
+    fn value(counter: u64, len: u32) -> Value {
+        let op = op(counter);
+        Value { op, len, digest: [0; 16], crc: 0, head: [0; 8], k: 1, n: 3, layout: 0 }
+    }
+
+    /// tests PROTOCOL 10-aa
+    #[test]
+    fn bytes_in_hand_and_bytes_a_second_are_bounded() {
+        const RATE: u64 = 16 << 20;
+        let mut recode = Recode::default();
+        let (mut begun, mut most, mut counter) = (0u64, 0, 0);
+        for ms in 0..1000 {
+            recode.pay(ms * MS, RATE);
+            while recode.has_room() && recode.allowance > 0 {
+                counter += 1;
+                recode.begin(&value(counter, 100_000));
+                begun += 100_000 + VALUE_COST;
+            }
+            most = most.max(recode.bytes);
+            let oldest = *recode.jobs.keys().next().unwrap_or(&0);
+            recode.end(oldest);
+        }
+        assert!(most <= BYTES_MAX + 100_000, "{most}");
+        assert!(begun <= RATE + BURST_BYTES as u64 + 200_000, "{begun}");
+        assert!(begun >= RATE * 9 / 10, "{begun}");
+        let mut alone = Recode::default();
+        alone.pay(MS, RATE);
+        assert!(alone.has_room() && alone.allowance > 0);
+        alone.begin(&value(1, 2 * BYTES_MAX as u32));
+        assert!(!alone.has_room(), "one may be larger than the bound, alone");
+    }
+
+    #[test]
+    fn what_nobody_does_all_do_and_only_then() {
+        let mut recode = Recode { left: 10, ..Recode::default() };
+        recode.met = true;
+        recode.end_round(10, 100_000 * MS);
+        assert!(!recode.takes_all, "it has work of its own");
+        recode.end_round(9, 104_000 * MS);
+        recode.end_round(9, 108_000 * MS);
+        assert!(!recode.takes_all, "somebody has re-coded one meanwhile");
+        recode.end_round(9, 109_000 * MS);
+        assert!(recode.takes_all);
+        recode.end_round(8, 110_000 * MS);
+        assert!(!recode.takes_all);
+    }
+
+    #[test]
+    fn names_are_followed_to_the_newest_and_forgotten_in_order() {
+        let mut forwards = Forwards::default();
+        forwards.insert(op(1), op(2));
+        forwards.insert(op(2), op(3));
+        assert_eq!((forwards.last(op(1)), forwards.last(op(3))), (Some(op(3)), None));
+        for counter in 10..10 + FORWARDS_MAX as u64 {
+            forwards.insert(op(counter), op(counter + (1 << 30)));
+        }
+        assert_eq!((forwards.last(op(1)), forwards.table.len()), (None, FORWARDS_MAX));
+    }
+}
