@@ -112,15 +112,18 @@ pub(crate) fn executed(
 
 /// Another state is in place: what it names of the held batches was executed.
 pub(crate) fn executed_by(machine: &Machine, held: &mut HeldBatches, fragments: &mut Fragments) {
-    held.retain(|_, held| {
-        let used = layout::fragments(&held.batch.ops).filter_map(|it| machine.value(it.value.op));
-        let mut is_held = true;
-        for used in used {
-            fragments.assign(used.value.op, used.slot);
-            is_held = false;
-        }
-        is_held
-    });
+    held.retain(|_, held| !is_executed(machine, &held.batch, fragments));
+}
+
+/// Whether the state names values of the batch; their fragments are those of the slots it tells, then.
+pub(crate) fn is_executed(machine: &Machine, batch: &Batch, fragments: &mut Fragments) -> bool {
+    let used = layout::fragments(&batch.ops).filter_map(|it| machine.value(it.value.op));
+    let mut is_executed = false;
+    for used in used {
+        fragments.assign(used.value.op, used.slot);
+        is_executed = true;
+    }
+    is_executed
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -181,9 +184,8 @@ impl<L: Link, D: Device> Node<L, D> {
         self.insert_fragments(UNASSIGNED, batch, head, body);
         let bytes = body.iter().map(|slice| slice.len()).sum();
         let held = Held { batch: batch.clone(), crcs, bytes, place: None, is_flushed: false };
-        self.ahead.held.insert(batch.id(), held);
-        if layout::fragments(&batch.ops).any(|it| self.machine.value(it.value.op).is_some()) {
-            executed_by(&self.machine, &mut self.ahead.held, &mut self.fragments);
+        if !is_executed(&self.machine, batch, &mut self.fragments) {
+            self.ahead.held.insert(batch.id(), held);
         }
         let stored = Some(Stored::Ahead { batch: batch.clone() });
         self.append(record_kind::STORED, head, body, Release::Nothing, stored);

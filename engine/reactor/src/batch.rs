@@ -12,8 +12,8 @@ use bytes::Bytes;
 use racos_buffer::{Buf, Pool, Slice};
 use racos_codec::Codec;
 use racos_machine::{
-    Action, BATCH_VERSION, BatchLimits, Content, DecodeError, Op, OpId, Value, decode_batch,
-    encode_batch,
+    Action, BATCH_VERSION, BatchLimits, Content, DecodeError, Op, OpId, Problem, Value,
+    decode_batch, encode_batch,
 };
 use racos_protocol::BatchInfo;
 use rustc_hash::FxHasher;
@@ -131,7 +131,8 @@ impl Batch {
         let batch = Batch::new(bytes.to_vec(), ops, stored_as, secrets);
         // PROTOCOL 6.2-j: what is stored is promised without looking at leases; a change is alone.
         if batch.is_ready() && (batch.is_guarded() || batch.info.is_change) {
-            return Err(decode_batch(bytes, &BatchLimits::default()).expect_err("no version"));
+            let why = "guarded batches and changes of members cannot be stored before their slot";
+            return Err(DecodeError { field: "class", problem: Problem::Inconsistent(why) });
         }
         Ok(batch)
     }

@@ -545,9 +545,10 @@ impl Replay {
         }
         let (crcs, bytes) = (head.crcs.into(), body.len as usize);
         let held = Held { batch: batch.clone(), crcs, bytes, place: Some(body), is_flushed: true };
-        self.held.insert(batch.id(), held);
-        if self.loading.is_none() {
-            ahead::executed_by(&self.machine, &mut self.held, &mut self.fragments);
+        // A checkpoint that is being loaded tells all of what was executed at its end.
+        let is_loaded = self.loading.is_none();
+        if !(is_loaded && ahead::is_executed(&self.machine, &batch, &mut self.fragments)) {
+            self.held.insert(batch.id(), held);
         }
         Ok(())
     }

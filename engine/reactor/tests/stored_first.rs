@@ -56,6 +56,27 @@ fn a_large_value_is_stored_and_then_written() {
     }
 }
 
+/// tests PROTOCOL 4.1-d, 6.3-b
+#[test]
+fn nobody_says_stored_before_its_disk_has_it() {
+    let mut cluster = Cluster::bounded(5, 1, 3, bounds);
+    cluster.put(0, b"small", b"before");
+    cluster.pass(100 * MS);
+    let freeze = |cluster: &Cluster, frozen| {
+        (2..5).for_each(|node| cluster.hosts[node].disk.borrow_mut().freeze(frozen));
+    };
+    freeze(&cluster, true);
+    let seen = cluster.node(0).core().seen();
+    let number = cluster.send_put(0, KEY, &value(100_000));
+    let came = cluster.pass_until(300 * MS, |cluster| (0..5).all(|it| held(cluster, it) == 1));
+    assert!(came, "all have it in memory");
+    cluster.pass(300 * MS);
+    assert_eq!(cluster.node(0).core().seen(), seen, "two of D = 4 have it on disk: no slot yet");
+    freeze(&cluster, false);
+    let answered = |cluster: &mut Cluster| cluster.replies().iter().any(|(of, ..)| *of == number);
+    assert!(cluster.pass_until(2000 * MS, answered), "it is written once the disks go on");
+}
+
 /// Whether a small put at another node is answered while a large one is on its way to nodes that do not
 /// hear its owner for a moment.
 fn small_is_answered_beside_a_large_one(ready_bytes_min: usize) -> bool {
