@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long each way is measured for a configuration that stays.
 const LONG: Duration = Duration::from_millis(1000);
 /// And for a local cluster that is about to start.
-const SHORT: Duration = Duration::from_millis(200);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// Measure this host's disk and cores; print the [tuning] section of a node's configuration
 #[derive(Args, Debug)]
@@ -47,8 +47,8 @@ pub fn run(args: &TuneArgs) -> Outcome {
     Ok(())
 }
 
-/// A profile for `nodes` nodes that are about to start on this host, with data in `dir`: about a
-/// second of measuring. Where it cannot be measured, the default.
+/// A profile for `nodes` nodes that are about to start on this host, with data in `dir`: a
+/// second or two of measuring. Where it cannot be measured, the default.
 pub fn profile_here(dir: &Path, nodes: usize) -> Profile {
     let measured = measure(dir, nodes, SHORT).unwrap_or_default();
     racos_tuning::choose(&measured, cpus(), nodes)
