@@ -8,6 +8,7 @@ mod clients;
 mod crashes;
 mod differential;
 mod etcdctl;
+mod grpc;
 mod http;
 mod members;
 mod program;
