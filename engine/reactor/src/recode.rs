@@ -10,16 +10,16 @@
 //! nobody seems to do, all do. Who is right does not matter: the second RECODE of a value is void. The
 //! table is the only memory: a restart, or the next change, begins anew with what is left.
 //!
-//! Invariant: bytes in hand stay below [`BYTES_MAX`], what is begun in a second below a rate, and
-//! nothing is begun while own batches wait for a slot: clients come first. What would break it: a job
-//! that ends without being told.
+//! Invariant: bytes in hand stay below [`BYTES_MAX`], and what is begun in a second below a rate; while
+//! clients' work is under way here, below an eighth of both: less, so that nobody notices, and not
+//! nothing, so that it ends. What would break it: a job that ends without being told.
 
 use crate::batch::{Payload, Waiter};
 use crate::node::Node;
 use crate::status::RecodeStatus;
 use crate::wire::client::Reply;
 use racos_buffer::Slice;
-use racos_machine::{Action, AlarmKind, Op, OpId, Value};
+use racos_machine::{Action, AlarmKind, Op, OpId, Outcome, Value};
 use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::Device;
@@ -36,10 +36,13 @@ const VALUE_COST: u64 = 16 << 10;
 const BURST_BYTES: i64 = 1 << 20;
 /// Places of the table looked at in one turn.
 const PLACES_TURN: usize = 1024;
-/// Pauses: between looks, while own batches wait, after a round or a failure.
+/// What is left of all that while clients' work is under way.
+const SHARE_OF_BUSY: u64 = 8;
+/// Pauses: between looks, after a round or a failure.
 const LOOK: Nanos = MS;
-const YIELD: Nanos = 2 * MS;
 const REST: Nanos = 250 * MS;
+/// So long after a client's write others are expected.
+const BUSY: Nanos = 50 * MS;
 /// A member that was not heard for so long leaves its share to the others.
 const SILENT: Nanos = 3_000 * MS;
 /// Nothing was re-coded for so long: everybody does what is left.
@@ -59,6 +62,10 @@ struct Job {
 pub(crate) struct Recode {
     jobs: BTreeMap<u64, Job>,
     bytes: usize,
+    /// Clients' work was under way when last looked.
+    is_busy: bool,
+    /// When an operation of a client was executed last.
+    written_at: Option<Nanos>,
     next_job: u64,
     /// Where the round over the table goes on, and whether it has met work for this node.
     place: u32,
@@ -81,13 +88,20 @@ impl Recode {
         (self.left > 0).then_some(self.look_at)
     }
 
+    fn share(&self) -> u64 {
+        if self.is_busy { SHARE_OF_BUSY } else { 1 }
+    }
+
+    /// Whether another one may be begun now.
     fn has_room(&self) -> bool {
-        self.jobs.len() < JOBS_MAX && (self.bytes < BYTES_MAX || self.jobs.is_empty())
+        let share = self.share() as usize;
+        let fits = self.jobs.len() < JOBS_MAX / share && self.bytes < BYTES_MAX / share;
+        self.allowance > 0 && (fits || self.jobs.is_empty())
     }
 
     fn pay(&mut self, now: Nanos, rate: u64) {
         let elapsed = now.saturating_sub(self.paid_at);
-        let bytes = u128::from(elapsed) * u128::from(rate) / 1_000_000_000;
+        let bytes = u128::from(elapsed) * u128::from(rate / self.share()) / 1_000_000_000;
         if bytes > 0 {
             self.paid_at = now;
             let sum = i128::from(self.allowance) + bytes as i128;
@@ -125,9 +139,13 @@ impl Recode {
         self.look_at = now + REST;
     }
 
-    /// RECODE was executed: who still reads the old one finds the new one.
-    pub fn forward(&mut self, old: OpId, new: OpId) {
-        self.forwards.insert(old, new);
+    /// An operation was executed: if it re-coded a value, who still reads the old one finds the new one.
+    pub fn executed(&mut self, op: &Op, outcome: &Outcome, now: Nanos) {
+        match (&op.action, outcome) {
+            (Action::Recode { old, .. }, Outcome::Applied(_)) => self.forwards.insert(*old, op.id),
+            (Action::Recode { .. }, _) => {}
+            _ => self.written_at = Some(now),
+        }
     }
 }
 
@@ -190,13 +208,10 @@ impl<L: Link, D: Device> Node<L, D> {
         if self.recode.left == 0 {
             (self.recode.left, self.recode.moved_at) = (left, now);
         }
+        self.recode.is_busy = self.has_clients_work();
         self.recode.pay(now, rate);
-        if !self.sealed.is_empty() || self.assign.waiting() > 0 {
-            self.recode.look_at = now + YIELD;
-            return;
-        }
         self.recode.look_at = now + LOOK;
-        if !self.recode.has_room() || self.recode.allowance <= 0 {
+        if !self.recode.has_room() {
             return;
         }
         let from = self.recode.place;
@@ -210,7 +225,7 @@ impl<L: Link, D: Device> Node<L, D> {
         for value in wanted {
             // What does not begin now is met again: the round has not gone on.
             let has_failed = self.recode.look_at > now + LOOK;
-            if !self.recode.has_room() || self.recode.allowance <= 0 || has_failed {
+            if !self.recode.has_room() || has_failed {
                 return;
             }
             self.recode_one(value);
@@ -229,6 +244,12 @@ impl<L: Link, D: Device> Node<L, D> {
         });
         let is_full = self.machine.alarms().any(|(_, kind)| kind == AlarmKind::NoSpace);
         is_settled && self.core.is_active() && !is_full && !self.machine.is_restoring()
+    }
+
+    /// Whether clients wait for this node, or have written through any just now.
+    fn has_clients_work(&self) -> bool {
+        let written = self.recode.written_at.is_some_and(|at| self.now < at + BUSY);
+        written || !self.requests.is_empty() || self.api.len() > 0
     }
 
     /// Whether a value is of this node's share.
@@ -328,7 +349,7 @@ mod tests {
         let (mut begun, mut most, mut counter) = (0u64, 0, 0);
         for ms in 0..1000 {
             recode.pay(ms * MS, RATE);
-            while recode.has_room() && recode.allowance > 0 {
+            while recode.has_room() {
                 counter += 1;
                 recode.begin(&value(counter, 100_000));
                 begun += 100_000 + VALUE_COST;
@@ -345,6 +366,16 @@ mod tests {
         assert!(alone.has_room() && alone.allowance > 0);
         alone.begin(&value(1, 2 * BYTES_MAX as u32));
         assert!(!alone.has_room(), "one may be larger than the bound, alone");
+        let mut busy = Recode { is_busy: true, ..Recode::default() };
+        busy.pay(1000 * MS, RATE);
+        assert_eq!(busy.allowance, BURST_BYTES);
+        busy.allowance = 0;
+        busy.pay(1080 * MS, RATE);
+        assert_eq!(busy.allowance, (RATE / 100) as i64, "an eighth");
+        for counter in 0..JOBS_MAX as u64 / 8 {
+            busy.begin(&value(counter, 10));
+        }
+        assert!(!busy.has_room() && busy.allowance > 0, "an eighth");
     }
 
     #[test]

@@ -369,9 +369,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 None => {}
             }
             self.lease_applied(op);
-            if let (Action::Recode { old, .. }, Outcome::Applied(_)) = (&op.action, &outcome) {
-                self.recode.forward(*old, op.id);
-            }
+            self.recode.executed(op, &outcome, self.now);
             if layout::may_be_unused(op, &outcome) {
                 self.forget_unused(op);
             }

@@ -41,6 +41,11 @@ impl Totals {
         self.sum.virtual_ns
     }
 
+    /// Values that were re-coded.
+    pub fn recoded(&self) -> u64 {
+        self.sum.recoded[0]
+    }
+
     /// One line on how far a long run is.
     pub fn progress(&self) -> String {
         let (passed, failed) = (self.passed, self.failures.len());

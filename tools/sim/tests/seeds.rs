@@ -7,6 +7,8 @@ use racos_sim::{Fixed, run};
 const FRESH: u64 = 120;
 /// Of those with a guest.
 const GUESTS: u64 = 12;
+/// Of those whose members change.
+const CHANGES: u64 = 12;
 const JOBS: usize = 2;
 
 fn number(name: &str) -> Option<u64> {
@@ -42,6 +44,16 @@ fn guests_see_one_history_in_order_and_leases_that_keep_their_time() {
     let totals = run_many(first, GUESTS, JOBS, &fixed, |_| true);
     assert_passed(&totals);
     assert_eq!(totals.passed, GUESTS);
+}
+
+#[test]
+fn members_change_and_what_was_written_follows_them() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    println!("seeds {first} to {}, with --changes", first + CHANGES - 1);
+    let fixed = Fixed { changes: true, ..Fixed::default() };
+    let totals = run_many(first, CHANGES, JOBS, &fixed, |_| true);
+    assert_passed(&totals);
+    assert!(totals.recoded() > 0, "values were re-coded: {totals}");
 }
 
 /// A line of the list: a seed, sometimes the code of its cluster, and whether its members change.
