@@ -259,7 +259,10 @@ impl Machine {
                 Ok(0)
             }
             Action::ExpireSession { session, last_use } => {
-                if self.sessions.state(*session).is_some_and(|held| held.last_use.0 == *last_use) {
+                // PROTOCOL 11-i
+                let held = self.sessions.state(*session);
+                let is_void = held.is_none_or(|held| held.last_use.0 != *last_use);
+                if !is_void || mutant!("session ended though it was used since") {
                     self.close_session(*session);
                 }
                 Ok(0)

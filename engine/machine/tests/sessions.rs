@@ -264,6 +264,7 @@ fn windows_are_bounded_together() {
     assert_eq!(machine.sessions_by_last_use().count(), 2);
 }
 
+/// tests PROTOCOL 11-i
 #[test]
 fn expiry_is_void_if_the_session_was_used_since() {
     let mut machine = open(64, Limits::default());

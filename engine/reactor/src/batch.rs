@@ -453,8 +453,13 @@ impl Builder {
             unreachable!("a batch of small values takes no large ones")
         };
         *value_bytes += value_len;
+        let mut crc = crc32fast::hash(&fragments[0]);
         for (node, fragment) in fragments.into_iter().enumerate() {
-            open.crcs[node].extend_from_slice(&crc32fast::hash(&fragment).to_le_bytes());
+            // Of a full copy all fragments are the same bytes.
+            if k > 1 && node > 0 {
+                crc = crc32fast::hash(&fragment);
+            }
+            open.crcs[node].extend_from_slice(&crc.to_le_bytes());
             slices[node].push(fragment);
         }
         Ok(())
@@ -683,6 +688,26 @@ mod tests {
         let parities = &parcel.bodies[k].slices[0];
         assert_eq!(pool.used(), used + parities.block_bytes());
         assert!(parities.starts_block() && parities.block_bytes() >= (n - k) * len);
+    }
+
+    /// tests PROTOCOL 3.1-h: k = 1 is a full copy, and nothing is calculated for it.
+    #[test]
+    fn a_full_copy_is_the_block_that_received_it_at_every_node() {
+        let pool = Pool::new(8 << 20);
+        let mut builder = builder(5, 1, &pool);
+        let mut received = pool.get(204_800).unwrap();
+        received.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
+        let value = received.freeze();
+        let (start, used) = (value.as_ptr(), pool.used());
+        let op = put(&builder, 1, &value);
+        builder.add(op, Payload::Value(value), waiter()).unwrap();
+        let parcel = builder.seal().unwrap();
+        for (node, body) in parcel.bodies.iter().enumerate() {
+            let [copy] = &body.slices[..] else { panic!("{node}: one fragment") };
+            assert_eq!((copy.as_ptr(), copy.len()), (start, 204_800), "{node}: the same bytes");
+            assert_eq!(body.crcs, crc32fast::hash(copy).to_le_bytes(), "{node}");
+        }
+        assert_eq!(pool.used(), used, "no parity takes memory");
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub struct Bounds {
     pub recode_bytes_per_s: u64,
     /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
     pub scrub_ns: u64,
+    /// A session that was not used for so long may be ended, in nanoseconds; 0: none is, until the table
+    /// of sessions is full.
+    pub session_idle_ns: u64,
 }
 
 impl Default for Bounds {
@@ -72,6 +75,7 @@ impl Default for Bounds {
             disk_reserve_bytes: 1 << 30,
             recode_bytes_per_s: 16 << 20,
             scrub_ns: 14 * DAY_NS,
+            session_idle_ns: 600_000_000_000,
         }
     }
 }

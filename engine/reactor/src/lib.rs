@@ -14,6 +14,7 @@
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
+//! | `expiry` | sessions that nobody uses come to their end |
 //! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
@@ -34,6 +35,7 @@ mod batch;
 mod cache;
 mod checkpoint;
 pub mod config;
+mod expiry;
 mod facts;
 mod fragments;
 mod history;

@@ -10,6 +10,7 @@ use crate::assign::Assign;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::checkpoint::Checkpoints;
 use crate::config::NodeConfig;
+use crate::expiry::Expiry;
 use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
@@ -123,6 +124,7 @@ pub struct Node<L: Link, D: Device> {
     /// Batches stored without a slot, and own ones on their way to be.
     pub(crate) ahead: Ahead,
     pub(crate) assign: Assign,
+    pub(crate) expiry: Expiry,
     pub(crate) arrived: Option<Arrived>,
     pub(crate) fragments: Fragments,
     pub(crate) history: History,
@@ -251,6 +253,7 @@ impl<L: Link, D: Device> Node<L, D> {
             window: parts.window,
             ahead: Ahead::new(parts.held),
             assign: Assign::new(reserved),
+            expiry: Expiry::default(),
             arrived: None,
             fragments: parts.fragments,
             history: parts.history,
@@ -417,6 +420,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.repair_turn();
         self.propose_rebuilt();
         self.recode_turn();
+        self.expiry_turn();
         let served = self.turn_api();
         self.assign_turn();
         self.open_batches();
@@ -481,6 +485,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.assign.deadline(),
             self.repair.deadline(),
             self.recode.deadline(),
+            self.expiry.deadline(self.config.bounds.session_idle_ns),
             self.api.deadline(),
             idle,
             retry,

@@ -257,8 +257,11 @@ impl<L: Link> ClientCore<L> {
     fn pump(&mut self, now_ns: u64) {
         while let Some(place) = self.queue.front().copied() {
             let idle_ns = self.config.session_idle_ns_max;
+            // The parts of a large value that are stored already go with their session.
+            let has_parts = self.jobs.any_stored();
             let stale = |session: &Session| {
-                session.is_idle() && now_ns.saturating_sub(session.used_ns) > idle_ns
+                let idle = session.is_idle() && now_ns.saturating_sub(session.used_ns) > idle_ns;
+                idle && !has_parts
             };
             if self.session.as_ref().is_none_or(stale) {
                 return self.open_session(now_ns);
@@ -524,6 +527,10 @@ impl<L: Link> ClientCore<L> {
                 ClientError::SessionLost { may_have_happened }
             }
             ErrorCode::DataLoss => ClientError::DataLoss { text },
+            // Its parts were stored, and have gone with the session that they were stored in.
+            ErrorCode::ValueMissing if matches!(pending.origin, Origin::Job { .. }) => {
+                ClientError::SessionLost { may_have_happened: false }
+            }
             ErrorCode::BadRequest | ErrorCode::ValueMissing | ErrorCode::TooLarge => {
                 ClientError::Refused { text }
             }

@@ -72,7 +72,8 @@ impl fmt::Display for ClientError {
             }
             ClientError::NoSpace { text, .. } => write!(out, "no space: {text}")?,
             ClientError::SessionLost { .. } => {
-                write!(out, "the cluster ended this client's session")?;
+                let why = "it was not used for long, or there were too many";
+                write!(out, "the cluster ended this client's session ({why})")?;
             }
             ClientError::DataLoss { text } => write!(out, "data loss: {text}")?,
             ClientError::Refused { text } => write!(out, "refused: {text}")?,

@@ -62,6 +62,12 @@ impl Jobs {
         Some(self.list.swap_remove(place))
     }
 
+    /// Whether some parts of a value are stored that no key shows yet.
+    pub fn any_stored(&self) -> bool {
+        let is_put = |job: &Job| matches!(job.work, Work::Put { .. });
+        self.list.iter().any(|job| is_put(job) && job.parts_done > 0)
+    }
+
     pub fn remove_ticket(&mut self, ticket: Ticket) {
         self.list.retain(|job| job.ticket != ticket);
     }

@@ -247,6 +247,36 @@ fn a_session_idle_for_long_is_replaced_before_it_is_used() {
     assert!(world.run(1)[0].result.is_ok());
 }
 
+/// tests PROTOCOL 7-j, 11-i
+#[test]
+fn parts_that_take_long_stay_in_their_session_and_those_that_lost_it_are_sent_again() {
+    let large = |world: &mut World| put(world, "large", &pattern(5 << 20), Route::Any);
+    let mut world = World::new(1, 3, MemoryConfig::default(), |config| {
+        config.session_idle_ns_max = 10 * MS;
+    });
+    world.reply_after_ns = 50 * MS;
+    large(&mut world);
+    assert!(matches!(world.run(1)[0].result, Ok(Answer::Done { .. })));
+    assert_eq!(world.core.counts().sessions, 1, "not replaced while it holds parts");
+    // The cluster ends it while the last part is on its way.
+    let mut world = calm(3);
+    world.reply_after_ns = 50 * MS;
+    let ticket = large(&mut world);
+    let mut done = Vec::new();
+    while world.core.progress(ticket).is_some_and(|(stored, _)| stored == 0) {
+        world.step(&mut done);
+    }
+    world.end_sessions();
+    put(&mut world, "small", b"v", Route::Any);
+    while done.len() < 2 {
+        world.step(&mut done);
+    }
+    let lost = |done: &Completion| matches!(done.result, Err(ClientError::SessionLost { .. }));
+    assert!(done.iter().all(lost), "{:?}", done.iter().map(|it| &it.result).collect::<Vec<_>>());
+    large(&mut world);
+    assert!(world.run(1)[0].result.is_ok());
+}
+
 /// tests PROTOCOL 7-j, 7-k
 #[test]
 fn large_values_are_stored_in_stripes_a_few_at_a_time_and_come_back_whole() {

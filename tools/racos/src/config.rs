@@ -87,6 +87,7 @@ struct Limits {
     disk_reserve_mib: Option<Spanned<u64>>,
     history_slots: Option<Spanned<u64>>,
     scrub_days: Option<Spanned<u64>>,
+    session_idle_minutes: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -366,6 +367,10 @@ impl Source<'_> {
         if let Some(value) = &limits.scrub_days {
             bounds.scrub_ns = self.number("scrub_days", value, 0, 365)? * DAY_NS;
         }
+        if let Some(value) = &limits.session_idle_minutes {
+            let minutes = self.number("session_idle_minutes", value, 0, 1 << 20)?;
+            bounds.session_idle_ns = minutes * 60_000_000_000;
+        }
         Ok(bounds)
     }
 
@@ -463,6 +468,9 @@ mod tests {
         assert_eq!(plain.node.listen, plain.node.config.members[0]);
         let other = example(|text| text.replace("# history_slots = 65536", "history_slots = 99"));
         assert_eq!(other.unwrap().node.config.bounds.history_slots, 99);
+        let other =
+            example(|text| text.replace("# session_idle_minutes = 10", "session_idle_minutes = 0"));
+        assert_eq!(other.unwrap().node.config.bounds.session_idle_ns, 0);
         // Every default that the example shows is the default.
         let shown = example(|text| {
             let is_key = |line: &str| {

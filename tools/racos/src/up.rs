@@ -47,6 +47,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1024))]
     segment_mib: u32,
+    /// A native client's session that nobody used for so long is ended; 0: only when there are too
+    /// many [default: 10].
+    #[arg(long, value_name = "MINUTES")]
+    session_idle_minutes: Option<u32>,
     /// Largest request of an etcd client, in bytes [default: 64 MiB].
     #[arg(long, value_name = "BYTES")]
     #[arg(value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
@@ -65,6 +69,9 @@ pub fn run(args: &UpArgs) -> Outcome {
             let etcd_default = if plan.port_base == Some(0) { 0 } else { ETCD_PORT_DEFAULT };
             plan.etcd_port_base = Some(args.etcd_port_base.unwrap_or(etcd_default));
             plan.segment_mib = args.segment_mib;
+            if let Some(minutes) = args.session_idle_minutes {
+                plan.limits = format!("session_idle_minutes = {minutes}\n");
+            }
             plan.tuning = profile_here(&args.dir, n).to_toml();
             Cluster::create(&args.dir, &plan)?
         }
@@ -126,6 +133,13 @@ pub fn run(args: &UpArgs) -> Outcome {
 /// Options that contradict the cluster that is there are refused rather than ignored.
 fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::Failure> {
     let port = cluster.target.endpoints[0].port();
+    if args.session_idle_minutes.is_some() {
+        let dir = args.dir.display();
+        return Err(usage(format!(
+            "--session-idle-minutes: the cluster in {dir} is there already; change \
+             session_idle_minutes in its node*.toml, or give another --dir"
+        )));
+    }
     for (name, asked, is) in [
         ("--nodes", args.nodes, cluster.n()),
         ("--f", args.f, cluster.f),

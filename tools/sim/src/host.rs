@@ -303,6 +303,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         // A few values at a time, so that faults and changes come in between.
         recode_bytes_per_s: 4 << 20,
         scrub_ns: plan.node.scrub_ns,
+        session_idle_ns: plan.node.session_idle_ns,
     };
     config
 }

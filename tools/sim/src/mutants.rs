@@ -105,6 +105,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("numbers not looked up", 40000002),
     seed("what the client has received ignored", 40000000),
     probe!("operation of an unknown session applied", an_ended_session_applies_nothing),
+    probe!("session ended though it was used since", a_session_used_since_is_not_ended),
     // Reads and repair (PROTOCOL 8, 9).
     probe!("read quorum one short", one_of_three_nodes_answers_no_read),
     seed("marks left out", 40000002),

@@ -75,6 +75,8 @@ pub struct NodePlan {
     pub cache_bytes_max: usize,
     /// How long a round over the disk takes: short, so that every run has some.
     pub scrub_ns: u64,
+    /// After so long without a use a session is ended; 0: none is.
+    pub session_idle_ns: u64,
     /// What one turn of the loop costs.
     pub turn_ns: u64,
     /// Clocks run fast or slow by up to so many parts in a million.
@@ -171,6 +173,8 @@ pub struct WorkPlan {
     pub outstanding_max: usize,
     pub think_ns_mean: u64,
     pub patience_ns: u64,
+    /// After so long without a write a client opens another session.
+    pub session_idle_ns: u64,
     /// Keys are in families, which LIST reads whole.
     pub families: u64,
     pub family_keys: u64,
@@ -247,6 +251,11 @@ impl Plan {
         }
         let mut rng = Rng::new(seed).fork(15);
         plan.node.ready_bytes_min = *rng.pick(&[1, 300, 3_000, 40_000, usize::MAX]);
+        let mut rng = Rng::new(seed).fork(16);
+        plan.node.session_idle_ns = *rng.pick(&[0, 0, 300, 2_000]) * MS;
+        if plan.node.session_idle_ns > 0 {
+            plan.work.session_idle_ns = *rng.pick(&[10, 100, 60_000]) * MS;
+        }
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         let mut rng = Rng::new(seed).fork(14);
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
@@ -350,6 +359,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         cache_bytes_max: *rng.pick(&[0, 64 << 10, 4 << 20]),
         // Of what was drawn, as above.
         scrub_ns: [500, 2_000, 8_000][(alpha / 3 % 3) as usize] * MS,
+        session_idle_ns: 0,
         turn_ns: rng.between(1, 20) * US,
         drift_ppm_max: *rng.pick(&[0, 50, 2_000]),
     }
@@ -382,6 +392,7 @@ fn work(rng: &mut Rng) -> WorkPlan {
         clients: rng.between(1, 5) as usize,
         outstanding_max: *rng.pick(&[1, 2, 4, 8]),
         think_ns_mean: rng.between(1, 20) * MS,
+        session_idle_ns: 60_000 * MS,
         patience_ns: *rng.pick(&[300 * MS, 2_000 * MS, 20_000 * MS, 60_000 * MS]),
         families: rng.between(1, 6),
         family_keys: rng.between(1, 4),

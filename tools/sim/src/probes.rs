@@ -418,6 +418,26 @@ pub fn an_ended_session_applies_nothing() -> Result<(), String> {
     }
 }
 
+/// PROTOCOL 11-i: a proposal to end a session that was used since has no effect.
+pub fn a_session_used_since_is_not_ended() -> Result<(), String> {
+    let mut machine = Machine::new(Limits::default());
+    let session = SessionId { slot: 0, position: 0 };
+    let op = |counter, stamp, action| Op {
+        id: OpId::new(1, 1, 1, counter),
+        author: None,
+        stamp,
+        action,
+    };
+    machine.apply(0, 0, &op(1, None, Action::OpenSession { window: 4 }));
+    let delete = Action::Delete { key: b"key".as_slice().into() };
+    machine.apply(1, 0, &op(2, Some(Stamp { session, sequence: 1, low: 1 }), delete));
+    machine.apply(2, 0, &op(3, None, Action::ExpireSession { session, last_use: 0 }));
+    match machine.session(session) {
+        Some(_) => Ok(()),
+        None => Err("a session was ended though it was used after the node had looked".into()),
+    }
+}
+
 const IDENTITY: Identity = Identity { cluster: 7, node: 1, incarnation: 1 };
 
 /// A log of small segments on a fresh disk.

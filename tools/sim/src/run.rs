@@ -30,6 +30,8 @@ const SCRUB_NS: u64 = 60_000 * MS;
 const WHOLE_NS: u64 = 20_000 * MS;
 /// Leases of three seconds, counted anew after restarts, and what their ends take.
 const GUEST_NS: u64 = 20_000 * MS;
+/// Sessions are idle once nodes have watched them for so long.
+const SESSIONS_NS: u64 = 5_000 * MS;
 const AUDIT_NS: u64 = 30_000 * MS;
 const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 /// The transport gives a message to a dead node up after five seconds. From then on nodes without
@@ -221,6 +223,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     close(world)?;
     converge(world)?;
     audit(world)?;
+    end_sessions(world)?;
     rest(world)?;
     Ok(Account { settled_ns, undecided: check(world)? })
 }
@@ -515,6 +518,25 @@ fn audit(world: &mut World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// PROTOCOL 11-i: sessions that nobody uses any more come to their end, at all nodes.
+fn end_sessions(world: &mut World) -> Result<(), String> {
+    let idle_ns = world.plan.node.session_idle_ns;
+    if idle_ns == 0 {
+        return Ok(());
+    }
+    let left = |world: &World| {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.map(|node| node.machine().sessions_by_last_use().count()).max().unwrap_or(0)
+    };
+    let until_ns = world.now_ns + 4 * idle_ns + SESSIONS_NS;
+    world.run(until_ns, |world| left(world) == 0);
+    problem(world)?;
+    match left(world) {
+        0 => converge(world),
+        sessions => Err(format!("liveness: {sessions} sessions that nobody uses do not end")),
+    }
 }
 
 /// A cluster without work falls silent and holds on to nothing.

@@ -183,6 +183,7 @@ impl World {
         let members = (0..self.plan.machines()).map(address).collect();
         let mut config = ClientConfig::new(CLUSTER, members, rng.number());
         config.patience_ns = patience_ns;
+        config.session_idle_ns_max = self.plan.work.session_idle_ns;
         config.stripe_bytes = self.plan.node.value_bytes_max;
         config.window = *rng.pick(&[1, 4, 64]);
         let link = SimLink::new(self.net.clone(), endpoint);

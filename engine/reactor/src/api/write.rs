@@ -278,7 +278,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Proposes an operation; the job is done when it was applied, not before the caller has
     /// returned.
-    pub(super) fn propose(&mut self, op: Op, payload: Payload, job: WriteJob<L, D>) {
+    pub(crate) fn propose(&mut self, op: Op, payload: Payload, job: WriteJob<L, D>) {
         let number = self.api.next_number();
         self.api.writes.insert(number, job);
         if let Some(error) = too_large(&op) {
