@@ -216,10 +216,10 @@ pub(crate) struct Record<'a> {
 
 /// Goes over the records of a group; ends early at one that is not inside its bounds.
 pub(crate) struct Records<'a> {
-    header: GroupHeader,
-    inline: &'a [u8],
-    at: usize,
-    left: u32,
+    pub header: GroupHeader,
+    pub inline: &'a [u8],
+    pub at: usize,
+    pub left: u32,
 }
 
 impl<'a> Records<'a> {

@@ -38,6 +38,6 @@ pub use config::LogConfig;
 pub use error::{Full, LogError, ReadError, ReadRefused};
 pub use log::{Class, Counters, Event, Log};
 pub use place::{Place, Position, RecordId};
-pub use raw::{Look, RawGroup, RawRecord};
+pub use raw::{Cursor, Look, RawGroup, RawRecord};
 pub use recovery::{Condition, Recovered, Replay, Replayed, ReplayedBody};
 pub use superblock::{BOOT_MAX, Identity, Mark};

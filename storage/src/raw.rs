@@ -2,7 +2,7 @@
 //!
 //! Invariant: a group is given only whole, good, and at its own place, as in a replay.
 
-use crate::format::{BLOCK, GROUP_HEADER, GroupHeader};
+use crate::format::{BLOCK, GROUP_HEADER, GroupHeader, Record, Records};
 use crate::place::{Place, Position};
 
 /// What lies at a place.
@@ -40,6 +40,45 @@ pub struct RawRecord<'a> {
     pub body_place: Place,
     /// CRC32 of the body.
     pub body_crc: u32,
+}
+
+impl<'a> RawRecord<'a> {
+    fn new(record: Record<'a>) -> RawRecord<'a> {
+        RawRecord {
+            kind: record.header.kind,
+            head: record.head,
+            head_place: record.head_place,
+            body: record.body,
+            body_place: record.body_place,
+            body_crc: record.header.body_crc,
+        }
+    }
+}
+
+/// How far someone is who goes over the records of a group some at a time. What was looked at once is
+/// not looked at again.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    header: GroupHeader,
+    at: usize,
+    left: u32,
+}
+
+impl Cursor {
+    /// Bytes from the group's start to the next one's.
+    pub fn group_len(&self) -> u32 {
+        self.header.len
+    }
+
+    /// The next record; `None` behind the last. `bytes`: those that were looked at, from the group's
+    /// start on.
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Option<RawRecord<'a>> {
+        let inline = bytes.get(..self.header.inline_len as usize)?;
+        let mut records = Records { header: self.header, inline, at: self.at, left: self.left };
+        let record = records.next();
+        (self.at, self.left) = (records.at, records.left);
+        record.map(RawRecord::new)
+    }
 }
 
 impl<'a> Look<'a> {
@@ -80,13 +119,11 @@ impl<'a> RawGroup<'a> {
 
     /// Its records, in order.
     pub fn records(&self) -> impl Iterator<Item = RawRecord<'a>> + use<'a> {
-        self.header.records(self.inline).map(|record| RawRecord {
-            kind: record.header.kind,
-            head: record.head,
-            head_place: record.head_place,
-            body: record.body,
-            body_place: record.body_place,
-            body_crc: record.header.body_crc,
-        })
+        self.header.records(self.inline).map(RawRecord::new)
+    }
+
+    /// Before its first record.
+    pub fn cursor(&self) -> Cursor {
+        Cursor { header: self.header, at: GROUP_HEADER, left: self.header.records }
     }
 }

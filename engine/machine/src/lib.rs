@@ -27,6 +27,7 @@ mod index;
 mod leases;
 mod machine;
 mod members;
+mod numbers;
 mod op;
 mod origins;
 mod outcome;
@@ -49,6 +50,7 @@ pub use machine::{Limits, Machine};
 pub use members::{
     ADDRESS_BYTES_MAX, Founding, Joining, Layout, MEMBERS_MAX, Members, Reconfigure, Replace, Seat,
 };
+pub use numbers::Numbers;
 pub use op::{
     AUTH_REVISION_FIRST, Action, AlarmKind, Author, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op,
     OpId, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp,

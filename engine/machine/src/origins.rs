@@ -17,6 +17,26 @@ const ORIGINS_MAX: usize = 1 << (u64::BITS - COUNTER_BITS);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ShortOp(u64);
 
+/// So many operations that a node named one after the other lie side by side in a hash table.
+const RUN: u64 = 8;
+
+impl ShortOp {
+    /// For tables by operation. A log names operations in their order, and so do keys that were
+    /// written in theirs: with their neighbours beside them, most are found where the one before was.
+    pub fn hash(self) -> u64 {
+        let product = u128::from((self.0 / RUN) ^ 0x2545_F491_4F6C_DD1D) * 0xD6E8_FEB8_6659_FD93;
+        let run = (product as u64) ^ ((product >> 64) as u64);
+        // The highest bits tell those apart that lie in one place of a table.
+        let own = self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((run / RUN * RUN) | (self.0 % RUN)) ^ (own & !(u64::MAX >> 7))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_counter(counter: u64) -> ShortOp {
+        ShortOp(counter)
+    }
+}
+
 /// Where operations come from: a few bytes for each boot of a node that stored something.
 #[derive(Debug, Default)]
 pub struct Origins {

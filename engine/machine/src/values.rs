@@ -13,15 +13,12 @@ mod recode;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hashbrown::HashTable;
-
 use crate::hash::{self, Kind, Sum};
+use crate::numbers::Numbers;
 use crate::op::{OpId, SessionId, Value};
 use crate::origins::{Origins, ShortOp};
 use crate::slab::{Handle, Slab};
 
-/// The table is cut into this many, so that no growth rehashes more than a small part of it.
-const SHARDS: usize = 2048;
 /// How many released values are remembered for the caller to collect.
 pub const RELEASED_MAX: usize = 4096;
 
@@ -96,9 +93,10 @@ impl Waiting {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ValueTable {
-    shards: Box<[HashTable<Handle>]>,
+    /// Handles of `stored` by operation.
+    by_op: Numbers,
     origins: Origins,
     stored: Slab<Stored>,
     waiting: BTreeMap<Handle, Waiting>,
@@ -112,24 +110,6 @@ pub(crate) struct ValueTable {
     released_missed: bool,
     /// The state of an export under way; not part of the state.
     pinned: Option<export::Pinned>,
-}
-
-impl Default for ValueTable {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
-            origins: Origins::default(),
-            stored: Slab::default(),
-            waiting: BTreeMap::new(),
-            waiting_by_age: BTreeMap::new(),
-            waiting_by_session: BTreeSet::new(),
-            by_layout: BTreeMap::new(),
-            sum: Sum::default(),
-            released: Vec::new(),
-            released_missed: false,
-            pinned: None,
-        }
-    }
 }
 
 /// How many values there are of something, and how many bytes they have before coding.
@@ -149,17 +129,6 @@ impl Extent {
         self.values -= 1;
         self.bytes -= u64::from(len);
     }
-}
-
-fn hash_of(op: OpId) -> u64 {
-    let folded = (op.0 as u64) ^ ((op.0 >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let product = u128::from(folded ^ 0x2545_F491_4F6C_DD1D) * 0xD6E8_FEB8_6659_FD93;
-    (product as u64) ^ ((product >> 64) as u64)
-}
-
-fn shard_of(hash: u64) -> usize {
-    // Neither the highest nor the lowest bits: those choose the place within the shard.
-    (hash >> 40) as usize % SHARDS
 }
 
 impl ValueTable {
@@ -182,8 +151,8 @@ impl ValueTable {
     }
 
     pub(crate) fn find(&self, op: OpId) -> Option<Handle> {
-        let (hash, op) = (hash_of(op), self.origins.find(op)?);
-        self.shards[shard_of(hash)].find(hash, |&at| self.stored.get(at).op == op).copied()
+        let op = self.origins.find(op)?;
+        self.by_op.find(op.hash(), |at| self.stored.get(at).op == op)
     }
 
     pub(crate) fn value(&self, handle: Handle) -> Value {
@@ -204,7 +173,7 @@ impl ValueTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = ValueUse> + '_ {
-        self.shards.iter().flatten().map(|handle| self.describe(*handle))
+        self.by_op.iter().map(|handle| self.describe(handle))
     }
 
     /// Of the places from `from` on, at most `most`, the values that stand there.
@@ -221,29 +190,27 @@ impl ValueTable {
     /// Adds a value that is not in the table. The caller retains it or lets it wait at once.
     pub(crate) fn add(&mut self, value: &Value, slot: u64) -> Handle {
         debug_assert!(self.find(value.op).is_none(), "a value is stored once");
-        let stored = Stored::new(self.origins.shorten(value.op), value, slot);
+        let op = self.origins.shorten(value.op);
+        let stored = Stored::new(op, value, slot);
         self.by_layout.entry(value.layout).or_default().add(value.len);
         self.sum.add(stored.hash(value.op));
         let handle = self.stored.insert(stored);
-        self.enter(handle, value.op);
+        self.enter(handle);
         handle
     }
 
     /// Makes a value to be found by its operation.
-    fn enter(&mut self, handle: Handle, op: OpId) {
-        let hash = hash_of(op);
-        let (slab, origins) = (&self.stored, &self.origins);
-        let rehash = |&at: &Handle| hash_of(origins.name(slab.get(at).op));
-        self.shards[shard_of(hash)].insert_unique(hash, handle, rehash);
+    fn enter(&mut self, handle: Handle) {
+        let slab = &self.stored;
+        let hash_of = |at| slab.get(at).op.hash();
+        self.by_op.insert(hash_of(handle), handle, hash_of);
     }
 
     /// The operation is not found any more, and is told to be released.
     fn leave(&mut self, handle: Handle, op: OpId) {
-        let hash = hash_of(op);
-        self.shards[shard_of(hash)]
-            .find_entry(hash, |&at| at == handle)
-            .expect("every stored value is in the value table")
-            .remove();
+        let short = self.origins.shorten(op);
+        let found = self.by_op.remove(short.hash(), |at| at == handle);
+        assert!(found.is_some(), "every stored value is in the value table");
         if self.released.len() < RELEASED_MAX {
             self.released.push(op);
         } else {
@@ -326,7 +293,7 @@ impl ValueTable {
     /// The hash from the entries themselves.
     pub(crate) fn full_hash(&self) -> u128 {
         let mut sum = Sum::default();
-        for &handle in self.shards.iter().flatten() {
+        for handle in self.by_op.iter() {
             sum.add(self.stored.get(handle).hash(self.op(handle)));
         }
         for (&handle, waiting) in &self.waiting {

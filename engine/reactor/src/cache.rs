@@ -7,38 +7,96 @@
 //! So a scan of everything, or a stream of writes that nobody reads, passes through the tenth and leaves
 //! what is hot where it is.
 //!
+//! Queues are rows of entries that know their neighbours: what goes leaves nothing behind that would
+//! have to be cleared away at once, later.
+//!
 //! Invariant: the cost of all entries is at most the bound after every call, but for those that the log
 //! does not hold yet, which stay. What would break it: an entry in no queue.
 
+use crate::table::Table;
 use racos_buffer::Slice;
 use racos_machine::OpId;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
 
 /// The share of the small queue: a tenth.
 const SMALL_SHARE: usize = 10;
 /// An entry that was used so often, or more, goes round so often.
 const USES_MAX: u8 = 3;
+/// So many entries of the main queue go round at most before one goes, used or not.
+const ROUND_MAX: usize = 64;
 /// Names of entries that went, for each that is there, and at least.
 const GHOSTS_MIN: usize = 64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Queue {
-    /// The log does not hold it yet.
+    /// The log does not hold it yet: in no queue.
+    #[default]
     Held,
     Small,
     Main,
 }
 
-#[derive(Debug)]
+/// The neighbours of an entry in its queue, by number.
+#[derive(Debug, Clone, Copy, Default)]
+struct Links {
+    older: Option<u32>,
+    newer: Option<u32>,
+}
+
+#[derive(Debug, Default)]
 struct Cached {
     bytes: Slice,
     /// Memory that this entry is charged for: its share of the block that it pins.
     cost: u32,
     uses: u8,
     queue: Queue,
-    /// Tells a later caching of the same fragment from this one in the queues.
-    ticket: u64,
+    links: Links,
+}
+
+/// What stands in a queue.
+trait Linked: Default {
+    fn links(&mut self) -> &mut Links;
+}
+
+impl Linked for Cached {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// The name of an entry that went is its neighbours alone.
+impl Linked for Links {
+    fn links(&mut self) -> &mut Links {
+        self
+    }
+}
+
+/// A queue of entries of a table.
+#[derive(Debug, Default)]
+struct Row {
+    oldest: Option<u32>,
+    newest: Option<u32>,
+}
+
+impl Row {
+    fn push<T: Linked>(&mut self, table: &mut Table<T>, number: u32) {
+        *table.at_mut(number).links() = Links { older: self.newest, newer: None };
+        match self.newest.replace(number) {
+            Some(before) => table.at_mut(before).links().newer = Some(number),
+            None => self.oldest = Some(number),
+        }
+    }
+
+    fn unlink<T: Linked>(&mut self, table: &mut Table<T>, number: u32) {
+        let Links { older, newer } = *table.at_mut(number).links();
+        match older {
+            Some(older) => table.at_mut(older).links().newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer {
+            Some(newer) => table.at_mut(newer).links().older = older,
+            None => self.newest = older,
+        }
+    }
 }
 
 /// Hits and misses of those who asked.
@@ -48,34 +106,23 @@ pub(crate) struct CacheCounts {
     pub misses: u64,
 }
 
+#[derive(Default)]
 pub(crate) struct Cache {
-    entries: FxHashMap<OpId, Cached>,
-    small: VecDeque<(OpId, u64)>,
-    main: VecDeque<(OpId, u64)>,
-    /// Names of what went from the small queue, oldest first, and with the ticket of its going.
-    ghosts: FxHashMap<OpId, u64>,
-    ghost_order: VecDeque<(OpId, u64)>,
+    entries: Table<Cached>,
+    small: Row,
+    main: Row,
+    /// Names of what went from the small queue.
+    ghosts: Table<Links>,
+    ghost_row: Row,
     small_bytes: usize,
     bytes: usize,
     bytes_max: usize,
-    next_ticket: u64,
     pub counts: CacheCounts,
 }
 
 impl Cache {
     pub fn new(bytes_max: usize) -> Cache {
-        Cache {
-            entries: FxHashMap::default(),
-            small: VecDeque::new(),
-            main: VecDeque::new(),
-            ghosts: FxHashMap::default(),
-            ghost_order: VecDeque::new(),
-            small_bytes: 0,
-            bytes: 0,
-            bytes_max,
-            next_ticket: 0,
-            counts: CacheCounts::default(),
-        }
+        Cache { bytes_max, ..Cache::default() }
     }
 
     /// Bytes that all of them are charged for.
@@ -85,12 +132,12 @@ impl Cache {
     }
 
     pub fn contains(&self, op: OpId) -> bool {
-        self.entries.contains_key(&op)
+        self.entries.contains(op)
     }
 
     /// The bytes for a reader.
     pub fn get(&mut self, op: OpId) -> Option<Slice> {
-        let Some(entry) = self.entries.get_mut(&op) else {
+        let Some(entry) = self.entries.get_mut(op) else {
             self.counts.misses += 1;
             return None;
         };
@@ -101,63 +148,68 @@ impl Cache {
 
     /// Bytes that are to be kept until [`Cache::release`], since they are nowhere else.
     pub fn hold(&mut self, op: OpId, bytes: Slice, cost: usize) {
-        self.put(op, bytes, cost, Queue::Held);
+        self.put(op, bytes, cost);
         self.evict();
     }
 
     /// Bytes that were read, for the next reader.
     pub fn keep(&mut self, op: OpId, bytes: Slice, cost: usize) {
-        let queue = self.queue_for(op);
-        self.put(op, bytes, cost, queue);
+        let number = self.put(op, bytes, cost);
+        self.enqueue(op, number);
         self.evict();
     }
 
     /// What was held may go now.
     pub fn release(&mut self, op: OpId) {
-        let queue = self.queue_for(op);
-        let Some(entry) = self.entries.get_mut(&op) else { return };
-        if entry.queue == Queue::Held {
-            entry.queue = queue;
-            let (cost, ticket) = (entry.cost as usize, entry.ticket);
-            self.enqueue(op, ticket, cost, queue);
+        let Some(number) = self.entries.find(op) else { return };
+        if self.entries.at(number).queue == Queue::Held {
+            self.enqueue(op, number);
             self.evict();
         }
     }
 
     pub fn remove(&mut self, op: OpId) {
-        if let Some(entry) = self.entries.remove(&op) {
-            self.bytes -= entry.cost as usize;
-            if entry.queue == Queue::Small {
-                self.small_bytes -= entry.cost as usize;
-            }
+        if let Some(number) = self.entries.find(op) {
+            self.take(number);
         }
-        self.sweep();
+        self.forget_ghosts();
     }
 
-    fn queue_for(&mut self, op: OpId) -> Queue {
-        match self.ghosts.remove(&op) {
-            Some(_) => Queue::Main,
-            None => Queue::Small,
-        }
-    }
-
-    fn put(&mut self, op: OpId, bytes: Slice, cost: usize, queue: Queue) {
-        self.remove(op);
-        self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        self.bytes += cost;
-        self.entries.insert(op, Cached { bytes, cost: cost as u32, uses: 0, queue, ticket });
-        self.enqueue(op, ticket, cost, queue);
-    }
-
-    fn enqueue(&mut self, op: OpId, ticket: u64, cost: usize, queue: Queue) {
-        match queue {
+    /// Takes an entry out of its queue, and out.
+    fn take(&mut self, number: u32) {
+        let entry = self.entries.at(number);
+        let cost = entry.cost as usize;
+        match entry.queue {
             Queue::Held => {}
             Queue::Small => {
-                self.small_bytes += cost;
-                self.small.push_back((op, ticket));
+                self.small_bytes -= cost;
+                self.small.unlink(&mut self.entries, number);
             }
-            Queue::Main => self.main.push_back((op, ticket)),
+            Queue::Main => self.main.unlink(&mut self.entries, number),
+        }
+        self.bytes -= cost;
+        self.entries.remove_at(number);
+    }
+
+    fn put(&mut self, op: OpId, bytes: Slice, cost: usize) -> u32 {
+        self.remove(op);
+        self.bytes += cost;
+        let entry = Cached { bytes, cost: cost as u32, ..Cached::default() };
+        self.entries.put(op, entry).expect("the one before was removed")
+    }
+
+    /// An entry that went a short while ago, and is wanted again, is of the main queue.
+    fn enqueue(&mut self, op: OpId, number: u32) {
+        let entry = self.entries.at_mut(number);
+        if let Some(ghost) = self.ghosts.find(op) {
+            self.ghost_row.unlink(&mut self.ghosts, ghost);
+            self.ghosts.remove_at(ghost);
+            entry.queue = Queue::Main;
+            self.main.push(&mut self.entries, number);
+        } else {
+            entry.queue = Queue::Small;
+            self.small_bytes += entry.cost as usize;
+            self.small.push(&mut self.entries, number);
         }
     }
 
@@ -169,77 +221,59 @@ impl Cache {
                 false => self.evict_main() || self.evict_small(),
             };
             if !went {
-                return; // the rest is held
+                break; // the rest is held
             }
         }
-        self.sweep();
+        self.forget_ghosts();
     }
 
     /// Takes the oldest of the small queue out of it; false if there is none.
     fn evict_small(&mut self) -> bool {
-        while let Some((op, ticket)) = self.small.pop_front() {
-            let Some(entry) = self.entries.get_mut(&op).filter(|it| it.ticket == ticket) else {
-                continue;
-            };
+        let Some(number) = self.small.oldest else { return false };
+        let entry = self.entries.at_mut(number);
+        if entry.uses > 0 {
+            (entry.uses, entry.queue) = (0, Queue::Main);
             self.small_bytes -= entry.cost as usize;
-            if entry.uses > 0 {
-                (entry.uses, entry.queue) = (0, Queue::Main);
-                self.main.push_back((op, ticket));
-            } else {
-                self.bytes -= entry.cost as usize;
-                self.entries.remove(&op);
-                self.ghosts.insert(op, ticket);
-                self.ghost_order.push_back((op, ticket));
-            }
+            self.small.unlink(&mut self.entries, number);
+            self.main.push(&mut self.entries, number);
             return true;
         }
-        false
+        let op = self.entries.op_at(number);
+        self.take(number);
+        if let Ok(ghost) = self.ghosts.put(op, Links::default()) {
+            self.ghost_row.push(&mut self.ghosts, ghost);
+        }
+        true
     }
 
     /// Lets the oldest of the main queue go that was not used since it last came by; false if there
     /// is none.
     fn evict_main(&mut self) -> bool {
-        while let Some((op, ticket)) = self.main.pop_front() {
-            let Some(entry) = self.entries.get_mut(&op).filter(|it| it.ticket == ticket) else {
-                continue;
-            };
-            if entry.uses > 0 {
-                entry.uses -= 1;
-                self.main.push_back((op, ticket));
-                continue;
+        for round in 0..=ROUND_MAX {
+            let Some(number) = self.main.oldest else { return false };
+            let entry = self.entries.at_mut(number);
+            if entry.uses == 0 || round == ROUND_MAX {
+                self.take(number);
+                break;
             }
-            self.bytes -= entry.cost as usize;
-            self.entries.remove(&op);
-            return true;
+            entry.uses -= 1;
+            self.main.unlink(&mut self.entries, number);
+            self.main.push(&mut self.entries, number);
         }
-        false
+        true
     }
 
-    /// Names in the queues outlive what was removed: swept when they are the larger half.
-    fn sweep(&mut self) {
-        let most = 2 * self.entries.len() + GHOSTS_MIN;
-        let (entries, ghosts) = (&self.entries, &self.ghosts);
-        for queue in [&mut self.small, &mut self.main] {
-            if queue.len() > most {
-                queue.retain(|(op, ticket)| {
-                    entries.get(op).is_some_and(|entry| entry.ticket == *ticket)
-                });
-            }
-        }
-        if self.ghost_order.len() > 2 * most {
-            self.ghost_order.retain(|(op, ticket)| ghosts.get(op) == Some(ticket));
-        }
+    fn forget_ghosts(&mut self) {
         while self.ghosts.len() > self.entries.len().max(GHOSTS_MIN) {
-            let Some((op, ticket)) = self.ghost_order.pop_front() else { return };
-            if self.ghosts.get(&op) == Some(&ticket) {
-                self.ghosts.remove(&op);
-            }
+            let Some(oldest) = self.ghost_row.oldest else { return };
+            self.ghost_row.unlink(&mut self.ghosts, oldest);
+            self.ghosts.remove_at(oldest);
         }
     }
 
     #[cfg(test)]
     fn names(&self) -> usize {
-        self.small.len() + self.main.len() + self.ghost_order.len() + self.ghosts.len()
+        self.ghosts.len()
     }
 }
 
@@ -328,7 +362,7 @@ mod tests {
                 reader.cache.remove(op(10_000 + round));
             }
         }
-        assert!(reader.cache.names() < 1_500, "{}", reader.cache.names());
+        assert!(reader.cache.names() <= 100, "{}", reader.cache.names());
         (0..60_000).for_each(|counter| reader.cache.remove(op(counter)));
         assert_eq!((reader.cache.bytes(), reader.cache.small_bytes), (0, 0));
     }

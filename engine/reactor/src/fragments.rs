@@ -7,13 +7,12 @@
 
 use crate::cache::{Cache, CacheCounts};
 use crate::record::COPY_BYTES;
-use crate::table::{Entry, Table};
+use crate::table::Table;
 use racos_buffer::Slice;
 use racos_machine::OpId;
 use racos_protocol::Slot;
 use racos_storage::Place;
 use racos_storage::device::FileId;
-use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where to get a fragment.
@@ -23,12 +22,27 @@ pub enum Fetch {
     Disk { place: Place, crc: u32 },
 }
 
+/// Where a fragment lies, and its checksum.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lying {
+    /// No segment has number 0: the log has not said yet where the record lies.
+    pub place: Place,
+    pub crc: u32,
+}
+
+impl Lying {
+    /// Where it lies, once that is known.
+    fn placed(&self) -> Option<Place> {
+        (self.place.segment != 0).then_some(self.place)
+    }
+}
+
 /// Fragments by operation, with a bounded cache of bytes.
 pub struct Fragments {
-    table: Table,
+    table: Table<Lying>,
     cache: Cache,
     /// Of entries that are not executed, or not placed.
-    slots: FxHashMap<OpId, Told>,
+    slots: Table<Told>,
     slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
     /// While a checkpoint is being written: what is to be forgotten when it is, and its bytes.
@@ -45,7 +59,7 @@ pub struct Fragments {
 pub const UNASSIGNED: Slot = Slot::MAX;
 
 /// The slot whose record holds a fragment, and whether the log has said where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Told {
     slot: Slot,
     is_placed: bool,
@@ -93,7 +107,7 @@ impl Fragments {
         Fragments {
             table: Table::default(),
             cache: Cache::new(cache_bytes_max),
-            slots: FxHashMap::default(),
+            slots: Table::default(),
             slot_order: VecDeque::new(),
             live: Live::default(),
             deferred: None,
@@ -204,21 +218,21 @@ impl Fragments {
 
     /// Where the log holds a fragment, with its checksum.
     pub fn place(&self, op: OpId) -> Option<(Place, u32)> {
-        let entry = self.table.get(op)?;
-        entry.placed().map(|place| (place, entry.crc))
+        let lying = self.table.get(op)?;
+        lying.placed().map(|place| (place, lying.crc))
     }
 
     /// A fragment that a checkpoint names. What a later record said already stands.
     pub fn fill(&mut self, op: OpId, place: Place, crc: u32) {
-        if self.table.insert_new(Entry { op, place, crc }) {
+        if self.table.put(op, Lying { place, crc }).is_ok() {
             self.live.add(place);
         }
     }
 
     /// The same fragment lies at another place now, if it still lay at `from`.
     pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
-        if let Some(place) = self.table.place_mut(op).filter(|place| **place == from) {
-            *place = to;
+        if let Some(lying) = self.table.get_mut(op).filter(|lying| lying.place == from) {
+            lying.place = to;
             self.live.drop(from);
             self.live.add(to);
         }
@@ -235,8 +249,8 @@ impl Fragments {
 
     fn unwanted(&self, wanted: impl Fn(OpId, Slot) -> bool) -> Vec<OpId> {
         let slot_of = |op| self.slot_of(op).unwrap_or(0);
-        let unwanted = |entry: &Entry| !wanted(entry.op, slot_of(entry.op));
-        self.table.iter().filter(unwanted).map(|entry| entry.op).collect()
+        let ops = self.table.iter().map(|(op, _)| op);
+        ops.filter(|op| !wanted(*op, slot_of(*op))).collect()
     }
 
     /// A fragment whose record was handed to the log. `cost`: the bytes of memory that it pins.
@@ -246,7 +260,7 @@ impl Fragments {
         if self.is_of_later_slot(op, slot) {
             return;
         }
-        let old = self.table.insert(Entry { op, place: Place::default(), crc });
+        let old = self.table.insert(op, Lying { place: Place::default(), crc });
         self.drop_place(old);
         self.note_slot(op, Told { slot, is_placed: false });
         self.cache.hold(op, bytes, cost);
@@ -257,14 +271,14 @@ impl Fragments {
         if self.is_of_later_slot(op, slot) {
             return;
         }
-        let old = self.table.insert(Entry { op, place, crc });
+        let old = self.table.insert(op, Lying { place, crc });
         self.drop_place(old);
         self.note_slot(op, Told { slot, is_placed: true });
         self.live.add(place);
     }
 
     fn slot_of(&self, op: OpId) -> Option<Slot> {
-        self.slots.get(&op).map(|told| told.slot)
+        self.slots.get(op).map(|told| told.slot)
     }
 
     fn note_slot(&mut self, op: OpId, told: Told) {
@@ -279,7 +293,7 @@ impl Fragments {
 
     /// The batch of what was stored without a slot is in this one, which is executed.
     pub fn assign(&mut self, op: OpId, slot: Slot) {
-        if let Some(told) = self.slots.get_mut(&op).filter(|told| told.slot == UNASSIGNED) {
+        if let Some(told) = self.slots.get_mut(op).filter(|told| told.slot == UNASSIGNED) {
             told.slot = slot;
             self.slot_order.push_back((slot, op));
         }
@@ -297,8 +311,8 @@ impl Fragments {
             let Some((slot, op)) = self.slot_order.pop_front_if(|(slot, _)| *slot < exec) else {
                 return;
             };
-            match self.slots.get(&op).filter(|told| told.slot == slot) {
-                Some(Told { is_placed: true, .. }) => drop(self.slots.remove(&op)),
+            match self.slots.get(op).filter(|told| told.slot == slot) {
+                Some(Told { is_placed: true, .. }) => drop(self.slots.remove(op)),
                 // Behind what is not executed: it is met again.
                 Some(_) => self.slot_order.push_back((slot, op)),
                 None => {}
@@ -306,8 +320,8 @@ impl Fragments {
         }
     }
 
-    fn drop_place(&mut self, entry: Option<Entry>) {
-        if let Some(place) = entry.and_then(|entry| entry.placed()) {
+    fn drop_place(&mut self, lying: Option<Lying>) {
+        if let Some(place) = lying.and_then(|lying| lying.placed()) {
             self.live.drop(place);
         }
     }
@@ -318,11 +332,11 @@ impl Fragments {
 
     /// The log says where the record lies. False: the fragment was forgotten meanwhile.
     pub fn placed(&mut self, op: OpId, slot: Slot, place: Place) -> bool {
-        let told = self.slots.get_mut(&op).filter(|told| told.slot == slot);
+        let told = self.slots.get_mut(op).filter(|told| told.slot == slot);
         let Some(told) = told else { return false };
         told.is_placed = true;
-        let Some(kept) = self.table.place_mut(op) else { return false };
-        let old = std::mem::replace(kept, place);
+        let Some(kept) = self.table.get_mut(op) else { return false };
+        let old = std::mem::replace(&mut kept.place, place);
         if old.segment != 0 {
             self.live.drop(old);
         }
@@ -341,25 +355,16 @@ impl Fragments {
     /// Where the fragment of this operation is, if this node has it.
     /// PROTOCOL 3.1-e
     pub fn find(&mut self, op: OpId) -> Option<Fetch> {
-        let entry = self.table.get(op)?;
-        match (self.cache.get(op), entry.placed()) {
+        let lying = *self.table.get(op)?;
+        match (self.cache.get(op), lying.placed()) {
             (Some(bytes), _) => Some(Fetch::Memory(bytes)),
-            (None, Some(place)) => Some(Fetch::Disk { place, crc: entry.crc }),
+            (None, Some(place)) => Some(Fetch::Disk { place, crc: lying.crc }),
             (None, None) => None,
         }
     }
 
     pub fn contains(&self, op: OpId) -> bool {
         self.table.contains(op)
-    }
-
-    /// Records of slots below `exec` told of it, and the checkpoint that replay began at does not
-    /// name it. One of a later slot may have told of it again.
-    pub fn discard(&mut self, op: OpId, exec: Slot) {
-        if self.slot_of(op).is_some_and(|slot| slot >= exec) {
-            return;
-        }
-        self.lose(op);
     }
 
     /// The slot was decided null, or the value is not live any more: nobody will ask.
@@ -374,7 +379,7 @@ impl Fragments {
         if slot.is_none()
             && let Some(deferred) = &mut self.deferred
         {
-            let place = self.table.get(op).and_then(|entry| entry.placed());
+            let place = self.table.get(op).and_then(Lying::placed);
             let bytes = place.map_or(0, Live::bytes_of);
             self.going_bytes += bytes;
             return deferred.push((op, bytes));
@@ -384,7 +389,7 @@ impl Fragments {
             Some(_) => self.drop_place(removed),
             // PROTOCOL 9.2-c: the newest checkpoint may name it.
             None => {
-                if let Some(place) = removed.and_then(|entry| entry.placed()) {
+                if let Some(place) = removed.and_then(|lying| lying.placed()) {
                     let bytes = Live::bytes_of(place);
                     *self.live.dying.entry(place.segment).or_default() += bytes;
                     self.live.dying_total += bytes;
@@ -399,8 +404,8 @@ impl Fragments {
         self.drop_place(removed);
     }
 
-    fn take(&mut self, op: OpId) -> Option<Entry> {
-        self.slots.remove(&op);
+    fn take(&mut self, op: OpId) -> Option<Lying> {
+        self.slots.remove(op);
         self.cache.remove(op);
         self.table.remove(op)
     }

@@ -34,6 +34,7 @@ mod assign;
 mod batch;
 mod cache;
 mod checkpoint;
+mod collected;
 pub mod config;
 mod expiry;
 mod facts;

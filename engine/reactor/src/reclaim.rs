@@ -24,7 +24,7 @@ use racos_machine::OpId;
 use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::{Device, FileId};
-use racos_storage::{Class, Look, Place};
+use racos_storage::{Class, Cursor, Look, Place};
 use std::collections::{BTreeSet, VecDeque};
 
 /// What one COPIES record holds at most.
@@ -54,9 +54,9 @@ struct Job {
     /// How much of it is to be read at least: a group is looked at whole.
     want: u32,
     reading: bool,
-    /// What was read of it and not gathered yet, and how many records of the group at `at` are.
+    /// What was read of it and not gathered yet, and how far the group at `at` is.
     stretch: Option<Stretch>,
-    records: usize,
+    group: Option<Cursor>,
     /// Fragments in use whose bytes are still to be read.
     single: VecDeque<(CopyOf, Place)>,
 }
@@ -238,9 +238,8 @@ impl<L: Link, D: Device> Node<L, D> {
         {
             self.reclaim.tried.insert(segment);
             let at = racos_storage::SEGMENT_FRONT;
-            let (single, stretch) = (VecDeque::new(), None);
-            let job =
-                Job { segment, len, at, want: 0, reading: false, stretch, records: 0, single };
+            let (single, stretch, group) = (VecDeque::new(), None, None);
+            let job = Job { segment, len, at, want: 0, reading: false, stretch, group, single };
             self.reclaim.job = Some(job);
         }
         self.hasten_checkpoint(self.reclaim.job.is_none());
@@ -372,6 +371,17 @@ impl<L: Link, D: Device> Node<L, D> {
             let Some(bytes) = stretch.bytes.get((job.at - stretch.at) as usize..) else {
                 return job;
             };
+            if let Some(mut group) = job.group.take() {
+                if let Some(record) = group.next(bytes) {
+                    visits += 1 + self.gather_record(&record, &stretch, &mut job);
+                    job.group = Some(group);
+                } else {
+                    job.at += group.group_len();
+                    // The next one may be as long.
+                    job.want = (2 * group.group_len()).min(STRETCH_MAX);
+                }
+                continue;
+            }
             match self.log.look(bytes, job.segment, job.at) {
                 _ if bytes.is_empty() => return job,
                 Look::Group(group) if bytes.len() < job.wanted_of(group.len()) => {
@@ -380,18 +390,8 @@ impl<L: Link, D: Device> Node<L, D> {
                     return job;
                 }
                 Look::Group(group) => {
-                    for record in group.records().skip(job.records) {
-                        if visits >= VISITS {
-                            break;
-                        }
-                        visits += 1 + self.gather_record(&record, &stretch, &mut job);
-                        job.records += 1;
-                    }
-                    if group.records().nth(job.records).is_none() {
-                        (job.at, job.records) = (job.at + group.len(), 0);
-                        // The next one may be as long.
-                        job.want = (2 * group.len()).min(STRETCH_MAX);
-                    }
+                    visits += 1;
+                    job.group = Some(group.cursor());
                 }
                 Look::Short { need } if need <= (job.len - job.at) as usize => {
                     job.want = need as u32;

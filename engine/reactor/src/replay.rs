@@ -1,8 +1,8 @@
 //! Restart from disk (PROTOCOL 9.1): the log read once, in order, gives the node back.
 //!
 //! It is read from the place that the newest checkpoint needs, or from its beginning while there is
-//! none. Until the last piece of that checkpoint is met, records are only collected; then the state
-//! is there, and they are applied.
+//! none. Until the last piece of that checkpoint is met, records are only collected, as they are
+//! (`collected`); then the state is there, and they are applied.
 //!
 //! Invariant: the state machine gets exactly the decided batches in slot order, from the
 //! checkpoint's exec on; what the node said in undecided slots is in the core again before anything
@@ -12,6 +12,7 @@ use crate::admission::{self, Notes};
 use crate::ahead::{self, Held, HeldBatches};
 use crate::batch::Batch;
 use crate::checkpoint::{Checkpoints, OWN_ENTRY, Piece, Snapshot, get_place, load_history};
+use crate::collected::Collected;
 use crate::config::NodeConfig;
 use crate::fragments::{Fragments, UNASSIGNED};
 use crate::history::{History, NULL};
@@ -89,6 +90,7 @@ impl<L: Link, D: Device> Node<L, D> {
             limits: limits(&config),
             founding: founding(&config),
             loading: None,
+            collected: Collected::default(),
             secrets: secrets.clone(),
             cache_bytes_max: config.bounds.cache_bytes_max,
             fragments: Fragments::new(config.bounds.cache_bytes_max),
@@ -205,8 +207,9 @@ struct Replay {
     machine: Machine,
     limits: Limits,
     founding: Founding,
-    /// The checkpoint that replay began at, until its end has come.
+    /// The checkpoint that replay began at, until its end has come; and what comes before that.
     loading: Option<Box<Loading>>,
+    collected: Collected,
     secrets: Secrets,
     cache_bytes_max: usize,
     fragments: Fragments,
@@ -240,9 +243,6 @@ struct Loading {
     named: VecDeque<OpId>,
     history: Option<History>,
     snapshot: Snapshot,
-    /// Fragments and batches of slots below exec that records at or behind the mark told of.
-    early: Vec<OpId>,
-    heads: Vec<(Slot, Place)>,
     /// Why this checkpoint cannot be used.
     problem: Option<String>,
 }
@@ -258,20 +258,15 @@ impl Loading {
             named: VecDeque::new(),
             history: None,
             snapshot: Snapshot { generation, exec, ..Snapshot::default() },
-            early: Vec::new(),
-            heads: Vec::new(),
             problem: None,
         }
     }
-}
 
-impl Loading {
-    /// A first piece: what came of another attempt is of no use. What records told, not pieces, stays.
+    /// A first piece: what came of another attempt is of no use.
     fn begin_again(&mut self, is_this_one: bool) {
         let Snapshot { generation, exec, .. } = self.snapshot;
         let fresh = Loading::new(generation, exec, self.limits);
-        let (early, heads) = (std::mem::take(&mut self.early), std::mem::take(&mut self.heads));
-        *self = Loading { is_begun: is_this_one, early, heads, ..fresh };
+        *self = Loading { is_begun: is_this_one, ..fresh };
     }
 }
 
@@ -285,6 +280,7 @@ impl racos_storage::Replay for Replay {
         self.snapshot = Snapshot::default();
         self.pending.clear();
         self.held.clear();
+        self.collected = Collected::default();
         self.absent.clear();
         self.notes.clear();
         self.scrubbed = Noted::default();
@@ -300,13 +296,9 @@ impl racos_storage::Replay for Replay {
     }
 
     fn record(&mut self, record: Replayed<'_>) -> u64 {
-        if self.problem.is_none()
-            && let Err(problem) = self.take(&record)
-        {
-            self.problem =
-                Some(format!("record {} (kind {}): {problem}", record.id.0, record.kind));
-        }
-        record::needed_until(record.kind, record.head)
+        let until = record::needed_until(record.kind, record.head);
+        self.take_or_refuse(&record);
+        until
     }
 
     fn end(&mut self) -> Result<(), String> {
@@ -318,6 +310,15 @@ impl racos_storage::Replay for Replay {
 }
 
 impl Replay {
+    fn take_or_refuse(&mut self, record: &Replayed<'_>) {
+        if self.problem.is_none()
+            && let Err(problem) = self.take(record)
+        {
+            self.problem =
+                Some(format!("record {} (kind {}): {problem}", record.id.0, record.kind));
+        }
+    }
+
     /// A piece of a checkpoint. Of others than the one that replay began at, nothing is taken.
     fn piece(&mut self, record: &Replayed<'_>) -> Result<(), String> {
         let (generation, piece) = Piece::get(record.head).map_err(|error| error.to_string())?;
@@ -426,7 +427,7 @@ impl Replay {
 
     /// The state is there: what was collected meanwhile is judged by it.
     fn loaded(&mut self, loading: Loading) {
-        let Loading { generation, import, history, snapshot, early, heads, .. } = loading;
+        let Loading { generation, import, history, snapshot, .. } = loading;
         let exec = self.recovery.exec();
         self.machine = match import.finish() {
             Ok(machine) => machine,
@@ -445,13 +446,9 @@ impl Replay {
         }
         ahead::executed_by(&self.machine, &mut self.held, &mut self.fragments);
         self.history = history.unwrap_or_else(|| History::starting_at(exec));
-        heads.into_iter().for_each(|(slot, place)| self.history.placed(slot, place));
-        for op in early {
-            if self.machine.value(op).is_none() {
-                self.fragments.discard(op, exec);
-            }
-        }
         self.snapshot = snapshot;
+        let collected = std::mem::take(&mut self.collected);
+        collected.each(&mut |record| self.take_or_refuse(&record));
     }
 
     fn refuse_checkpoint(&mut self, generation: u64, problem: String) {
@@ -461,6 +458,12 @@ impl Replay {
     }
 
     fn take(&mut self, record: &Replayed<'_>) -> Result<(), String> {
+        // What is about no slot is true whatever the checkpoint says, and it says some of it again.
+        let is_apart = matches!(record.kind, kind::CHECKPOINT | kind::NOTE | kind::SCRUBBED);
+        if self.loading.is_some() && !is_apart {
+            self.collected.push(record);
+            return Ok(());
+        }
         match record.kind {
             kind::CHECKPOINT => self.piece(record)?,
             kind::COPIES => self.copies(record)?,
@@ -583,22 +586,15 @@ impl Replay {
 
     /// A fragment that a record holds. That of an executed slot counts only if its value is live.
     fn fragment(&mut self, op: OpId, slot: Slot, place: Place, crc: u32) {
-        if slot < self.recovery.exec() {
-            match &mut self.loading {
-                Some(loading) => loading.early.push(op),
-                None if self.machine.value(op).is_none() => return,
-                None => {}
-            }
+        if slot >= self.recovery.exec() || self.machine.value(op).is_some() {
+            self.fragments.replay(op, slot, place, crc);
         }
-        self.fragments.replay(op, slot, place, crc);
     }
 
     fn pend(&mut self, slot: Slot, batch: Rc<Batch>, place: Place) {
         if slot >= self.recovery.exec() {
             let known = Known { batch, recorded: true, place: Some(place) };
             self.pending.entry(slot).or_insert(known);
-        } else if let Some(loading) = &mut self.loading {
-            loading.heads.push((slot, place));
         } else {
             self.history.placed(slot, place);
         }

@@ -1,215 +1,181 @@
-//! Where fragments lie, by operation: 24 bytes each, and what finding them costs.
+//! What a node knows by operation, found by 32-bit numbers that stay: 8 bytes each beside what is kept,
+//! and what finding it costs.
 //!
 //! Purpose: the index has one entry for every live value, so its size bounds how many keys a node can
-//! hold. Entries lie in chunks that never move, and the hash tables over them, of which there are many
-//! small ones, hold only 32-bit numbers: no growth copies more than a small part of it at a time.
+//! hold. Entries lie in chunks that never move, and what finds them holds their numbers alone and grows
+//! by small pieces: no turn of the loop pays for the entries of others.
 //!
 //! Invariant: an operation has one entry at most, and its number stays until it is removed.
 
-use hashbrown::{HashTable, hash_table};
-use racos_machine::{OpId, Origins, ShortOp};
-use racos_storage::Place;
-use rustc_hash::FxBuildHasher;
-use std::hash::BuildHasher;
+use racos_machine::{Numbers, OpId, Origins, ShortOp};
 
 const CHUNK_ENTRIES: usize = 1024;
-const SHARDS: usize = 2048;
 
-/// One fragment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    pub op: OpId,
-    /// No segment has number 0: the log has not said yet where the record lies.
-    pub place: Place,
-    pub crc: u32,
-}
-
-impl Entry {
-    /// Where it lies, once that is known.
-    pub fn placed(&self) -> Option<Place> {
-        (self.place.segment != 0).then_some(self.place)
-    }
-}
-
-/// An [`Entry`] in 24 bytes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Kept {
+#[derive(Debug, Default)]
+struct Kept<T> {
     op: ShortOp,
-    place: Place,
-    crc: u32,
+    what: T,
 }
 
-pub(crate) struct Table {
-    shards: Box<[HashTable<u32>]>,
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    numbers: Numbers,
     origins: Origins,
-    chunks: Vec<Vec<Kept>>,
+    chunks: Vec<Vec<Kept<T>>>,
     free: Vec<u32>,
     allotted: u32,
 }
 
-impl Default for Table {
-    fn default() -> Table {
-        Table {
-            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
-            origins: Origins::default(),
-            chunks: Vec::new(),
-            free: Vec::new(),
-            allotted: 0,
-        }
+impl<T> Default for Table<T> {
+    fn default() -> Table<T> {
+        let (numbers, origins) = (Numbers::default(), Origins::default());
+        Table { numbers, origins, chunks: Vec::new(), free: Vec::new(), allotted: 0 }
     }
 }
 
-fn hash_of(op: OpId) -> u64 {
-    FxBuildHasher.hash_one(op.0)
-}
-
-fn shard_of(hash: u64) -> usize {
-    // Neither the highest nor the lowest bits: those choose the place within the shard.
-    (hash >> 40) as usize % SHARDS
-}
-
-fn at(chunks: &[Vec<Kept>], number: u32) -> &Kept {
+fn kept<T>(chunks: &[Vec<Kept<T>>], number: u32) -> &Kept<T> {
     &chunks[number as usize / CHUNK_ENTRIES][number as usize % CHUNK_ENTRIES]
 }
 
-impl Table {
+impl<T: Default> Table<T> {
     pub fn len(&self) -> usize {
-        self.allotted as usize - self.free.len()
+        self.numbers.len()
     }
 
-    fn find(&self, op: OpId) -> Option<u32> {
-        let (hash, op) = (hash_of(op), self.origins.find(op)?);
-        self.shards[shard_of(hash)].find(hash, |&number| at(&self.chunks, number).op == op).copied()
+    /// The number of an operation's entry.
+    pub fn find(&self, op: OpId) -> Option<u32> {
+        self.find_short(self.origins.find(op)?)
     }
 
-    fn entry(&self, number: u32) -> Entry {
-        let Kept { op, place, crc } = *at(&self.chunks, number);
-        Entry { op: self.origins.name(op), place, crc }
-    }
-
-    fn slot(&mut self, number: u32) -> &mut Kept {
-        &mut self.chunks[number as usize / CHUNK_ENTRIES][number as usize % CHUNK_ENTRIES]
+    fn find_short(&self, op: ShortOp) -> Option<u32> {
+        self.numbers.find(op.hash(), |number| kept(&self.chunks, number).op == op)
     }
 
     pub fn contains(&self, op: OpId) -> bool {
         self.find(op).is_some()
     }
 
-    pub fn get(&self, op: OpId) -> Option<Entry> {
-        self.find(op).map(|number| self.entry(number))
+    pub fn get(&self, op: OpId) -> Option<&T> {
+        self.find(op).map(|number| self.at(number))
     }
 
-    /// Where an operation's fragment lies, to be told anew.
-    pub fn place_mut(&mut self, op: OpId) -> Option<&mut Place> {
-        let number = self.find(op)?;
-        Some(&mut self.slot(number).place)
+    pub fn get_mut(&mut self, op: OpId) -> Option<&mut T> {
+        self.find(op).map(|number| self.at_mut(number))
+    }
+
+    /// The entry that has this number.
+    pub fn at(&self, number: u32) -> &T {
+        &kept(&self.chunks, number).what
+    }
+
+    pub fn at_mut(&mut self, number: u32) -> &mut T {
+        &mut self.chunks[number as usize / CHUNK_ENTRIES][number as usize % CHUNK_ENTRIES].what
+    }
+
+    /// The operation of the entry that has this number.
+    pub fn op_at(&self, number: u32) -> OpId {
+        self.origins.name(kept(&self.chunks, number).op)
     }
 
     /// Puts an entry in, in the place of the operation's former one, which it returns.
-    pub fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        match self.put(entry) {
-            (_, true) => None,
-            (number, false) => {
-                let old = self.entry(number);
-                let short = self.slot(number).op;
-                *self.slot(number) = Kept { op: short, place: entry.place, crc: entry.crc };
-                Some(old)
-            }
+    pub fn insert(&mut self, op: OpId, what: T) -> Option<T> {
+        match self.put(op, what) {
+            Ok(_) => None,
+            Err((number, what)) => Some(std::mem::replace(self.at_mut(number), what)),
         }
     }
 
-    /// Puts an entry in unless the operation has one; whether it had none.
-    pub fn insert_new(&mut self, entry: Entry) -> bool {
-        self.put(entry).1
-    }
-
-    /// The number of an operation's entry, and whether it was put in now: found and put in one search.
-    fn put(&mut self, entry: Entry) -> (u32, bool) {
-        let Entry { op, place, crc } = entry;
-        let (hash, kept) = (hash_of(op), Kept { op: self.origins.shorten(op), place, crc });
-        let (chunks, origins) = (&self.chunks, &self.origins);
-        let same = |&number: &u32| at(chunks, number).op == kept.op;
-        let rehash = |&number: &u32| hash_of(origins.name(at(chunks, number).op));
-        let vacant = match self.shards[shard_of(hash)].entry(hash, same, rehash) {
-            hash_table::Entry::Occupied(found) => return (*found.get(), false),
-            hash_table::Entry::Vacant(vacant) => vacant,
-        };
+    /// Puts an entry in, and gives its number; or gives the number of the one that the operation has.
+    pub fn put(&mut self, op: OpId, what: T) -> Result<u32, (u32, T)> {
+        let op = self.origins.shorten(op);
+        if let Some(number) = self.find_short(op) {
+            return Err((number, what));
+        }
         let number = self.free.pop().unwrap_or(self.allotted);
-        vacant.insert(number);
+        let entry = Kept { op, what };
         if number < self.allotted {
-            *self.slot(number) = kept;
-            return (number, true);
+            let (chunk, at) = (number as usize / CHUNK_ENTRIES, number as usize % CHUNK_ENTRIES);
+            self.chunks[chunk][at] = entry;
+        } else {
+            self.allotted = number.checked_add(1).expect("fewer than 2^32 entries");
+            if (number as usize).is_multiple_of(CHUNK_ENTRIES) {
+                self.chunks.push(Vec::with_capacity(CHUNK_ENTRIES));
+            }
+            self.chunks.last_mut().expect("a chunk was ensured").push(entry);
         }
-        self.allotted = number.checked_add(1).expect("fewer than 2^32 fragments");
-        if (number as usize).is_multiple_of(CHUNK_ENTRIES) {
-            self.chunks.push(Vec::with_capacity(CHUNK_ENTRIES));
-        }
-        self.chunks.last_mut().expect("a chunk was ensured").push(kept);
-        (number, true)
+        let chunks = &self.chunks;
+        self.numbers.insert(op.hash(), number, |other| kept(chunks, other).op.hash());
+        Ok(number)
     }
 
-    pub fn remove(&mut self, op: OpId) -> Option<Entry> {
-        let (hash, short, chunks) = (hash_of(op), self.origins.find(op)?, &self.chunks);
-        let same = |&number: &u32| at(chunks, number).op == short;
-        let found = self.shards[shard_of(hash)].find_entry(hash, same).ok()?;
-        let (number, _) = found.remove();
+    pub fn remove(&mut self, op: OpId) -> Option<T> {
+        self.find(op).map(|number| self.remove_at(number))
+    }
+
+    /// Takes the entry out that has this number.
+    pub fn remove_at(&mut self, number: u32) -> T {
+        let op = kept(&self.chunks, number).op;
+        let found = self.numbers.remove(op.hash(), |other| other == number);
+        assert!(found.is_some(), "an entry that is there is found by its operation");
         self.free.push(number);
-        let Kept { place, crc, .. } = std::mem::take(self.slot(number));
-        Some(Entry { op, place, crc })
+        std::mem::take(self.at_mut(number))
     }
 
-    /// Every entry, in the order of the shards.
-    pub fn iter(&self) -> impl Iterator<Item = Entry> {
-        self.shards.iter().flatten().map(|&number| self.entry(number))
+    /// Every entry, with its operation.
+    pub fn iter(&self) -> impl Iterator<Item = (OpId, &T)> {
+        self.numbers.iter().map(|number| (self.op_at(number), self.at(number)))
     }
 
     /// Bytes of memory that entries and what finds them take.
     #[cfg(test)]
     pub fn memory_bytes(&self) -> usize {
-        let shards: usize = self.shards.iter().map(HashTable::allocation_size).sum();
         let free = self.free.capacity() * size_of::<u32>();
-        shards + free + self.chunks.len() * CHUNK_ENTRIES * size_of::<Kept>()
+        let chunks = self.chunks.len() * CHUNK_ENTRIES * size_of::<Kept<T>>();
+        self.numbers.memory_bytes() + free + chunks
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fragments::Lying;
     use racos_machine::{Action, Content, Limits, Machine, Op, Value};
+    use racos_storage::Place;
     use std::collections::BTreeMap;
 
     fn op(counter: u64) -> OpId {
         OpId::new((counter % 5) as u16, 1, 3, counter)
     }
 
-    fn entry(counter: u64, offset: u32) -> Entry {
-        Entry { op: op(counter), place: Place { segment: 1, offset, len: 7 }, crc: offset ^ 1 }
+    fn lying(offset: u32) -> Lying {
+        Lying { place: Place { segment: 1, offset, len: 7 }, crc: offset ^ 1 }
     }
 
     #[test]
     fn it_holds_what_a_map_would() {
-        let (mut table, mut model) = (Table::default(), BTreeMap::new());
+        let (mut table, mut model) = (Table::<Lying>::default(), BTreeMap::new());
         let mut state = 7u64;
         for step in 0..40_000u32 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let counter = state >> 33 & 0xfff;
             match state >> 60 & 3 {
                 0 => {
-                    let removed = table.remove(op(counter)).map(|entry| entry.place.offset);
+                    let removed = table.remove(op(counter)).map(|lying| lying.place.offset);
                     assert_eq!(removed, model.remove(&counter));
                 }
                 _ => {
-                    let old = table.insert(entry(counter, step)).map(|entry| entry.place.offset);
+                    let old = table.insert(op(counter), lying(step)).map(|old| old.place.offset);
                     assert_eq!(old, model.insert(counter, step));
                 }
             }
         }
         assert_eq!(table.len(), model.len());
         for counter in 0..0x1000 {
-            let found = table.get(op(counter)).map(|entry| entry.place.offset);
+            let found = table.get(op(counter)).map(|lying| lying.place.offset);
             assert_eq!(found, model.get(&counter).copied());
         }
-        let mut all: Vec<u32> = table.iter().map(|entry| entry.place.offset).collect();
+        let mut all: Vec<u32> = table.iter().map(|(_, lying)| lying.place.offset).collect();
         all.sort_unstable();
         let mut expected: Vec<u32> = model.into_values().collect();
         expected.sort_unstable();
@@ -218,10 +184,10 @@ mod tests {
 
     #[test]
     fn an_entry_costs_at_most_36_bytes_however_many_there_are() {
-        let mut table = Table::default();
+        let mut table = Table::<Lying>::default();
         for count in [300_000u64, 500_000, 700_000] {
             for counter in table.len() as u64..count {
-                table.insert(entry(counter, 1));
+                table.insert(op(counter), lying(1));
             }
             let each = table.memory_bytes() as f64 / count as f64;
             assert!(each <= 36.0, "{each} bytes for each of {count}");
@@ -234,14 +200,15 @@ mod tests {
     fn a_key_costs_at_most_150_bytes_beyond_itself_however_many_there_are() {
         const KEY_BYTES: usize = 16;
         for in_order in [true, false] {
-            let (mut machine, mut table) = (Machine::new(Limits::default()), Table::default());
+            let (mut machine, mut table) =
+                (Machine::new(Limits::default()), Table::<Lying>::default());
             let (mut held, mut done) = (0, 0);
             for count in [30_000u64, 100_000, 130_000, 240_000] {
                 let info = allocation_counter::measure(|| {
                     for number in done..count {
                         let name = if in_order { number } else { scattered(number) };
                         put(&mut machine, number, format!("{name:016x}").as_bytes());
-                        table.insert(entry(number, 1));
+                        table.insert(op(number), lying(1));
                     }
                 });
                 (held, done) = (held + info.bytes_current, count);

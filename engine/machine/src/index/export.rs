@@ -290,14 +290,15 @@ impl KeysIn {
                 ));
             }
         };
-        let handles: Box<[Handle]> =
-            (0..count).map(|_| values.import(from, stored)).collect::<Result<_, _>>()?;
-        handles.iter().for_each(|&handle| values.retain(handle));
         record.named = match kind {
             named::NOTHING => Named::Nothing,
-            named::WHOLE => Named::Whole(handles[0]),
-            _ => index.add_list(handles),
+            named::WHOLE => Named::Whole(values.import(from, stored)?),
+            _ => {
+                let handles = (0..count).map(|_| values.import(from, stored));
+                index.add_list(handles.collect::<Result<_, _>>()?)
+            }
         };
+        index.handles(&record.named).iter().for_each(|&handle| values.retain(handle));
         index.sum.add(index.hash_of(*hash, &record, values));
         index.versions += 1;
         match *handle {

@@ -116,8 +116,24 @@ impl Keys {
     }
 
     fn block(&self, key: &[u8]) -> Option<&Block> {
+        // Keys that come in order are in the last one: found without a search.
+        let last = self.blocks.last_key_value();
+        if let Some((_, block)) = last.filter(|(bound, _)| key >= &***bound) {
+            return Some(block);
+        }
         let upto = (Bound::Unbounded, Bound::Included(key));
         self.blocks.range::<[u8], _>(upto).next_back().map(|(_, block)| block)
+    }
+
+    /// The same of a map that has a block.
+    fn block_mut(&mut self, key: &[u8]) -> &mut Block {
+        let is_last = self.blocks.last_key_value().is_some_and(|(bound, _)| key >= &**bound);
+        if is_last {
+            return self.blocks.last_entry().expect("there is a block").into_mut();
+        }
+        let upto = (Bound::Unbounded, Bound::Included(key));
+        let mut below = self.blocks.range_mut::<[u8], _>(upto);
+        below.next_back().expect("the first bound is below every key").1
     }
 
     pub fn get(&self, key: &[u8]) -> Option<Handle> {
@@ -133,11 +149,9 @@ impl Keys {
         if self.blocks.is_empty() {
             self.blocks.insert(Box::default(), Block::default());
         }
-        let upto = (Bound::Unbounded, Bound::Included(key));
-        let mut below = self.blocks.range_mut::<[u8], _>(upto);
-        let (_, block) = below.next_back().expect("the first bound is below every key");
-        let at = block.find(key).expect_err("a key is added once");
         self.len += 1;
+        let block = self.block_mut(key);
+        let at = block.find(key).expect_err("a key is added once");
         let at_end = at == block.len();
         block.insert(at, key, handle);
         if !block.is_over_full() {

@@ -23,7 +23,7 @@ impl ValueTable {
         self.by_layout.get_mut(&before).expect("every value was counted").sub(value.len);
         self.by_layout.entry(value.layout).or_default().add(value.len);
         self.leave(handle, old);
-        self.enter(handle, value.op);
+        self.enter(handle);
     }
 
     /// Of the values whose layout is not this one, how many there are.
