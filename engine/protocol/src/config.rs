@@ -1,6 +1,6 @@
 //! Parameters of a cluster and the thresholds that follow from them (PROTOCOL 1).
 
-use crate::{Class, CoinKey, Configuration, Nanos, Node, NodeSet, Slot};
+use crate::{Class, CoinKey, Configuration, Nanos, Node, NodeSet, Policy, Slot};
 use std::fmt;
 
 /// Most members of a cluster: node sets are one machine word.
@@ -61,6 +61,8 @@ pub struct Config {
     pub incarnation: u32,
     /// No node speaks of a slot at or above exec + alpha.
     pub alpha: Slot,
+    /// Who fills the slots; agreed by all members.
+    pub policy: Policy,
     /// Own slots in flight (W).
     pub own_slots_max: usize,
     pub timing: Timing,
@@ -120,6 +122,7 @@ impl Config {
             me,
             incarnation: 1,
             alpha: 1024,
+            policy: Policy::OwnerSlots,
             own_slots_max: 2,
             timing: Timing::default(),
             coin: CoinKey(1, 2),

@@ -82,6 +82,20 @@ pub struct Waiting {
     pub support_wait: Nanos,
 }
 
+impl Waiting {
+    /// PROTOCOL 5.5-b, 5.5-c: how long to wait with a vote, as long as it can help: for a value with
+    /// `count` proposals while `awaited` nodes have not spoken.
+    pub(crate) fn worth(self, count: usize, support: usize, fast: usize, awaited: usize) -> Nanos {
+        if count >= support && count + awaited >= fast {
+            self.vote_wait
+        } else if count < support && count + awaited >= support {
+            self.support_wait
+        } else {
+            0
+        }
+    }
+}
+
 /// Two messages that one correct node cannot both have sent, or two decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradiction(pub String);
@@ -236,6 +250,18 @@ impl Consensus {
         }
     }
 
+    /// These have proposed the candidate: of a slot whose proposals are counted by [`crate::Contest`].
+    pub(crate) fn support(&mut self, candidate: Digest, by: NodeSet) -> Counted {
+        self.name(Value::Batch(candidate))?;
+        self.proposed_batch = by;
+        Ok(())
+    }
+
+    /// This node has voted in phase 0, as the same says.
+    pub(crate) fn vote_cast(&mut self) {
+        self.stage = Stage::Votes;
+    }
+
     /// Own VOTE or STATE found at replay: it was said and must not be said differently.
     pub fn resume(&mut self, phase: u32, voted: bool) {
         if (phase, voted) > (self.phase, self.stage == Stage::Votes) {
@@ -337,14 +363,7 @@ impl Consensus {
         } else {
             (null, t.majority, t.fast_null)
         };
-        // PROTOCOL 5.5-b, 5.5-c: wait only while it can help.
-        let wait = if count >= support && count + awaited >= fast {
-            waiting.vote_wait
-        } else if count < support && count + awaited >= support {
-            waiting.support_wait
-        } else {
-            0
-        };
+        let wait = waiting.worth(count, support, fast, awaited);
         // PROTOCOL 5.5-d: every wait ends.
         if wait > 0 && waiting.now < quorum_at.saturating_add(wait) {
             return Action::WaitUntil(quorum_at.saturating_add(wait));

@@ -8,10 +8,11 @@
 use crate::configuration::Configurations;
 use crate::effects::{Effect, Effects, Input, Record, Release, Target};
 use crate::estimate::{Mean, Quantile};
+use crate::queue::Queue;
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
     Action, BatchInfo, Class, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet,
-    Path, Seat, Slot, Thresholds, Value, Waiting,
+    Path, Policy, Seat, Slot, Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
 
@@ -81,6 +82,8 @@ pub struct Core {
     /// All slots below were named by somebody: PROTOCOL 9.4-b notes the highest beyond the window.
     pub(crate) named: Slot,
     pub(crate) slots: VecDeque<SlotState>,
+    /// What waits for a slot, under the queue policy.
+    pub(crate) queue: Option<Box<Queue>>,
     /// First own slot not yet opened, skipped or found in use.
     pub(crate) own_next: Slot,
     /// PROTOCOL 4.3-b, 4.3-c: R as flushed, and as appended.
@@ -121,12 +124,14 @@ impl Core {
     pub fn new(config: Config) -> Result<Core, ConfigError> {
         let founding = config.founding()?;
         let (timing, peer) = (config.timing, Peer::new(&config));
+        let queue = (config.policy == Policy::Queue).then(|| Box::new(Queue::new(0)));
         let configurations = Configurations::founded(founding);
         Ok(Core {
             exec: 0,
             seen: 0,
             named: 0,
             slots: VecDeque::new(),
+            queue,
             own_next: configurations.next_of(config.me, 0),
             reserved: 0,
             reserved_appended: 0,
@@ -231,7 +236,7 @@ impl Core {
         }
         let open = self.slots.iter().enumerate().rev();
         open.filter(|(_, state)| state.named_here())
-            .find(|(_, state)| state.batch.as_ref().is_none_or(&touches))
+            .find(|(_, state)| state.may_touch(self.queue.as_deref(), &touches))
             .map(|(index, _)| self.exec + index as Slot)
     }
 
@@ -264,6 +269,7 @@ impl Core {
             }
             Input::Meta { slot, batch } => self.on_meta(slot, batch),
             Input::FactsEnd { from, exec } => self.on_facts_end(from, exec, now, effects),
+            Input::Ready { candidate } => self.own_ready(candidate, effects),
             Input::Open { batch } => self.open(batch, now, effects),
             Input::Durable(release) => self.on_durable(release, now, effects),
             Input::Executed { change } => self.on_executed(change, now, effects),
@@ -283,6 +289,14 @@ impl Core {
                 | Message::Decide { .. }
                 | Message::Seen { .. }
         );
+        // Words of the other policy say nothing here.
+        let of_owners = matches!(
+            message,
+            Message::ProposeNull { .. } | Message::Skip { .. } | Message::Opening { .. }
+        );
+        if self.is_queue() && of_owners {
+            return;
+        }
         if from == self.config.me || (usize::from(from) >= self.peers.len() && !from_all) {
             return;
         }
@@ -302,10 +316,14 @@ impl Core {
                 self.on_propose_null(from, first, to, now, effects)
             }
             Message::Vote { slot, phase, ballot } => {
-                self.counted(from, slot, now, effects, |c| c.vote(from, phase, ballot));
+                self.counted(from, slot, now, effects, |state| {
+                    state.consensus.vote(from, phase, ballot)
+                });
             }
             Message::State { slot, phase, value } => {
-                self.counted(from, slot, now, effects, |c| c.state(from, phase, value));
+                self.counted(from, slot, now, effects, |state| {
+                    state.consensus.state(from, phase, value)
+                });
             }
             Message::Decide { slot, value } => self.on_decide(slot, value, now, effects),
             Message::Skip { from: first, to } => self.on_skip(from, first, to, now, effects),
@@ -314,6 +332,7 @@ impl Core {
                 self.on_pull(from, first, wanted, facts, now, effects)
             }
             Message::Seen { exec, seen } => self.on_seen(from, exec, seen, now, effects),
+            Message::Ready { candidate, below } => self.on_ready(candidate, below),
             Message::Opening { slot } => self.on_opening(from, slot, now, effects),
             // PROTOCOL 12.1-g: names a slot, and decides nothing.
             Message::GetMeta { slot } => {
@@ -324,11 +343,20 @@ impl Core {
     }
 
     fn on_propose(&mut self, from: Node, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
-        let owner_null = value == Value::Null && from == self.owner(slot);
+        let is_queue = self.is_queue();
+        if is_queue && value == Value::Null {
+            return;
+        }
+        let owner_null = value == Value::Null && from == self.owner(slot) && !is_queue;
         let quorum = self.at(slot).thresholds.quorum;
-        let ok = self.counted(from, slot, now, fx, |c| c.propose(from, value, now, quorum));
+        let ok = self.counted(from, slot, now, fx, |state| {
+            state.propose(from, value, now, quorum, is_queue)
+        });
         if ok {
             self.note_heard(from, slot, now);
+        }
+        if let (true, Value::Batch(candidate)) = (is_queue && !self.stopped, value) {
+            return self.on_ready(candidate, slot);
         }
         if !ok || !owner_null {
             return;
@@ -365,7 +393,7 @@ impl Core {
         slot: Slot,
         now: Nanos,
         effects: &mut Effects,
-        count: impl FnOnce(&mut crate::Consensus) -> Result<(), crate::consensus::Contradiction>,
+        count: impl FnOnce(&mut SlotState) -> Result<(), crate::consensus::Contradiction>,
     ) -> bool {
         if slot < self.exec {
             return false;
@@ -381,7 +409,7 @@ impl Core {
             return false;
         }
         let state = self.get_mut(slot).expect("a slot in use has a state");
-        if let Err(contradiction) = count(&mut state.consensus) {
+        if let Err(contradiction) = count(state) {
             self.fatal(slot, contradiction, effects);
             return false;
         }
@@ -419,7 +447,7 @@ impl Core {
     ) {
         // PROTOCOL 5.1-a: a batch comes from its owner only.
         let is_near = slot < self.exec + self.config.alpha;
-        if is_near && from != self.owner(slot) {
+        if self.is_queue() || (is_near && from != self.owner(slot)) {
             return;
         }
         self.heard(from);
@@ -540,22 +568,22 @@ impl Core {
                 let cost = now.saturating_sub(state.appended_at);
                 self.flush_cost.observe(cost);
                 fx.send(Target::Others, Message::Propose { slot, value });
-                let quorum = self.at(slot).thresholds.quorum;
-                self.counted(me, slot, now, fx, |c| c.propose(me, value, now, quorum));
+                let (quorum, is_queue) = (self.at(slot).thresholds.quorum, self.is_queue());
+                self.counted(me, slot, now, fx, |s| s.propose(me, value, now, quorum, is_queue));
             }
             Release::ProposeNull { from, to } => self.null_durable(from, to, now, fx),
             // PROTOCOL 4.1-b
             Release::Vote { slot, phase, ballot } => {
                 if self.step_durable(slot, Step::Vote(phase, ballot)) {
                     fx.send(Target::Others, Message::Vote { slot, phase, ballot });
-                    self.counted(me, slot, now, fx, |c| c.vote(me, phase, ballot));
+                    self.counted(me, slot, now, fx, |s| s.consensus.vote(me, phase, ballot));
                 }
             }
             // PROTOCOL 4.1-c
             Release::State { slot, phase, value } => {
                 if self.step_durable(slot, Step::State(phase, value)) {
                     fx.send(Target::Others, Message::State { slot, phase, value });
-                    self.counted(me, slot, now, fx, |c| c.state(me, phase, value));
+                    self.counted(me, slot, now, fx, |s| s.consensus.state(me, phase, value));
                 }
             }
         }
@@ -575,7 +603,8 @@ impl Core {
                 state.proposal = Some(Said { what: Value::Null, durable: true });
             }
             let quorum = self.at(slot).thresholds.quorum;
-            self.counted(me, slot, now, fx, |c| c.propose(me, Value::Null, now, quorum));
+            let null = Value::Null;
+            self.counted(me, slot, now, fx, |s| s.propose(me, null, now, quorum, false));
             slot = self.configurations.next_of(owner, slot + 1);
         }
     }
@@ -602,7 +631,14 @@ impl Core {
             let Some(index) = self.index(slot) else { return };
             let state = &mut self.slots[index];
             let thresholds = &self.configurations.at(slot).thresholds;
-            match state.consensus.advance(slot, &self.config, thresholds, waiting) {
+            let SlotState { consensus, contest, .. } = state;
+            let action = match contest {
+                Some(contest) => {
+                    contest.advance(consensus, slot, &self.config, thresholds, waiting)
+                }
+                None => consensus.advance(slot, &self.config, thresholds, waiting),
+            };
+            match action {
                 Ok(Action::Nothing) => return,
                 Ok(Action::WaitUntil(at)) => {
                     self.wake = self.wake.min(at);
@@ -640,7 +676,9 @@ impl Core {
     fn follow(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
         let Some(index) = self.index(slot) else { return };
         let thresholds = &self.configurations.at(slot).thresholds;
-        match self.slots[index].consensus.follow(thresholds) {
+        let SlotState { consensus, contest, .. } = &mut self.slots[index];
+        let led = contest.as_ref().map_or(Ok(()), |contest| contest.lead(consensus, thresholds));
+        match led.and_then(|()| consensus.follow(thresholds)) {
             Ok(Some(decision)) => self.note_decision(slot, decision.value, decision.path, now),
             Ok(None) => {}
             Err(contradiction) => self.fatal(slot, contradiction, fx),

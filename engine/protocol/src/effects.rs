@@ -20,6 +20,8 @@ pub enum Input {
     Meta { slot: Slot, batch: BatchInfo },
     /// A range of facts asked for with `facts` has been fed in; the peer's exec.
     FactsEnd { from: Node, exec: Slot },
+    /// Queue policy: this operation, accepted here, is stored at D nodes.
+    Ready { candidate: Digest },
     /// Clients' operations, encoded and ready; the caller has checked [`crate::Core::can_open`].
     Open { batch: BatchInfo },
     /// The record that carried this release is on stable storage.
@@ -45,6 +47,11 @@ pub enum Record {
     SegmentOnly {
         slot: Slot,
         digest: Digest,
+    },
+    /// PROPOSE(slot, candidate) of the queue policy.
+    Propose {
+        slot: Slot,
+        candidate: Digest,
     },
     /// PROPOSE(s, 0) for the slots of one owner in `[from, to)`.
     NoHold {
@@ -100,6 +107,11 @@ pub enum Effect {
     /// The batch given with [`Input::Open`] has this slot: spread it, and append its record.
     Opened {
         slot: Slot,
+    },
+    /// Queue policy: this slot holds this operation; its metas are asked for if they are not here.
+    Chosen {
+        slot: Slot,
+        candidate: Digest,
     },
     /// Send SPREAD of an own open slot again to one node.
     SpreadAgain {

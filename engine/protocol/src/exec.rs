@@ -11,6 +11,7 @@ use crate::{Nanos, Node, Path, Slot, Thresholds, Value};
 impl Core {
     /// Applies what can be applied, and does what waited for exec to move.
     pub(crate) fn execute(&mut self, now: Nanos, fx: &mut Effects) {
+        self.follow_queue(fx);
         // PROTOCOL 4.3-j, 6.1-j
         while !self.stopped && !self.is_waiting_for_change && self.execute_run(fx) {
             if self.is_waiting_for_change {
@@ -21,6 +22,7 @@ impl Core {
             self.skip_own(fx);
             self.null_unknown(now, fx);
         }
+        self.propose_oldest(now, fx);
         if self.slots.front().is_some_and(|head| head.decided().is_some()) {
             // Decided, but its metas are missing: the timer of the slot asks for them.
             let at = self.slots[0].pull_at;
@@ -38,7 +40,7 @@ impl Core {
                 break;
             }
             let slot = self.exec;
-            if head.consensus.unsupported(&self.configurations.at(slot).thresholds) {
+            if head.unsupported(&self.configurations.at(slot).thresholds) {
                 // PROTOCOL 13-c: a promise was broken; nobody may build on this slot.
                 let why = "decided with a batch that fewer than sup nodes hold".into();
                 self.fatal(slot, Contradiction(why), fx);
@@ -77,7 +79,7 @@ impl Core {
             (_, Path::Told) => self.counters.told += 1,
         }
         let Some(state) = self.get(slot) else { return };
-        let (heard, since, quorum_at) = (state.consensus.heard(), state.since, state.quorum_at);
+        let (heard, since, quorum_at) = (state.heard(), state.since, state.quorum_at);
         if path == Path::Told {
             return;
         }
@@ -101,7 +103,7 @@ impl Core {
         self.peers[usize::from(from)].missed = 0;
         let Thresholds { n, quorum, .. } = self.at(slot).thresholds;
         let Some(state) = self.get_mut(slot) else { return };
-        let heard = state.consensus.heard().len();
+        let heard = state.heard().len();
         if heard >= quorum {
             let quorum_at = *state.quorum_at.get_or_insert(now);
             if heard == n {

@@ -32,6 +32,9 @@ impl Core {
         }
         self.exec = exec;
         self.seen = self.seen.max(exec);
+        if let Some(queue) = &mut self.queue {
+            queue.passed(exec);
+        }
         if mutant!("own records dropped by a jump") {
             let opened = self.slots.iter().filter(|state| state.opened).count();
             self.own_open -= opened;

@@ -110,7 +110,7 @@ impl Ballot {
 }
 
 /// What the core knows of a batch: its name and which keys it touches, by hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BatchInfo {
     pub digest: Digest,
     /// Hashes of the keys, sorted. A hash that is equal by chance only makes a reader wait.
@@ -173,6 +173,11 @@ pub enum Message {
     /// Asks for the batch of a slot.
     GetMeta {
         slot: Slot,
+    },
+    /// Queue policy: an operation is stored at D nodes, and in no slot below `below`.
+    Ready {
+        candidate: Digest,
+        below: Slot,
     },
     /// From the owner: it has opened the slot, and the batch, which is large, is on its way.
     Opening {

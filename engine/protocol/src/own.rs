@@ -18,7 +18,8 @@ impl Core {
         let slot = self.own_next;
         let behind = self.peers.iter().any(|peer| peer.exec > slot);
         // PROTOCOL 4.3-b, 6.1-b, 6.1-d: below R and the window, at most W at a time.
-        let usable = (slot < self.reserved || mutant!("slots opened beyond the reservation"))
+        let usable = !self.is_queue()
+            && (slot < self.reserved || mutant!("slots opened beyond the reservation"))
             && slot < self.exec + self.config.alpha
             && self.own_open < self.config.own_slots_max
             && self.speaks(slot)
@@ -63,6 +64,9 @@ impl Core {
 
     /// PROTOCOL 6.1-h, 6.5-c: own slots below the highest slot in use will never be opened.
     pub(crate) fn skip_own(&mut self, fx: &mut Effects) {
+        if self.is_queue() {
+            return;
+        }
         // PROTOCOL 6.1-l, 9.3-i: nothing below exec is opened.
         if self.own_next < self.exec && !mutant!("own_next left behind") {
             // Decided without this node having spoken: nothing is left to skip there.
@@ -102,7 +106,7 @@ impl Core {
     /// PROTOCOL 4.3-a, 4.3-d, 4.3-e: R is extended ahead of need, and never beyond the first own
     /// slot at or above exec + alpha.
     pub(crate) fn reserve(&mut self, fx: &mut Effects) {
-        if !self.speaks(self.own_next) {
+        if self.is_queue() || !self.speaks(self.own_next) {
             return;
         }
         let n = self.at(self.own_next).members.len() as Slot;

@@ -60,6 +60,11 @@ impl Recovery {
                     state.proposal = Some(Said { what: Value::Batch(digest), durable });
                 }
             }
+            Record::Propose { slot, candidate } => {
+                if let Some(state) = self.slot(slot) {
+                    said(state, Value::Batch(candidate));
+                }
+            }
             Record::NoHold { .. } if mutant!("refusals forgotten at restart") => {}
             Record::Vote { .. } if mutant!("votes forgotten at restart") => {}
             Record::Reserve { .. } if mutant!("reservation forgotten at restart") => {}
@@ -144,6 +149,9 @@ impl Recovery {
         assert!(self.early.is_none(), "recovery from a checkpoint ends with its membership");
         let core = &mut self.core;
         core.seen = core.exec;
+        if let Some(queue) = &mut core.queue {
+            queue.passed(core.exec);
+        }
         core.reserved_appended = core.reserved;
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.
@@ -166,7 +174,13 @@ impl Recovery {
             state.pull_wait = wait;
             state.named_since = state.consensus.candidate().map(|_| now);
             let quorum = core.at(slot).thresholds.quorum;
-            resume(&mut state, core.config.me, now, quorum);
+            let is_queue = core.is_queue();
+            resume(&mut state, core.config.me, now, quorum, is_queue);
+            if let (Some(queue), Some(Said { what: Value::Batch(candidate), .. })) =
+                (&mut core.queue, state.proposal)
+            {
+                queue.ready(candidate, slot);
+            }
             core.own_open += usize::from(state.opened);
             core.slots.push_back(state);
             core.seen = slot + 1;
@@ -216,10 +230,10 @@ fn same_key(a: Step, b: Step) -> bool {
 }
 
 /// PROTOCOL 4.1-g: counts the own recorded messages again: they were sent, or may have been.
-fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize) {
+fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize, is_queue: bool) {
     const OWN: &str = "own records do not contradict each other";
     if let Some(said) = state.proposal {
-        state.consensus.propose(me, said.what, now, quorum).expect(OWN);
+        state.propose(me, said.what, now, quorum, is_queue).expect(OWN);
     }
     for said in state.steps.clone() {
         match said.what {

@@ -89,6 +89,7 @@ impl Core {
             | Message::Vote { slot, .. }
             | Message::State { slot, .. }
             | Message::Opening { slot } => counts(slot),
+            Message::Ready { .. } => counts(self.exec),
             Message::ProposeNull { from, to } | Message::Skip { from, to } => {
                 from < to && counts(from) && seat.is_some_and(|it| it.counts(incarnation, to - 1))
             }

@@ -1,6 +1,8 @@
 //! What a node knows and has said about one slot that it has not executed.
 
-use crate::{Ballot, BatchInfo, Consensus, Nanos, Value};
+use crate::{
+    Ballot, BatchInfo, Consensus, Contest, Digest, Nanos, Node, NodeSet, Queue, Thresholds, Value,
+};
 
 /// Something this node says: first appended to the log, later durable and sent (PROTOCOL 4.1-e).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Step {
 #[derive(Clone, Debug, Default)]
 pub struct SlotState {
     pub consensus: Consensus,
+    /// Who proposed what, under the queue policy.
+    pub contest: Option<Box<Contest>>,
     /// The metas are known.
     pub batch: Option<BatchInfo>,
     pub segment: Segment,
@@ -59,6 +63,54 @@ pub struct SlotState {
 impl SlotState {
     pub fn new(now: Nanos, pull_wait: Nanos) -> SlotState {
         SlotState { since: now, pull_at: now + pull_wait, pull_wait, ..SlotState::default() }
+    }
+
+    /// Counts a PROPOSE.
+    pub fn propose(
+        &mut self,
+        from: Node,
+        value: Value,
+        now: Nanos,
+        quorum: usize,
+        is_queue: bool,
+    ) -> Result<(), crate::consensus::Contradiction> {
+        match is_queue {
+            true => self.contest.get_or_insert_default().propose(from, value, now, quorum),
+            false => self.consensus.propose(from, value, now, quorum),
+        }
+    }
+
+    /// Nodes whose PROPOSE was heard.
+    pub fn heard(&self) -> NodeSet {
+        self.contest.as_ref().map_or(self.consensus.heard(), |contest| contest.heard())
+    }
+
+    /// PROTOCOL 13-c
+    pub fn unsupported(&self, t: &Thresholds) -> bool {
+        match &self.contest {
+            Some(contest) => contest.unsupported(self.decided(), t),
+            None => self.consensus.unsupported(t),
+        }
+    }
+
+    /// What this node has named in the slot, as far as it did.
+    fn named(&self) -> impl Iterator<Item = Digest> + '_ {
+        let proposed = self.proposal.and_then(|said| match said.what {
+            Value::Batch(digest) => Some(digest),
+            Value::Null => None,
+        });
+        proposed.into_iter().chain(self.consensus.candidate())
+    }
+
+    /// PROTOCOL 8.1-c: whether what this node has named here may touch what is asked for.
+    pub fn may_touch(&self, queue: Option<&Queue>, touches: impl Fn(&BatchInfo) -> bool) -> bool {
+        match (&self.batch, queue) {
+            (Some(batch), _) => touches(batch),
+            (None, None) => true,
+            (None, Some(queue)) => {
+                self.named().any(|digest| queue.stored(digest).is_none_or(&touches))
+            }
+        }
     }
 
     pub fn decided(&self) -> Option<Value> {

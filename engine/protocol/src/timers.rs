@@ -34,6 +34,10 @@ impl Core {
             if self.get(index).is_none() {
                 self.slots.push_back(SlotState::new(now, wait));
             }
+            if self.is_queue() {
+                self.wake = self.wake.min(now + wait);
+                continue;
+            }
             let owner = usize::from(self.owner(index));
             // PROTOCOL 6.5-j: at once, so that its record goes with that of the slot named.
             let due = if self.peers[owner].suspected { now } else { now + self.skip_wait(owner) };
@@ -171,7 +175,7 @@ impl Core {
         if state.consensus.has_voted() && mutant!("a vote stops the timer") {
             return None;
         }
-        let is_own = owner == usize::from(self.config.me);
+        let is_own = owner == usize::from(self.config.me) || self.is_queue();
         if state.proposal.is_some() || is_own || !self.speaks(slot) {
             return None;
         }

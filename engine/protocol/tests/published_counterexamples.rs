@@ -424,7 +424,7 @@ fn records(lab: &Lab, node: Node) -> Vec<Record> {
     entries
         .filter_map(|entry| match entry {
             cluster::log::Entry::Record { record, .. } => Some(*record),
-            cluster::log::Entry::Decided { .. } => None,
+            _ => None,
         })
         .filter(|record| !matches!(record, Record::Reserve { .. }))
         .collect()

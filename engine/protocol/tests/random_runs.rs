@@ -7,8 +7,7 @@
 mod cluster;
 
 use cluster::{Cluster, Event, MS, Replay, Rng, SECOND, US, Weather, config};
-use racos_protocol::{Config, Nanos, Node, NodeSet, Slot, Wait};
-use std::collections::BTreeSet;
+use racos_protocol::{Config, Nanos, Node, NodeSet, Policy, Wait};
 use std::hash::DefaultHasher;
 
 type Shape = (usize, usize, usize);
@@ -18,7 +17,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Parameters that differ from run to run; the nodes of one run agree in all but their coins.
-fn configs(shape: Shape, rng: &mut Rng) -> Vec<Config> {
+fn configs(shape: Shape, policy: Policy, rng: &mut Rng) -> Vec<Config> {
     let own_slots_max = rng.pick(&[1, 2, 2, 4]);
     let alpha = (shape.0 * own_slots_max) as u64 * rng.pick(&[1, 2, 4, 16]);
     let vote_wait = rng.pick(&[Wait::Adaptive, Wait::Fixed(0), Wait::Fixed(MS)]);
@@ -27,6 +26,7 @@ fn configs(shape: Shape, rng: &mut Rng) -> Vec<Config> {
     let one = |me| {
         let mut config = config(shape, me, coin);
         config.own_slots_max = own_slots_max;
+        config.policy = policy;
         config.alpha = alpha;
         config.timing.vote_wait = vote_wait;
         config.timing.support_wait = support_wait;
@@ -86,9 +86,9 @@ fn schedule_faults(cluster: &mut Cluster, rng: &mut Rng, end: Nanos) {
     }
 }
 
-fn run(shape: Shape, seed: u64, traced: bool) -> Cluster {
+fn run(shape: Shape, policy: Policy, seed: u64, traced: bool) -> Cluster {
     let mut rng = Rng::new(seed);
-    let configs = configs(shape, &mut rng);
+    let configs = configs(shape, policy, &mut rng);
     let mut cluster = Cluster::new(configs, rng.next());
     cluster.trace = traced.then(DefaultHasher::new);
     let end = rng.between(10 * MS, 60 * MS);
@@ -100,11 +100,9 @@ fn run(shape: Shape, seed: u64, traced: bool) -> Cluster {
     // Clients go on until each node has carried out a write: all can, and a node that was away learns
     // from the writes of others what it missed.
     let sky = Weather { offer_every: 2 * MS, ..Weather::fair() };
-    let (now, before) = (cluster.now, cluster.oracle.acknowledged.clone());
+    let (now, before) = (cluster.now, cluster.oracle.writes.clone());
     cluster.schedule(now, Event::Weather(Box::new(sky)));
-    while !cluster.nodes().all(|node| {
-        writes_among(&cluster.oracle.acknowledged, shape, node) > writes_among(&before, shape, node)
-    }) {
+    while !cluster.nodes().all(|node| cluster.oracle.writes.get(&node) > before.get(&node)) {
         assert!(cluster.now < now + 5 * SECOND, "some node cannot write");
         cluster.run_until(cluster.now + 5 * MS);
     }
@@ -116,11 +114,7 @@ fn run(shape: Shape, seed: u64, traced: bool) -> Cluster {
     cluster
 }
 
-fn writes_among(slots: &BTreeSet<Slot>, shape: Shape, owner: Node) -> usize {
-    slots.iter().filter(|slot| **slot % shape.0 as Slot == Slot::from(owner)).count()
-}
-
-fn run_seeds(name: &str, shape: Shape, seeds: u64) {
+fn run_seeds(name: &str, shape: Shape, policy: Policy, seeds: u64) {
     let first = number("RACOS_PROTOCOL_FIRST").unwrap_or(0);
     let seeds = number("RACOS_PROTOCOL_SEEDS").unwrap_or(seeds);
     let (mut reads, mut batches, mut slots, mut phases) = (0, 0, 0, 0);
@@ -129,7 +123,7 @@ fn run_seeds(name: &str, shape: Shape, seeds: u64) {
             "RACOS_PROTOCOL_FIRST={seed} RACOS_PROTOCOL_SEEDS=1 cargo test -p racos-protocol \
              --test random_runs {name}"
         ));
-        let cluster = run(shape, seed, false);
+        let cluster = run(shape, policy, seed, false);
         reads += cluster.oracle.reads;
         batches += cluster.oracle.acknowledged.len();
         slots += cluster.oracle.decided.len();
@@ -145,17 +139,18 @@ fn run_seeds(name: &str, shape: Shape, seeds: u64) {
 }
 
 macro_rules! shapes {
-    ($($name:ident $shape:expr, $seeds:expr;)*) => {
+    ($policy:expr; $($name:ident $shape:expr, $seeds:expr;)*) => {
         $(
             #[test]
             fn $name() {
-                run_seeds(stringify!($name), $shape, $seeds);
+                run_seeds(stringify!($name), $shape, $policy, $seeds);
             }
         )*
     };
 }
 
 shapes! {
+    Policy::OwnerSlots;
     random_runs_1_0_1 (1, 0, 1), 200;
     random_runs_3_1_1 (3, 1, 1), 250;
     random_runs_4_1_2 (4, 1, 2), 200;
@@ -165,14 +160,24 @@ shapes! {
     random_runs_9_3_3 (9, 3, 3), 100;
 }
 
+// tests PROTOCOL 6.4-b, 6.4-c, 6.4-d, 6.4-f: see what `Oracle` asks of a queue.
+shapes! {
+    Policy::Queue;
+    random_queue_runs_1_0_1 (1, 0, 1), 60;
+    random_queue_runs_3_1_1 (3, 1, 1), 100;
+    random_queue_runs_5_1_3 (5, 1, 3), 100;
+    random_queue_runs_7_2_3 (7, 2, 3), 40;
+}
+
 /// tests PROTOCOL 12.2-j
 #[test]
 fn the_same_seed_gives_the_same_run() {
+    let traced = |seed| run((5, 1, 3), Policy::OwnerSlots, seed, true);
     for seed in 0..5 {
-        let (one, two) = (run((5, 1, 3), seed, true), run((5, 1, 3), seed, true));
+        let (one, two) = (traced(seed), traced(seed));
         assert_eq!(one.trace_hash(), two.trace_hash());
         assert!(one.handled == two.handled && one.handled > 1000);
-        let other = run((5, 1, 3), seed + 1000, true);
+        let other = traced(seed + 1000);
         assert_ne!(one.trace_hash(), other.trace_hash(), "the trace does not depend on the seed");
     }
 }

@@ -324,6 +324,7 @@ fn thresholds_of_a_slot_wait_for_its_members_only() {
         me: 6,
         incarnation: 1,
         alpha: 64,
+        policy: racos_protocol::Policy::OwnerSlots,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
         coin: racos_protocol::CoinKey(1, 2),

@@ -6,8 +6,9 @@
 //!
 //! | directive | does |
 //! |---|---|
-//! | `cluster n=3 f=1 k=1 [eager]` | founds a cluster, idle; `eager`: nodes vote as soon as they may |
+//! | `cluster n=3 f=1 k=1 [eager] [queue]` | founds a cluster, idle; `eager`: nodes vote as soon as they may; `queue`: its slots are filled from queues |
 //! | `open node=0 [key=7]` | a client's batch gets a slot |
+//! | `offer node=0 [key=7]` | a client's operation is stored, to get a slot from a queue |
 //! | `flush [node=(0,1)]` | what these nodes, or all, have appended becomes durable |
 //! | `deliver`, `lose` `[from=] [to=] [kind=] [slot=]` | what is on its way and fits |
 //! | `deliver first ...` | one packet only |
@@ -27,7 +28,7 @@ use cluster::lab::Lab;
 use cluster::story::{kind_of, of_mail};
 use cluster::{MS, Mail, Packet};
 use datadriven::TestCase;
-use racos_protocol::{Input, Node, ReadQuorum, ReadStep, Slot, Wait};
+use racos_protocol::{Input, Node, Policy, ReadQuorum, ReadStep, Slot, Wait};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -73,10 +74,13 @@ impl Args {
 
 fn found(args: &mut Args) -> Lab {
     let shape = (args.need("n"), args.need("f"), args.need("k"));
-    let eager = args.flag("eager");
+    let (eager, queue) = (args.flag("eager"), args.flag("queue"));
     let mut lab = Lab::with(shape, |config| {
         // A narrow window keeps what follows a restart short.
         config.alpha = 3 * shape.0 as Slot;
+        if queue {
+            config.policy = Policy::Queue;
+        }
         if eager {
             config.timing.vote_wait = Wait::Fixed(0);
             config.timing.support_wait = 0;
@@ -145,6 +149,10 @@ fn run(lab: &mut Option<Lab>, case: &TestCase) -> String {
             let (node, key) = (args.need("node"), args.one("key").unwrap_or(0));
             let slot = lab.open_key(node, key);
             answer = slot.map_or("the node opens nothing now\n".into(), |_| String::new());
+        }
+        "offer" => {
+            let (node, key) = (args.need("node"), args.one("key").unwrap_or(0));
+            lab.offer_key(node, key);
         }
         "flush" => {
             let nodes = args.list("node").unwrap_or(all);

@@ -1,11 +1,13 @@
 //! Exhaustive search of the consensus rules at small scope (PROTOCOL 5, 13).
 //!
-//! Two searches, both driven by the shipped [`Consensus`]:
+//! Three searches, all driven by the shipped [`Consensus`]:
 //!
 //! * *rounds*: nodes are anonymous, a state is a multiset of what was said in each round. Every node
 //!   may act on any set of at least n-f messages of a round, or stay silent for ever; every coin
 //!   comes up both ways; any complete or incomplete set may decide at any time. This covers every
 //!   order, delay, loss, crash and, by PROTOCOL 4.1, restart.
+//! * *rounds of a queue*: the same when nodes propose up to three different operations (PROTOCOL 6.4),
+//!   which only phase 0 notices.
 //! * *messages*: three nodes without lock-step, one message at a time, each own message counted only
 //!   when flushed.
 //!
@@ -15,8 +17,8 @@ mod cluster;
 
 use cluster::config;
 use racos_protocol::{
-    Action, Ballot, Class, Config, Consensus, Digest, Node, NodeSet, Slot, Thresholds, Value,
-    Waiting,
+    Action, Ballot, Class, Config, Consensus, Contest, Digest, Node, NodeSet, Slot, Thresholds,
+    Value, Waiting,
 };
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -33,6 +35,8 @@ struct Rules {
     holders: usize,
     /// The batch that the slot may hold.
     batch: Digest,
+    /// Nodes propose operations, of which the batch has the most proposals, and nobody null.
+    is_queue: bool,
 }
 
 impl Rules {
@@ -40,7 +44,8 @@ impl Rules {
         let config = config(shape, 0, 3);
         let t = config.thresholds().unwrap();
         let batch = Class::Eager.mark(BATCH);
-        Rules { t, config, coin_of_phase_zero: false, holders: t.support, batch }
+        let (coin_of_phase_zero, is_queue) = (false, false);
+        Rules { t, config, coin_of_phase_zero, holders: t.support, batch, is_queue }
     }
 
     /// Of a slot that is assigned when the batch is stored: so many proposed it, and no more is asked.
@@ -48,6 +53,11 @@ impl Rules {
         let rules = Rules::new(shape);
         let (holders, batch) = (rules.t.majority, Class::Ready.mark(BATCH));
         Rules { holders, batch, ..rules }
+    }
+
+    /// Of a slot in which operations of a queue meet.
+    fn queue(shape: (usize, usize, usize)) -> Rules {
+        Rules { is_queue: true, ..Rules::ready(shape) }
     }
 
     fn held(&self) -> Value {
@@ -138,7 +148,12 @@ fn search_rounds(rules: &Rules, phases: u32) -> Result<Found, String> {
     let mut found = Found::default();
     let mut seen = HashSet::new();
     let mut queue = VecDeque::new();
-    for first in multisets(&BTreeSet::from([0, 1]), n) {
+    let kinds = if rules.is_queue { BTreeSet::from([0, 1, 2]) } else { BTreeSet::from([0, 1]) };
+    for first in multisets(&kinds, n) {
+        // Operations are alike but for how many propose them.
+        if rules.is_queue && (first[0] < first[1] || first[1] < first[2]) {
+            continue;
+        }
         queue.push_back(Round { phase: 0, first, holders: first[0], decided: None });
     }
     while let Some(round) = queue.pop_front() {
@@ -191,16 +206,18 @@ fn first_decision(rules: &Rules, round: &Round) -> Result<Option<Value>, String>
         return Ok(known);
     }
     for part in parts(round.first, 0) {
-        let mut consensus = heard_first(rules, round, part)?;
-        if let Action::Decided(decision) = rules.advance(0, &mut consensus)? {
+        if let Action::Decided(decision) = after_first(rules, round, part)? {
             known = agree(rules, round, known, Some(decision.value))?;
         }
     }
     Ok(known)
 }
 
-/// A node that has heard this part of the first round of the phase.
-fn heard_first(rules: &Rules, round: &Round, part: Said) -> Result<Consensus, String> {
+/// What a node does that has heard this part of the first round of the phase.
+fn after_first(rules: &Rules, round: &Round, part: Said) -> Result<Action, String> {
+    if rules.is_queue && round.phase == 0 {
+        return after_contest(rules, part);
+    }
     let mut consensus = Consensus::default();
     if round.phase > 0 {
         consensus.resume(round.phase, false);
@@ -212,15 +229,31 @@ fn heard_first(rules: &Rules, round: &Round, part: Said) -> Result<Consensus, St
         }
         .map_err(|why| why.0)?;
     }
-    Ok(consensus)
+    rules.advance(0, &mut consensus)
+}
+
+/// The same of proposals of three operations.
+fn after_contest(rules: &Rules, part: Said) -> Result<Action, String> {
+    let (mut contest, mut consensus) = (Contest::default(), Consensus::default());
+    for (node, kind) in senders(part) {
+        let operation = Value::Batch(rules.batch + kind as Digest);
+        contest.propose(node, operation, 0, rules.t.quorum).map_err(|why| why.0)?;
+    }
+    let waiting = Waiting { now: 0, suspected: NodeSet::EMPTY, vote_wait: 0, support_wait: 0 };
+    let action = contest.advance(&mut consensus, 0, &rules.config, &rules.t, waiting);
+    action.map_err(|why| why.0)
 }
 
 /// The votes that nodes may cast, each on any quorum of the first round.
 fn votes_of(rules: &Rules, round: &Round) -> Result<BTreeSet<usize>, String> {
     let mut votes = BTreeSet::new();
     for part in parts(round.first, rules.t.quorum) {
-        let mut consensus = heard_first(rules, round, part)?;
-        match rules.advance(0, &mut consensus)? {
+        match after_first(rules, round, part)? {
+            Action::Vote { ballot: Ballot::For(value), .. }
+                if value != rules.held() && value != Value::Null =>
+            {
+                return Err(format!("two values voted in {round:?}"));
+            }
             Action::Vote { ballot: Ballot::For(value), .. } => {
                 votes.insert(kind_of(value));
             }
@@ -427,6 +460,32 @@ fn f_votes_do_not_decide() {
 fn a_quorum_below_n_minus_f_is_refuted() {
     for shape in [(3, 1, 1), (5, 1, 2), (5, 1, 3), (7, 2, 3)] {
         refuted(Rules::with(shape, |rules| rules.t.quorum -= 1), "");
+    }
+}
+
+/// tests PROTOCOL 6.4-f, 5.2-a: whichever operations nodes propose, a slot holds one of them or none.
+#[test]
+fn operations_of_a_queue_agree_in_every_run() {
+    for (shape, phases) in [((3, 1, 1), 5), ((5, 1, 3), 5), ((5, 1, 2), 5), ((7, 2, 3), 3)] {
+        let found = search_rounds(&Rules::queue(shape), phases).unwrap();
+        assert!(found.batch && found.null, "both outcomes are reachable: {found:?}");
+        println!("{shape:?} queue: {} states", found.states);
+    }
+}
+
+/// tests PROTOCOL 6.4-f
+#[test]
+fn thresholds_of_a_queue_cannot_be_lower() {
+    for shape in [(3, 1, 1), (5, 1, 2), (5, 1, 3), (7, 2, 3)] {
+        let with = |change: fn(&mut Thresholds)| {
+            let mut rules = Rules::queue(shape);
+            change(&mut rules.t);
+            rules.holders = 0;
+            rules
+        };
+        refuted(with(|t| t.ready_fast -= 1), "decided");
+        refuted(with(|t| t.ready_support -= 1), "");
+        refuted(with(|t| t.quorum -= 1), "");
     }
 }
 

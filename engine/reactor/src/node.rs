@@ -632,6 +632,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 Effect::Persist { record, release } => self.persist(record, release),
                 Effect::Send { to, message } => self.queue_message(to, &message),
                 Effect::Opened { slot } => self.opened(slot),
+                Effect::Chosen { slot, .. } => {
+                    unreachable!("slot {slot} was filled from a queue: slots have owners here")
+                }
                 Effect::SpreadAgain { slot, to } => self.spread_again(slot, to),
                 Effect::SendMeta { slot, to } => self.send_meta(slot, to),
                 Effect::SendFacts { from, until, to } => self.send_facts(from, until, to),

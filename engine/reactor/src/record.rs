@@ -37,6 +37,8 @@ pub mod kind {
     /// A batch of class R and this node's fragments, without a slot: head as in STORE.
     /// PROTOCOL 4.1-d
     pub const STORED: u8 = 15;
+    /// PROPOSE(slot, candidate) of the queue policy.
+    pub const PROPOSE: u8 = 16;
 
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
@@ -55,6 +57,7 @@ pub mod kind {
             NOTE => "note",
             SCRUBBED => "scrubbed",
             STORED => "stored",
+            PROPOSE => "propose",
             _ => return None,
         })
     }
@@ -66,7 +69,8 @@ pub fn needed_until(record_kind: u8, head: &[u8]) -> u64 {
     let mut from = Reader::new(head);
     let first = from.u64("slot").unwrap_or(0);
     match record_kind {
-        kind::HOLD | kind::SEGMENT_ONLY | kind::META | kind::VOTE | kind::STATE => first,
+        kind::HOLD | kind::SEGMENT_ONLY | kind::META => first,
+        kind::VOTE | kind::STATE | kind::PROPOSE => first,
         kind::NO_HOLD => from.u64("to").unwrap_or(first).saturating_sub(1),
         kind::DECIDED => first + u64::from(from.u32("count").unwrap_or(1)).saturating_sub(1),
         _ => 0,
@@ -93,6 +97,11 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record) -> u8 {
             put_slot_value(out, value);
             kind::STATE
         }
+        Record::Propose { slot, candidate } => {
+            out.put_u64(slot);
+            out.put_u128(candidate);
+            kind::PROPOSE
+        }
         Record::Reserve { to } => {
             out.put_u64(to);
             kind::RESERVE
@@ -118,6 +127,7 @@ pub fn get_record(record_kind: u8, head: &[u8]) -> Result<Record, WireError> {
             Record::State { slot: first, phase, value: get_slot_value(&mut from)? }
         }
         kind::RESERVE => Record::Reserve { to: first },
+        kind::PROPOSE => Record::Propose { slot: first, candidate: from.u128("candidate")? },
         _ => return Err(WireError { field: "record kind" }),
     };
     from.end("record")?;
@@ -261,6 +271,7 @@ mod tests {
             Record::Vote { slot: 4, phase: 0, ballot: Ballot::For(Value::Batch(1)) },
             Record::State { slot: 4, phase: 1, value: Value::Null },
             Record::Reserve { to: 100 },
+            Record::Propose { slot: 5, candidate: 1 << 127 | 9 },
         ] {
             let mut head = Vec::new();
             let kind = put_record(&mut head, &record);

@@ -12,9 +12,8 @@ use racos_machine::{
     Stamp, Value as Stored,
 };
 use racos_protocol::{
-    BatchInfo, CoinKey, Config, Configuration, Core, Effect, Effects, Input, Membership, Message,
-    Node, NodeSet, ReadQuorum, ReadStep, Record, Recovery, Release, Slot, Target, Timing, Value,
-    Wait,
+    BatchInfo, Config, Configuration, Core, Effect, Effects, Input, Membership, Message, Node,
+    NodeSet, ReadQuorum, ReadStep, Record, Recovery, Release, Slot, Target, Timing, Value, Wait,
 };
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing as DiskTiming};
 use racos_storage::{Class, Event, Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
@@ -32,8 +31,7 @@ fn batch() -> BatchInfo {
 
 fn config(n: usize, f: usize, k: usize, me: Node) -> Config {
     let timing = Timing { vote_wait: Wait::Fixed(0), support_wait: 0, ..Timing::default() };
-    let (coin, local_coin) = (CoinKey(1, 2), CoinKey(3, 4));
-    Config { n, f, k, me, incarnation: 1, alpha: 1024, own_slots_max: 2, timing, coin, local_coin }
+    Config { timing, ..Config::new((n, f, k), me) }
 }
 
 /// A few cores whose messages and flushes are moved by hand.

@@ -3,8 +3,8 @@
 use super::log::{Entry, Key, Log};
 use super::oracle::Oracle;
 use racos_protocol::{
-    Ballot, BatchInfo, Config, Core, Effect, Effects, Input, Message, Nanos, Node, Record,
-    Recovery, Slot, Target, Value,
+    Ballot, BatchInfo, Config, Core, Digest, Effect, Effects, Input, Message, Nanos, Node, NodeSet,
+    Policy, Record, Recovery, Slot, Target, Value,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -17,6 +17,8 @@ const FACTS_MAX: Slot = 64;
 pub enum Packet {
     Message(Message),
     Spread { slot: Slot, batch: BatchInfo },
+    Store { batch: BatchInfo },
+    Stored { candidate: Digest },
     Meta { slot: Slot, batch: BatchInfo },
     Facts { rows: Rc<[(Slot, Value, Option<BatchInfo>)]>, exec: Slot },
     ReadQuery { read: u64, key: u64 },
@@ -52,6 +54,9 @@ pub struct Host {
     metas: BTreeMap<Slot, BatchInfo>,
     /// Batches opened in this life: only these can be spread again or acknowledged.
     opened: BTreeSet<Slot>,
+    /// What is stored here and in no executed slot; own operations of this life: who has stored them.
+    stored: BTreeMap<Digest, BatchInfo>,
+    offered: BTreeMap<Digest, NodeSet>,
     /// Decisions without a record so far.
     unlogged: Vec<Slot>,
     /// Own batches that came out null in this life.
@@ -73,6 +78,8 @@ impl Host {
             applied: Vec::new(),
             metas: BTreeMap::new(),
             opened: BTreeSet::new(),
+            stored: BTreeMap::new(),
+            offered: BTreeMap::new(),
             unlogged: Vec::new(),
             void: 0,
             exec_before: 0,
@@ -97,6 +104,9 @@ impl Host {
                     }
                     recovery.record(record, batch).expect("own records fit together");
                 }
+                Entry::Stored { batch } => {
+                    self.stored.insert(batch.digest, batch);
+                }
                 Entry::Decided { slot, value, batch } => {
                     if let Some(batch) = batch {
                         self.metas.insert(slot, batch.clone());
@@ -114,9 +124,10 @@ impl Host {
         let mut core = recovery.finish(now);
         let mut effects = Effects::default();
         self.exec_before = core.exec();
+        self.stored.values().for_each(|batch| core.store_ahead(batch.clone()));
         core.start(now, &mut effects);
         self.core = Some(core);
-        self.carry_out(effects, oracle, out);
+        self.carry_out(effects, now, oracle, out);
     }
 
     /// Power is cut.
@@ -127,6 +138,8 @@ impl Host {
         self.applied.clear();
         self.metas.clear();
         self.opened.clear();
+        self.stored.clear();
+        self.offered.clear();
         self.unlogged.clear();
         self.opening = None;
     }
@@ -136,7 +149,42 @@ impl Host {
         let mut effects = Effects::default();
         self.exec_before = core.exec();
         core.step(input, now, &mut effects);
-        self.carry_out(effects, oracle, out);
+        self.carry_out(effects, now, oracle, out);
+    }
+
+    pub fn is_queue(&self) -> bool {
+        self.config.policy == Policy::Queue
+    }
+
+    /// Queue policy: a client's operation is stored, here and at the others.
+    pub fn offer(&mut self, batch: BatchInfo, oracle: &mut Oracle, out: &mut Outbox) {
+        oracle.offers(batch.clone());
+        self.offered.insert(batch.digest, NodeSet::EMPTY);
+        self.store(batch.clone());
+        self.send(Target::Others, Packet::Store { batch }, out);
+    }
+
+    fn store(&mut self, batch: BatchInfo) {
+        if self.stored.insert(batch.digest, batch.clone()).is_none() {
+            self.core.as_mut().expect("the node is up").store_ahead(batch.clone());
+            self.log.append(Entry::Stored { batch });
+        }
+    }
+
+    /// STORED: PROTOCOL 6.3-b, D nodes have it.
+    fn stored_by(
+        &mut self,
+        node: Node,
+        candidate: Digest,
+        now: Nanos,
+        oracle: &mut Oracle,
+        out: &mut Outbox,
+    ) {
+        let Some(by) = self.offered.get_mut(&candidate) else { return };
+        by.insert(node);
+        if by.len() == oracle.t.durable {
+            self.input(Input::Ready { candidate }, now, oracle, out);
+        }
     }
 
     /// Opens a batch if the core would take one: its slot.
@@ -160,16 +208,35 @@ impl Host {
         let group = self.log.end_flush();
         self.note_durable(&group, oracle);
         for entry in group {
-            if let Entry::Record { release, .. } = entry {
-                self.input(Input::Durable(release), now, oracle, out);
+            match entry {
+                Entry::Record { release, .. } => {
+                    self.input(Input::Durable(release), now, oracle, out);
+                }
+                // PROTOCOL 6.4-a
+                Entry::Stored { batch } => {
+                    let candidate = batch.digest;
+                    let owner = (candidate >> 96 & 0xff) as Node;
+                    match owner == self.me {
+                        true => self.stored_by(owner, candidate, now, oracle, out),
+                        false => self.send(Target::One(owner), Packet::Stored { candidate }, out),
+                    }
+                }
+                Entry::Decided { .. } => {}
             }
         }
     }
 
     fn note_durable(&mut self, group: &[Entry], oracle: &mut Oracle) {
         for entry in group {
-            if let Entry::Record { record: Record::Hold { slot, .. }, .. } = entry {
-                oracle.holds(self.me, *slot);
+            match entry {
+                Entry::Record { record: Record::Hold { slot, .. }, .. } => {
+                    oracle.holds(self.me, *slot);
+                }
+                Entry::Record { record: Record::Propose { slot, candidate }, .. } => {
+                    oracle.proposes(self.me, *slot, *candidate);
+                }
+                Entry::Stored { batch } => oracle.stores(self.me, batch.digest),
+                _ => {}
             }
         }
     }
@@ -184,6 +251,13 @@ impl Host {
             Packet::Spread { slot, batch } => {
                 self.spread(from, slot, batch, true, now, oracle, out)
             }
+            Packet::Store { batch } => {
+                let is_over = self.applied.contains(&Value::Batch(batch.digest));
+                if !is_over {
+                    self.store(batch);
+                }
+            }
+            Packet::Stored { candidate } => self.stored_by(from, candidate, now, oracle, out),
             Packet::Meta { slot, batch } => {
                 self.metas.entry(slot).or_insert_with(|| batch.clone());
                 self.input(Input::Meta { slot, batch }, now, oracle, out);
@@ -231,13 +305,15 @@ impl Host {
         if let Value::Batch(digest) = value {
             let batch = self.metas.get(&slot).expect("exec never moves over a slot without metas");
             assert_eq!(batch.digest, digest, "metas of slot {slot} are of another batch");
+            self.stored.remove(&digest);
         }
         oracle.applies(self.me, slot, value);
         self.applied.push(value);
         self.unlogged.push(slot);
     }
 
-    fn carry_out(&mut self, effects: Effects, oracle: &mut Oracle, out: &mut Outbox) {
+    fn carry_out(&mut self, effects: Effects, now: Nanos, oracle: &mut Oracle, out: &mut Outbox) {
+        let mut chosen = Vec::new();
         for effect in effects.list {
             match effect {
                 Effect::Persist { record, release } => {
@@ -260,6 +336,7 @@ impl Host {
                     self.opened.insert(slot);
                     self.send(Target::Others, Packet::Spread { slot, batch }, out);
                 }
+                Effect::Chosen { slot, candidate } => chosen.push((slot, candidate)),
                 Effect::SpreadAgain { slot, to } => {
                     if self.opened.contains(&slot) {
                         let batch = self.metas[&slot].clone();
@@ -274,8 +351,14 @@ impl Host {
                 Effect::SendFacts { from, until, to } => self.send_facts(from, until, to, out),
                 Effect::Apply { slot, value } => {
                     self.apply(slot, value, oracle);
-                    if self.opened.contains(&slot) && value != Value::Null {
-                        oracle.acknowledges(slot);
+                    let is_own = match value {
+                        Value::Null => false,
+                        Value::Batch(digest) => {
+                            self.opened.contains(&slot) || self.offered.remove(&digest).is_some()
+                        }
+                    };
+                    if is_own {
+                        oracle.acknowledges(self.me, slot);
                         out.acknowledged.push(slot);
                     }
                 }
@@ -285,6 +368,12 @@ impl Host {
                     self.void += 1;
                 }
                 Effect::Fatal(why) => panic!("node {} stops: {why}", self.me),
+            }
+        }
+        for (slot, candidate) in chosen {
+            if let Some(batch) = self.stored.get(&candidate).cloned() {
+                self.metas.insert(slot, batch.clone());
+                self.input(Input::Meta { slot, batch }, now, oracle, out);
             }
         }
     }

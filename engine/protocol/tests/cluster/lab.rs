@@ -4,7 +4,7 @@ use super::host::{Host, Mail, Outbox, Packet};
 use super::oracle::Oracle;
 use super::story;
 use super::{MS, config};
-use racos_protocol::{BatchInfo, Config, Core, Input, Message, Nanos, Node, Slot};
+use racos_protocol::{BatchInfo, Class, Config, Core, Input, Message, Nanos, Node, Policy, Slot};
 
 pub struct Lab {
     pub now: Nanos,
@@ -33,7 +33,8 @@ impl Lab {
                 config
             })
             .collect();
-        let oracle = Oracle::new(configs[0].thresholds().expect("a possible configuration"));
+        let mut oracle = Oracle::new(configs[0].thresholds().expect("a possible configuration"));
+        oracle.is_queue = configs[0].policy == Policy::Queue;
         let mut lab = Lab {
             now: MS,
             hosts: configs.into_iter().map(Host::new).collect(),
@@ -105,6 +106,13 @@ impl Lab {
         let mut slot = None;
         self.act(node, |host, now, oracle, out| slot = host.open(batch, now, oracle, out));
         slot
+    }
+
+    /// Queue policy: an operation that touches `key` is stored.
+    pub fn offer_key(&mut self, node: Node, key: u64) {
+        let mut batch = self.batch(key);
+        batch.digest = Class::Ready.mark(u128::from(node) << 96 | batch.digest);
+        self.act(node, |host, _, oracle, out| host.offer(batch, oracle, out));
     }
 
     pub fn is_up(&self, node: Node) -> bool {

@@ -13,6 +13,10 @@ pub enum Entry {
         release: Release,
         batch: Option<BatchInfo>,
     },
+    /// An operation of the queue policy and this node's fragment of it.
+    Stored {
+        batch: BatchInfo,
+    },
     /// A decision, written lazily; with the batch's metas unless an earlier record has them.
     Decided {
         slot: Slot,
@@ -66,7 +70,7 @@ impl Log {
     /// Decisions alone are not worth a flush.
     pub fn begin_flush(&mut self) -> bool {
         let waiting = &self.entries[self.flushed..];
-        let worth = waiting.iter().any(|entry| matches!(entry, Entry::Record { .. }));
+        let worth = waiting.iter().any(|entry| !matches!(entry, Entry::Decided { .. }));
         if self.flushing.is_some() || !worth {
             return false;
         }
@@ -124,6 +128,9 @@ impl Log {
         match record {
             Record::Hold { slot, digest } => {
                 self.first(Key::Propose(slot), Ballot::For(Value::Batch(digest)));
+            }
+            Record::Propose { slot, candidate } => {
+                self.first(Key::Propose(slot), Ballot::For(Value::Batch(candidate)));
             }
             Record::Vote { slot, phase, ballot } => self.first(Key::Vote(slot, phase), ballot),
             Record::State { slot, phase, value } => {

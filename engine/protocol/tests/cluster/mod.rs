@@ -17,7 +17,8 @@ pub use oracle::Oracle;
 pub use rng::Rng;
 
 use racos_protocol::{
-    BatchInfo, CoinKey, Config, Input, Nanos, Node, NodeSet, ReadQuorum, ReadStep, Slot,
+    BatchInfo, Class, CoinKey, Config, Input, Nanos, Node, NodeSet, Policy, ReadQuorum, ReadStep,
+    Slot,
 };
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -37,6 +38,7 @@ pub fn config((n, f, k): (usize, usize, usize), me: Node, seed: u64) -> Config {
         me,
         incarnation: 1,
         alpha: (n * 16) as Slot,
+        policy: racos_protocol::Policy::OwnerSlots,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
         coin: CoinKey(seed, 1),
@@ -136,7 +138,8 @@ pub struct Cluster {
 impl Cluster {
     /// All nodes up, with empty disks.
     pub fn new(configs: Vec<Config>, seed: u64) -> Cluster {
-        let oracle = Oracle::new(configs[0].thresholds().expect("a possible configuration"));
+        let mut oracle = Oracle::new(configs[0].thresholds().expect("a possible configuration"));
+        oracle.is_queue = configs[0].policy == Policy::Queue;
         let mut cluster = Cluster {
             now: 0,
             around: vec![Around::default(); configs.len()],
@@ -364,6 +367,14 @@ impl Cluster {
         slot
     }
 
+    /// Queue policy: an operation of a client of this node. Counters of different nodes stand close
+    /// together.
+    fn offer_operation(&mut self, node: Node) {
+        let mut batch = self.batch();
+        batch.digest = Class::Ready.mark(u128::from(node) << 96 | batch.digest);
+        self.act(node, |host, _, oracle, out| host.offer(batch, oracle, out));
+    }
+
     fn start_offers(&mut self) {
         for node in self.nodes() {
             let around = &mut self.around[usize::from(node)];
@@ -378,8 +389,10 @@ impl Cluster {
             self.around[usize::from(node)].offering = false;
             return;
         }
-        if self.up(node) {
-            self.open(node);
+        match self.up(node) {
+            true if self.host(node).is_queue() => self.offer_operation(node),
+            true => drop(self.open(node)),
+            false => {}
         }
         let at = self.now + self.rng.between(1, 2 * self.weather.offer_every);
         self.schedule(at, Event::Offer { node });
@@ -518,6 +531,7 @@ impl Cluster {
             let core = host.core();
             assert_eq!((core.exec(), core.seen()), (exec, exec), "node {} is behind", host.me);
             assert_eq!(core.deadline(), None, "node {} has a timer and nothing to do", host.me);
+            assert_eq!(core.waiting(), 0, "node {} has operations without a slot", host.me);
             assert_eq!(core.own_open(), 0, "node {} has an open slot", host.me);
         }
         assert!(self.oracle.opened().all(|slot| slot < exec), "an opened slot is not decided");

@@ -2,7 +2,7 @@
 //!
 //! It sees all nodes at once, survives every restart, and panics with what was broken.
 
-use racos_protocol::{BatchInfo, Node, NodeSet, Slot, Thresholds, Value};
+use racos_protocol::{BatchInfo, Digest, Node, NodeSet, Slot, Thresholds, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -23,11 +23,19 @@ pub struct Oracle {
     /// Nodes whose disks are lost for ever.
     lost: NodeSet,
     pub acknowledged: BTreeSet<Slot>,
+    /// By node that answered its client.
+    pub writes: BTreeMap<Node, usize>,
     acknowledged_max: Option<Slot>,
     /// By key hash: highest slot that a read of the key must see.
     key_floor: BTreeMap<u64, Slot>,
     pub reads: u64,
     pub applied: u64,
+    pub is_queue: bool,
+    /// Operations that wait for a slot, or have one; which; who has proposed and stored them.
+    offered: BTreeMap<Digest, Opened>,
+    placed: BTreeMap<Digest, Slot>,
+    proposed: BTreeMap<(Slot, Digest), NodeSet>,
+    stored: BTreeMap<Digest, NodeSet>,
 }
 
 impl Oracle {
@@ -40,6 +48,12 @@ impl Oracle {
             holders: BTreeMap::new(),
             lost: NodeSet::EMPTY,
             acknowledged: BTreeSet::new(),
+            writes: BTreeMap::new(),
+            is_queue: false,
+            offered: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            stored: BTreeMap::new(),
             acknowledged_max: None,
             key_floor: BTreeMap::new(),
             reads: 0,
@@ -64,6 +78,38 @@ impl Oracle {
             assert!(!self.opened.contains_key(&slot), "slot {slot} skipped after it was opened");
             self.skipped.insert(slot);
         }
+    }
+
+    /// Queue policy: a client's operation is accepted.
+    pub fn offers(&mut self, batch: BatchInfo) {
+        let fresh = Opened { batch: batch.clone(), floor: self.acknowledged_max };
+        assert!(self.offered.insert(batch.digest, fresh).is_none(), "an op id is used once");
+    }
+
+    /// A node has its fragment of an operation durably.
+    pub fn stores(&mut self, node: Node, candidate: Digest) {
+        self.stored.entry(candidate).or_default().insert(node);
+    }
+
+    /// PROTOCOL 6.4-d: a PROPOSE became durable: of what is in no lower slot.
+    pub fn proposes(&mut self, node: Node, slot: Slot, candidate: Digest) {
+        let lower = self.placed.get(&candidate).filter(|placed| **placed < slot);
+        assert_eq!(lower, None, "node {node} proposes again in slot {slot} what is in the log");
+        self.proposed.entry((slot, candidate)).or_default().insert(node);
+    }
+
+    /// PROTOCOL 6.4-d, 6.4-f: one operation a slot, each in one; a majority has proposed it, and D nodes
+    /// have stored it.
+    fn places(&mut self, slot: Slot, candidate: Digest) {
+        let offered = self.offered.get(&candidate).expect("a slot holds what a client asked for");
+        self.opened.insert(slot, offered.clone());
+        let before = self.placed.insert(candidate, slot);
+        assert_eq!(before, None, "slot {slot} holds an operation that is in the log");
+        let proposed = self.proposed.get(&(slot, candidate)).copied().unwrap_or_default().len();
+        assert!(proposed >= self.t.ready_support, "slot {slot} is decided by {proposed} proposals");
+        let stored = self.stored.get(&candidate).copied().unwrap_or_default();
+        assert!(stored.len() >= self.t.durable, "slot {slot} is stored at {stored:?}");
+        self.holders.insert(slot, stored);
     }
 
     pub fn holds(&mut self, node: Node, slot: Slot) {
@@ -95,13 +141,17 @@ impl Oracle {
         }
         self.decided.insert(slot, value);
         let Value::Batch(digest) = value else { return };
+        if self.is_queue {
+            self.places(slot, digest);
+        }
         let opened = self.opened.get(&slot).unwrap_or_else(|| panic!("slot {slot} has no owner"));
         assert_eq!(
             opened.batch.digest, digest,
             "slot {slot} holds a batch that was not opened in it"
         );
         let holders = self.ever_held(slot);
-        assert!(holders >= self.t.support, "slot {slot} is decided with {holders} holders");
+        let least = if self.is_queue { self.t.durable } else { self.t.support };
+        assert!(holders >= least, "slot {slot} is decided with {holders} holders");
         assert!(
             opened.floor < Some(slot),
             "slot {slot} was opened after slot {:?} had been acknowledged",
@@ -110,7 +160,8 @@ impl Oracle {
     }
 
     /// The owner replies to its clients: its batch is executed there.
-    pub fn acknowledges(&mut self, slot: Slot) {
+    pub fn acknowledges(&mut self, node: Node, slot: Slot) {
+        *self.writes.entry(node).or_default() += 1;
         let holders = self.ever_held(slot);
         assert!(holders >= self.t.durable, "slot {slot} is acknowledged with {holders} holders");
         self.acknowledged.insert(slot);

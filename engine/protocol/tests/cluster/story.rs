@@ -5,7 +5,7 @@
 
 use super::host::{Host, Mail, Outbox, Packet};
 use super::log::Entry;
-use racos_protocol::{Ballot, Message, Node, Record, Slot, Value};
+use racos_protocol::{Ballot, Class, Digest, Message, Node, Record, Slot, Value};
 
 /// A node before a step.
 pub struct Before {
@@ -58,7 +58,15 @@ pub fn of_mail(mail: &Mail) -> String {
 fn of_value(value: Value) -> String {
     match value {
         Value::Null => "null".into(),
-        Value::Batch(digest) => format!("b{digest}"),
+        Value::Batch(digest) => named(digest),
+    }
+}
+
+/// A batch, or an operation of a queue by its node and counter.
+fn named(digest: Digest) -> String {
+    match Class::of(digest) {
+        Class::Eager => format!("b{digest}"),
+        Class::Ready => format!("op{}.{}", digest >> 96 & 0xff, digest & 0xffff_ffff),
     }
 }
 
@@ -66,17 +74,19 @@ fn of_ballot(ballot: Ballot) -> String {
     match ballot {
         Ballot::For(value) => of_value(value),
         Ballot::Open(None) => "?".into(),
-        Ballot::Open(Some(digest)) => format!("?(b{digest})"),
+        Ballot::Open(Some(digest)) => format!("?({})", named(digest)),
     }
 }
 
 fn of_entry(entry: &Entry) -> String {
     match entry {
+        Entry::Stored { batch } => format!("STORED {}", named(batch.digest)),
         Entry::Decided { slot, value, .. } => format!("DECIDED {slot} {}", of_value(*value)),
         Entry::Record { record, .. } => match *record {
             Record::Hold { slot, digest } => format!("HOLD {slot} b{digest}"),
             Record::SegmentOnly { slot, digest } => format!("SEG-ONLY {slot} b{digest}"),
             Record::NoHold { from, to } => format!("NOHOLD [{from}, {to})"),
+            Record::Propose { slot, candidate } => format!("PROPOSE {slot} {}", named(candidate)),
             Record::Vote { slot, phase, ballot } => {
                 format!("VOTE {slot} phase {phase} {}", of_ballot(ballot))
             }
@@ -94,6 +104,7 @@ pub fn kind_of(packet: &Packet) -> (&'static str, Option<Slot>) {
         Packet::Spread { slot, .. } => ("spread", Some(*slot)),
         Packet::Meta { slot, .. } => ("meta", Some(*slot)),
         Packet::Facts { .. } => ("facts", None),
+        Packet::Store { .. } | Packet::Stored { .. } => ("store", None),
         Packet::ReadQuery { .. } | Packet::ReadReply { .. } => ("read", None),
         Packet::Message(message) => match *message {
             Message::Propose { slot, .. } => ("propose", Some(slot)),
@@ -105,6 +116,7 @@ pub fn kind_of(packet: &Packet) -> (&'static str, Option<Slot>) {
             Message::Pull { .. } => ("pull", None),
             Message::Seen { .. } => ("seen", None),
             Message::GetMeta { slot } => ("getmeta", Some(slot)),
+            Message::Ready { .. } => ("ready", None),
             _ => ("other", None),
         },
     }
@@ -121,6 +133,8 @@ fn of_packet(packet: &Packet) -> String {
                 .collect();
             format!("DECIDE [{}], exec {exec}", rows.join(", "))
         }
+        Packet::Store { batch } => format!("STORE {}", named(batch.digest)),
+        Packet::Stored { candidate } => format!("STORED {}", named(*candidate)),
         Packet::ReadQuery { key, .. } => format!("READQ of key {key}"),
         Packet::ReadReply { exec, mark, .. } => format!("READR exec {exec} mark {mark:?}"),
         Packet::Message(message) => match *message {
@@ -144,6 +158,9 @@ fn of_packet(packet: &Packet) -> String {
             }
             Message::Seen { exec, seen } => format!("SEEN exec {exec} seen {seen}"),
             Message::GetMeta { slot } => format!("GETMETA {slot}"),
+            Message::Ready { candidate, below } => {
+                format!("READY {} below {below}", named(candidate))
+            }
             other => format!("{other:?}"),
         },
     }

@@ -113,6 +113,11 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message) {
             out.put_u8(11);
             out.put_u64(slot);
         }
+        Message::Ready { candidate, below } => {
+            out.put_u8(12);
+            out.put_u64(below);
+            out.put_u128(candidate);
+        }
     }
 }
 
@@ -146,6 +151,7 @@ pub fn get_message(from: &mut Reader<'_>) -> Result<Message, WireError> {
         9 => Message::Seen { exec: slot, seen: from.u64("seen")? },
         10 => Message::GetMeta { slot },
         11 => Message::Opening { slot },
+        12 => Message::Ready { candidate: from.u128("candidate")?, below: slot },
         _ => return Err(WireError { field: "message tag" }),
     })
 }
@@ -606,6 +612,8 @@ mod tests {
             (slot, any::<u64>()).prop_map(|(exec, seen)| Message::Seen { exec, seen }),
             slot.prop_map(|slot| Message::GetMeta { slot }),
             slot.prop_map(|slot| Message::Opening { slot }),
+            (slot, any::<u128>())
+                .prop_map(|(below, candidate)| Message::Ready { candidate, below }),
         ]
     }
 
