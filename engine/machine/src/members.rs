@@ -8,7 +8,7 @@
 //! change by anything that a node alone knows.
 
 use crate::hash::{self, Kind, halves, pair};
-use crate::op::check_bounds;
+use crate::op::{Action, check_bounds};
 use crate::outcome::Refusal;
 use crate::wire::{DecodeError, Problem, Reader, put_varint, require};
 
@@ -251,6 +251,37 @@ impl Members {
         let is_used = |layout: &&Layout| Some(layout.number) == newest || values(layout.number) > 0;
         let mut used = self.layouts.iter().filter(is_used);
         used.all(|layout| self.gone(layout) <= usize::from(layout.lost_max))
+    }
+
+    /// PROTOCOL 10-ja: the layouts with values of which more than may be lost would be gone once this change
+    /// is admitted, whatever overrides it.
+    ///
+    /// # Errors
+    /// Why it would be void even if it is forced.
+    pub fn short_after(
+        &self,
+        change: &Action,
+        values: &dyn Fn(u16) -> u64,
+    ) -> Result<Vec<u16>, Refusal> {
+        let mut after = self.clone();
+        // The first slot in which no other change is in flight.
+        let slot = self.effect;
+        match change {
+            Action::ReplaceNode(change) => {
+                let forced = Replace { is_forced: true, ..(**change).clone() };
+                after.replace(slot, &forced, values)?;
+            }
+            Action::Reconfigure(change) => {
+                let forced = Reconfigure { is_forced: true, ..(**change).clone() };
+                after.reconfigure(slot, &forced, values)?;
+            }
+            _ => return Err(Refusal::Malformed),
+        }
+        let is_short = |layout: &&Layout| {
+            let is_used = values(layout.number) > 0;
+            is_used && after.gone(layout) > usize::from(layout.lost_max)
+        };
+        Ok(after.layouts.iter().filter(is_short).map(|layout| layout.number).collect())
     }
 
     /// PROTOCOL 10-g

@@ -31,6 +31,7 @@ mod ahead;
 pub mod api;
 mod assemble;
 mod assign;
+mod at_risk;
 mod batch;
 mod cache;
 mod checkpoint;

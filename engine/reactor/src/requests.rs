@@ -76,6 +76,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.start_read(waiter, Query::Range { from, to, limit })
             }
             Request::Status => self.status_request(&waiter),
+            Request::AtRisk { action, after } => self.tell_at_risk(&waiter, &action, after),
             Request::Members { action } => match self.check_change(&action) {
                 Ok(()) => self.propose_alone(action, Some(waiter)),
                 Err(why) => self.refuse_request(&waiter, ErrorCode::BadRequest, &why),

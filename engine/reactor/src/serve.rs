@@ -20,7 +20,7 @@ use racos_storage::Place;
 use racos_storage::device::Device;
 
 /// Most bytes of keys in one answer.
-const KEYS_BYTES_MAX: usize = 256 << 10;
+pub(crate) const KEYS_BYTES_MAX: usize = 256 << 10;
 
 /// What a node answered, or this node itself knows.
 #[derive(Debug, Clone)]

@@ -6,7 +6,8 @@ use common::{Cluster, MS, address};
 use racos_engine::api::types::{Error, MembersAnswer};
 use racos_engine::api::{Handle, Pending};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
-use racos_machine::Action;
+use racos_engine::wire::node::get_keys;
+use racos_machine::{Action, Reconfigure, Revision};
 
 fn value(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|index| (index / 7) as u8 ^ seed).collect()
@@ -171,6 +172,69 @@ fn a_reconfiguration_that_would_break_the_promise_is_refused() {
     assert!(reason.contains("is a member"), "{reason}");
     let reason = why(cluster.replace(0, 2, 1, 99));
     assert!(reason.contains("no member"), "{reason}");
+}
+
+/// tests PROTOCOL 10-ja: old versions too, page by page.
+#[test]
+fn what_a_forced_change_puts_at_risk_is_listed_before() {
+    let mut cluster = three_and_two();
+    assert_eq!(cluster.reconfigure(0, &[0, 1, 2, 3], (1, 2), &[]), Ok(()));
+    in_effect(&mut cluster, &[0, 1, 2, 3]);
+    cluster.stop(2);
+    assert_eq!(cluster.reconfigure(0, &[0, 1, 3], (1, 1), &[2]), Ok(()));
+    in_effect(&mut cluster, &[0, 1, 3]);
+    let members = cluster.node(0).machine().members().clone();
+    let forced = Action::Reconfigure(Box::new(Reconfigure {
+        expected: members.epoch(),
+        members: vec![0, 3],
+        joining: Vec::new(),
+        lost_max: 0,
+        data: 1,
+        lost: vec![1],
+        is_forced: true,
+    }));
+    let list = |cluster: &mut Cluster, action: &Action| {
+        let (mut found, mut after) = (Vec::new(), (Vec::new(), Revision::default()));
+        loop {
+            let asked = Request::AtRisk { action: action.clone(), after };
+            match cluster.ask(0, &asked, &[]).expect("an answer comes") {
+                (Reply::AtRisk { next }, body) => {
+                    found.extend(get_keys(&body).unwrap());
+                    match next {
+                        Some(next) => after = next,
+                        None => return Ok(found),
+                    }
+                }
+                (Reply::Error(error), _) => return Err(error.text),
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+    };
+    let expected: Vec<(Vec<u8>, u64)> = {
+        let machine = cluster.node(0).machine();
+        let newest = members.newest().unwrap().number;
+        let all = machine.versions_after(b"", Revision::default());
+        let older = all.filter(|(_, version)| version.values().any(|it| it.layout != newest));
+        older.map(|(key, version)| (key.to_vec(), version.modified().main)).collect()
+    };
+    assert!(!expected.is_empty(), "values of before lie as they did");
+    let listed = list(&mut cluster, &forced).unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|entry| (entry.key, entry.revision)).collect();
+    assert_eq!(listed, expected);
+    // One that the promise bears puts nothing at risk; one that can never be is refused here, too.
+    let allowed = |expected| Reconfigure {
+        expected,
+        members: vec![0, 1, 3],
+        joining: Vec::new(),
+        lost_max: 1,
+        data: 1,
+        lost: Vec::new(),
+        is_forced: true,
+    };
+    let harmless = Action::Reconfigure(Box::new(allowed(members.epoch())));
+    assert_eq!(list(&mut cluster, &harmless).map(|found| found.len()), Ok(0));
+    let stale = Action::Reconfigure(Box::new(allowed(members.epoch() + 1)));
+    assert!(list(&mut cluster, &stale).is_err());
 }
 
 /// Opens a node's door for other threads.

@@ -12,7 +12,7 @@ use racos_buffer::{Pool, Slice};
 use racos_engine::status::Status;
 use racos_engine::wire::client::LIST_LIMIT_MAX;
 use racos_engine::wire::node::KeyEntry;
-use racos_machine::{STRIPES_MAX, Value, prefix_end};
+use racos_machine::{Action, Revision, STRIPES_MAX, Value, prefix_end};
 use racos_net::{UdpConfig, UdpLink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, VecDeque};
@@ -192,6 +192,28 @@ impl Client {
                 Ok(ListPage { entries, next })
             }
             other => Err(nonsense(&other)),
+        }
+    }
+
+    /// Every version of which a change of the members, forced, would leave fewer fragments than the value
+    /// is made of at some nodes (PROTOCOL 10-ja); told to `each`, by key and then by revision.
+    pub fn at_risk(
+        &mut self,
+        change: &Action,
+        each: &mut dyn FnMut(&KeyEntry),
+    ) -> Result<(), ClientError> {
+        let (route, mut after) = (self.route, (Vec::new(), Revision::default()));
+        loop {
+            match self.run(Op::AtRisk { action: change.clone(), after }, route)? {
+                Answer::AtRisk { entries, next } => {
+                    entries.iter().for_each(&mut *each);
+                    match next {
+                        Some(next) => after = next,
+                        None => return Ok(()),
+                    }
+                }
+                other => return Err(nonsense(&other)),
+            }
         }
     }
 

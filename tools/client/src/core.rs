@@ -200,6 +200,9 @@ impl<L: Link> ClientCore<L> {
             }
             Op::Status => (Request::Status, Slice::empty(), Class::Read),
             Op::Members { action } => (Request::Members { action }, Slice::empty(), Class::Write),
+            Op::AtRisk { action, after } => {
+                (Request::AtRisk { action, after }, Slice::empty(), Class::Large)
+            }
         }
     }
 
@@ -485,6 +488,10 @@ impl<L: Link> ClientCore<L> {
                 Ok(entries) => Ok(Answer::Keys { entries, more }),
                 Err(error) => nonsense(error.to_string()),
             },
+            (Request::AtRisk { .. }, Reply::AtRisk { next }) => match get_keys(&body) {
+                Ok(entries) => Ok(Answer::AtRisk { entries, next }),
+                Err(error) => nonsense(error.to_string()),
+            },
             (Request::Status, Reply::Status) => Ok(Answer::Status { json: body }),
             (request, reply) => nonsense(format!("{reply:?} to {request:?}")),
         };
@@ -715,8 +722,10 @@ fn give_back(op: Op) -> (Vec<u8>, Slice) {
         Op::Part { value } => (Vec::new(), value),
         Op::Delete { key } | Op::Get { key } | Op::GetDescribed { key } => (key, Slice::empty()),
         Op::PutStripes { key, .. } => (key, Slice::empty()),
-        Op::GetStripe { .. } | Op::List { .. } | Op::Status | Op::Members { .. } => {
-            (Vec::new(), Slice::empty())
-        }
+        Op::GetStripe { .. }
+        | Op::List { .. }
+        | Op::Status
+        | Op::Members { .. }
+        | Op::AtRisk { .. } => (Vec::new(), Slice::empty()),
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::ClientError;
 use racos_buffer::Slice;
 use racos_engine::wire::node::KeyEntry;
-use racos_machine::{Action, Value};
+use racos_machine::{Action, Revision, Value};
 
 /// An operation to submit.
 #[derive(Debug, Clone)]
@@ -48,6 +48,11 @@ pub enum Op {
     /// Change who the members are: REPLACE, RECONF, or that the disk of one that left is lost.
     Members {
         action: Action,
+    },
+    /// What such a change, forced, would put at risk, behind this version.
+    AtRisk {
+        action: Action,
+        after: (Vec<u8>, Revision),
     },
 }
 
@@ -94,6 +99,10 @@ pub enum Answer {
     },
     Status {
         json: Slice,
+    },
+    AtRisk {
+        entries: Vec<KeyEntry>,
+        next: Option<(Vec<u8>, Revision)>,
     },
 }
 

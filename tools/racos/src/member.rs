@@ -5,7 +5,7 @@ use crate::config;
 use crate::connect::{Connect, Target};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
-use crate::reconfigure::{self, AddArgs, RemoveArgs, SetArgs};
+use crate::reconfigure::{self, AddArgs, ForceArgs, RemoveArgs, SetArgs};
 use crate::status;
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
@@ -55,9 +55,8 @@ struct ReplaceArgs {
     /// Erase what the data directory holds: the old disk is of no use to anyone.
     #[arg(long)]
     erase: bool,
-    /// Even if more nodes than may be lost are rebuilding then: values may be gone for ever.
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    force: ForceArgs,
     #[command(flatten)]
     connect: Connect,
 }
@@ -179,12 +178,14 @@ fn replace(args: &ReplaceArgs) -> Outcome {
         expected,
         disk: prepared.disk_id,
         address: Box::default(),
-        is_forced: args.force,
+        is_forced: args.force.force,
     };
-    let operation = Op::Members { action: Action::ReplaceNode(Box::new(change)) };
+    let action = Action::ReplaceNode(Box::new(change));
     let mut client = target.client(|config| {
         config.patience_ns = (args.connect.timeout.max(0.001) * 1e9) as u64;
     })?;
+    reconfigure::list_at_risk(&mut client, &action, args.force)?;
+    let operation = Op::Members { action };
     if let Err(error) = client.run(operation, Route::Any) {
         settle(&mut client, node, &id, error)?;
     }

@@ -6,10 +6,11 @@
 
 use crate::connect::{Connect, Target, resolve};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
+use crate::keys;
 use crate::member::newest;
 use crate::output;
 use clap::Args;
-use racos_client::{Action, Client, Joining, Op, Reconfigure, Route};
+use racos_client::{Action, Client, Joining, KeyEntry, Op, Reconfigure, Route};
 use racos_engine::status::Status;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -84,10 +85,20 @@ struct CodeArgs {
     /// Fragments that make a value; as it is, if not given.
     #[arg(long)]
     k: Option<u8>,
-    /// Even if more members than may be lost are without their fragments then: values may be gone for
-    /// ever.
+    #[command(flatten)]
+    force: ForceArgs,
+}
+
+/// How a condition of a change is overridden.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct ForceArgs {
+    /// Even if more members than may be lost are without their fragments then: lists the keys whose values
+    /// may be gone for ever and, if there is any, changes nothing without --yes.
     #[arg(long)]
-    force: bool,
+    pub force: bool,
+    /// With --force: list the keys, and go on.
+    #[arg(long, requires = "force")]
+    pub yes: bool,
 }
 
 /// What is to be changed.
@@ -98,7 +109,7 @@ struct Wish<'a> {
     is_lost: bool,
     f: Option<u8>,
     k: Option<u8>,
-    is_forced: bool,
+    force: ForceArgs,
     n: Option<usize>,
     /// The command that asks for it, to name in advice.
     command: &'a str,
@@ -171,7 +182,7 @@ pub fn set(args: &SetArgs) -> Outcome {
 }
 
 fn wish(code: &CodeArgs) -> Wish<'static> {
-    Wish { f: code.f, k: code.k, is_forced: code.force, ..Wish::default() }
+    Wish { f: code.f, k: code.k, force: code.force, ..Wish::default() }
 }
 
 fn client_of(target: &Target, address: SocketAddr, connect: &Connect) -> Result<Client, Failure> {
@@ -257,7 +268,7 @@ fn plan(status: &Status, wish: &Wish<'_>) -> Result<Reconfigure, String> {
         ));
     }
     let lost = wish.leaves.filter(|_| wish.is_lost).into_iter().collect();
-    let (expected, is_forced) = (status.epoch, wish.is_forced);
+    let (expected, is_forced) = (status.epoch, wish.force.force);
     Ok(Reconfigure { expected, members, joining, lost_max: f, data: k, lost, is_forced })
 }
 
@@ -266,7 +277,9 @@ fn change(client: &mut Client, before: &Status, wish: &Wish<'_>) -> Outcome {
     let change = plan(before, wish).map_err(usage)?;
     let wanted = (change.members.len(), usize::from(change.lost_max), usize::from(change.data));
     let members = change.members.clone();
-    let operation = Op::Members { action: Action::Reconfigure(Box::new(change)) };
+    let action = Action::Reconfigure(Box::new(change));
+    list_at_risk(client, &action, wish.force)?;
+    let operation = Op::Members { action };
     if let Err(error) = client.run(operation, Route::Any) {
         // It may have taken effect all the same.
         let status = newest(client)?;
@@ -291,6 +304,30 @@ fn change(client: &mut Client, before: &Status, wish: &Wish<'_>) -> Outcome {
             "keep node {node} running until `racos member list` calls it released: values written \
              before lie on it"
         ));
+    }
+    Ok(())
+}
+
+/// PROTOCOL 10-ja: before a change is forced, what it may cost is listed.
+pub fn list_at_risk(client: &mut Client, change: &Action, force: ForceArgs) -> Outcome {
+    if !force.force {
+        return Ok(());
+    }
+    let mut count = 0u64;
+    client.at_risk(change, &mut |entry: &KeyEntry| {
+        count += 1;
+        output::line(&format!(
+            "at risk: {} ({} bytes, written at revision {})",
+            keys::show(&entry.key),
+            entry.len,
+            entry.revision
+        ));
+    })?;
+    if count > 0 && !force.yes {
+        return Err(failed(format!(
+            "{count} version(s), listed above, may be gone for ever after this change: nothing was \
+             changed; bring nodes back first, or accept it with --yes"
+        )));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use super::cursor::{Reader, WireError, Writer};
 use super::value::{get_value, get_values, put_value};
-use racos_machine::{Action, KEY_BYTES_MAX, Op, OpId, Refusal, SessionId, Stamp, Value};
+use racos_machine::{Action, KEY_BYTES_MAX, Op, OpId, Refusal, Revision, SessionId, Stamp, Value};
 use std::fmt;
 
 /// Kinds of frames between clients and nodes.
@@ -63,6 +63,12 @@ pub enum Request {
     Members {
         action: Action,
     },
+    /// The versions, from the one behind `after` on, of which a change of the members would leave fewer
+    /// fragments than a value is made of (PROTOCOL 10-ja).
+    AtRisk {
+        action: Action,
+        after: (Vec<u8>, Revision),
+    },
 }
 
 impl Request {
@@ -101,7 +107,12 @@ impl Request {
             Request::Status => out.put_u8(10),
             Request::Members { action } => {
                 out.put_u8(12);
-                Op { id: OpId(0), author: None, stamp: None, action: action.clone() }.encode(out);
+                put_change(out, action);
+            }
+            Request::AtRisk { action, after: (key, revision) } => {
+                out.put_u8(13);
+                put_place(out, key, *revision);
+                put_change(out, action);
             }
         }
     }
@@ -137,6 +148,10 @@ impl Request {
             }
             10 => Request::Status,
             12 => Request::Members { action: get_change(&mut from)? },
+            13 => {
+                let after = get_place(&mut from)?;
+                Request::AtRisk { action: get_change(&mut from)?, after }
+            }
             _ => return Err(WireError { field: "request kind" }),
         };
         from.end("request")?;
@@ -147,6 +162,22 @@ impl Request {
 /// Whether an operation is one that a client may ask for by [`Request::Members`].
 pub fn changes_members(action: &Action) -> bool {
     matches!(action, Action::ReplaceNode(_) | Action::Reconfigure(_) | Action::NodeLost { .. })
+}
+
+fn put_change(out: &mut Vec<u8>, action: &Action) {
+    Op { id: OpId(0), author: None, stamp: None, action: action.clone() }.encode(out);
+}
+
+/// A version among all: its key, and where it was written.
+fn put_place(out: &mut Vec<u8>, key: &[u8], revision: Revision) {
+    out.put_short(key);
+    out.put_u64(revision.main);
+    out.put_u32(revision.sub);
+}
+
+fn get_place(from: &mut Reader<'_>) -> Result<(Vec<u8>, Revision), WireError> {
+    let key = get_key(from)?;
+    Ok((key, Revision { main: from.u64("revision")?, sub: from.u32("sub-revision")? }))
 }
 
 fn get_change(from: &mut Reader<'_>) -> Result<Action, WireError> {
@@ -311,6 +342,10 @@ pub enum Reply {
     },
     /// A status report, encoded as JSON, is the body.
     Status,
+    /// Versions at risk, encoded as in READR, are the body; where to go on, if more were not looked at.
+    AtRisk {
+        next: Option<(Vec<u8>, Revision)>,
+    },
     Error(RequestError),
 }
 
@@ -348,6 +383,12 @@ impl Reply {
                 out.put_u8(u8::from(*more));
             }
             Reply::Status => out.put_u8(7),
+            Reply::AtRisk { next } => {
+                out.put_u8(9);
+                if let Some((key, revision)) = next {
+                    put_place(out, key, *revision);
+                }
+            }
             Reply::Error(error) => {
                 out.put_u8(8);
                 out.put_u8(error.code as u8);
@@ -381,6 +422,10 @@ impl Reply {
                 let code = code.ok_or(WireError { field: "error code" })?;
                 let text = String::from_utf8_lossy(from.rest()).into_owned();
                 Reply::Error(RequestError { code, text })
+            }
+            9 => {
+                let is_end = from.is_empty();
+                Reply::AtRisk { next: (!is_end).then(|| get_place(&mut from)).transpose()? }
             }
             _ => return Err(WireError { field: "reply kind" }),
         };
@@ -428,6 +473,10 @@ mod tests {
             Request::List { from: vec![], to: Some(key), limit: 3 },
             Request::Status,
             Request::Members { action: Action::NodeLost { node: 3 } },
+            Request::AtRisk {
+                action: Action::NodeLost { node: 3 },
+                after: (b"key".to_vec(), Revision { main: 7, sub: 1 }),
+            },
             Request::Members {
                 action: Action::ReplaceNode(Box::new(Replace {
                     node: 2,
@@ -463,6 +512,8 @@ mod tests {
             Reply::FoundStripes { revision: 1 },
             Reply::Keys { more: true },
             Reply::Status,
+            Reply::AtRisk { next: None },
+            Reply::AtRisk { next: Some((b"key".to_vec(), Revision { main: 7, sub: 1 })) },
             Reply::Error(error),
         ] {
             let mut bytes = Vec::new();

@@ -190,7 +190,9 @@ impl World {
         self.slot += 1;
         let id = OpId::new(node as u16, 1, 1, self.slot);
         match request {
-            Request::Members { .. } => unreachable!("no test here changes the members"),
+            Request::Members { .. } | Request::AtRisk { .. } => {
+                unreachable!("no test here changes the members")
+            }
             Request::OpenSession { window } => {
                 self.machine.apply(
                     self.slot,
