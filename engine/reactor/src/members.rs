@@ -83,6 +83,7 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn follow_members(&mut self) {
         self.sealed.extend(self.builder.seal());
         self.learn_members();
+        self.recode.begin_anew();
         self.fit_parcels();
     }
 

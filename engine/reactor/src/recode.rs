@@ -41,6 +41,8 @@ const SHARE_OF_BUSY: u64 = 8;
 /// Pauses: between looks, after a round or a failure.
 const LOOK: Nanos = MS;
 const REST: Nanos = 250 * MS;
+/// The pause when all that is left waits for its put, so that going over the table costs little.
+const LONG_REST: Nanos = 60_000 * MS;
 /// So long after a client's write others are expected.
 const BUSY: Nanos = 50 * MS;
 /// A member that was not heard for so long leaves its share to the others.
@@ -128,15 +130,21 @@ impl Recode {
         self.jobs.values().any(|job| job.old == op)
     }
 
+    /// The members have changed: there may be work at once.
+    pub fn begin_anew(&mut self) {
+        (self.left, self.place, self.takes_all, self.look_at) = (0, 0, false, 0);
+    }
+
     /// The round has come to the end of the table.
     fn end_round(&mut self, left: u64, now: Nanos) {
         let idle = !std::mem::take(&mut self.met) && self.jobs.is_empty();
         if left != self.left || !idle {
             (self.left, self.moved_at) = (left, now);
         }
+        let is_done = idle && self.takes_all;
         self.takes_all = idle && now >= self.moved_at + STUCK;
         self.place = 0;
-        self.look_at = now + REST;
+        self.look_at = now + if is_done { LONG_REST } else { REST };
     }
 
     /// An operation was executed: if it re-coded a value, who still reads the old one finds the new one.
@@ -388,8 +396,12 @@ mod tests {
         recode.end_round(9, 108_000 * MS);
         assert!(!recode.takes_all, "somebody has re-coded one meanwhile");
         recode.end_round(9, 109_000 * MS);
-        assert!(recode.takes_all);
-        recode.end_round(8, 110_000 * MS);
+        assert_eq!((recode.takes_all, recode.look_at), (true, 109_000 * MS + REST));
+        recode.end_round(9, 110_000 * MS);
+        assert_eq!(recode.look_at, 110_000 * MS + LONG_REST, "nobody can do what is left");
+        recode.begin_anew();
+        assert_eq!((recode.takes_all, recode.look_at), (false, 0), "another change has come");
+        recode.end_round(8, 170_000 * MS);
         assert!(!recode.takes_all);
     }
 

@@ -65,7 +65,7 @@ fn values(cluster: &Cluster, node: usize) -> Vec<Value> {
 }
 
 fn left(cluster: &Cluster, nodes: &[usize]) -> u64 {
-    let left = |node: &usize| cluster.node(*node).status().recode.values_left;
+    let left = |node: &usize| cluster.node(*node).machine().older_values().values;
     nodes.iter().map(left).max().expect("some node")
 }
 
@@ -134,7 +134,8 @@ fn everything_comes_to_lie_in_the_newest_layout() {
     let old = values(&cluster, 0);
     assert_eq!(cluster.reconfigure(2, &[0, 2, 3, 4], (1, 2), &[]), Ok(()));
     let released = |cluster: &mut Cluster| {
-        cluster.node(0).status().members[1].is_released && cluster.node(1).failed().is_some()
+        let seat = cluster.node(0).machine().members().seats()[1];
+        seat.is_released && cluster.node(1).failed().is_some()
     };
     assert!(cluster.pass_until(20_000 * MS, released), "{:?}", cluster.node(0).status());
     cluster.stop(1);
@@ -164,10 +165,12 @@ fn it_goes_on_after_restarts_and_with_the_newest_change() {
     assert_eq!(cluster.reconfigure(1, &[0, 1, 2, 3, 4], (1, 3), &[]), Ok(()));
     let all = &[0, 1, 2, 3, 4];
     let is_begun = |cluster: &mut Cluster| {
-        let status = cluster.node(0).status().recode;
-        status.values_left > 0 && status.values_left < status.values
+        let machine = cluster.node(0).machine();
+        (1..machine.values_len() as u64).contains(&machine.older_values().values)
     };
     assert!(cluster.pass_until(10_000 * MS, is_begun), "{:?}", cluster.node(0).status().recode);
+    let told = cluster.node(0).status().recode;
+    assert!(told.values_left > 0 && told.values_left < told.values && told.bytes_left > 0);
     all.iter().for_each(|node| cluster.stop(*node));
     all.iter().for_each(|node| cluster.start(*node).unwrap());
     cluster.pass(100 * MS);
