@@ -116,8 +116,9 @@ fn list(args: &ListArgs) -> Outcome {
 
 fn row(member: &MemberStatus, status: Option<&Status>) -> Vec<String> {
     let state = match (status, member.is_rebuilding) {
-        _ if member.is_released => "released: it may be wiped".into(),
+        _ if member.is_lost && member.is_released => "removed as lost; no value needs it".into(),
         _ if member.is_lost => "removed as lost".into(),
+        _ if member.is_released => "released: it may be wiped".into(),
         _ if !member.is_member => {
             format!(
                 "removed; keep it running: {} values are not re-coded yet and have fragments on it",

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const RACOS: &str = env!("CARGO_BIN_EXE_racos");
 
@@ -394,6 +395,13 @@ fn nodes_join_and_leave_a_running_cluster_and_f_and_k_change() {
     put(4);
     all_there(5);
     assert!(ok(&["member", "list"]).contains("removed as lost"));
+    // What was written before is stored again for the members that there are now.
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !ok(&["member", "list"]).contains("no value needs it") {
+        assert!(Instant::now() < patience, "{}", ok(&["member", "list"]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    all_there(5);
     let refused = bad(&with(&["member", "remove", "3"]), 2);
     assert!(refused.contains("not a member any more"), "{refused}");
     assert_eq!(server.stop(Signal::INT), Some(0));
