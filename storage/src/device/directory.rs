@@ -4,9 +4,10 @@
 //! Invariant: a file with a segment's final name is whole; one in the making has another name.
 //! What would break it: renaming before the file was flushed.
 
+use super::lock::Lock;
 use super::{FileId, SUPERBLOCK};
-use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Whoever uses the directory holds a lock on this file.
@@ -16,7 +17,7 @@ pub(super) struct Directory {
     path: PathBuf,
     /// For flushing the directory itself.
     pub handle: File,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Directory {
@@ -33,18 +34,12 @@ impl Directory {
         let handle = File::open(path).map_err(|error| about("cannot open directory", error))?;
         let lock =
             File::create(path.join(LOCK_NAME)).map_err(|error| about("cannot lock", error))?;
-        // PROTOCOL 10-b
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let what = format!(
-                    "directory {} is in use by another process (it holds {0}/lock): stop it first",
-                    path.display()
-                );
-                return Err(io::Error::new(ErrorKind::ResourceBusy, what));
-            }
-            Err(TryLockError::Error(error)) => return Err(about("cannot lock", error)),
-        }
+        let lock = Lock::take(lock, || {
+            format!(
+                "directory {} is in use by another process (it holds {0}/lock): stop it first",
+                path.display()
+            )
+        })?;
         let directory = Directory { path: path.to_owned(), handle, _lock: lock };
         directory.clean()?;
         Ok(directory)

@@ -14,10 +14,11 @@
 //! while it is in flight no other begins, and what it names is written and flushed before it.
 //! What would break it: an extent given out again before the table that frees it is durable.
 
+use super::lock::Lock;
 use super::{FileId, posix};
 use racos_buffer::{ALIGN, Pool, Slice};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ pub(super) struct Disk {
     pub file: File,
     /// Taken for this process alone. Another handle than the one that is written to, which the ring may
     /// keep for a moment after it was closed.
-    _lock: File,
+    _lock: Lock,
     len: u64,
     files: BTreeMap<FileId, Extent>,
     /// Of the newest copy of the table, and which one it is.
@@ -86,16 +87,9 @@ impl Disk {
         let about = |what: String| {
             move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
         };
-        let lock = posix::open_exclusive(path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let what =
-                    format!("{} is in use by another process: stop it first", path.display());
-                return Err(io::Error::new(ErrorKind::ResourceBusy, what));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let lock = Lock::take(posix::open_exclusive(path)?, || {
+            format!("{} is in use by another process: stop it first", path.display())
+        })?;
         let mut file = posix::open_direct(path, false)?;
         let len =
             file.seek(SeekFrom::End(0)).map_err(about(format!("length of {}", path.display())))?;

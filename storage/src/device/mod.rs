@@ -10,6 +10,7 @@ mod directory;
 #[cfg(target_os = "linux")]
 mod disk;
 pub mod file;
+mod lock;
 #[cfg(target_os = "linux")]
 mod make;
 pub mod memory;
