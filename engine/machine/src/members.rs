@@ -214,6 +214,19 @@ impl Members {
     pub fn newest(&self) -> Option<&Layout> {
         self.layouts.last()
     }
+    /// A change that changes nothing, to be changed; panics in a store without members.
+    pub fn unchanged(&self) -> Reconfigure {
+        let newest = self.newest().expect("a cluster has members");
+        Reconfigure {
+            expected: self.epoch(),
+            members: newest.members.clone(),
+            joining: Vec::new(),
+            lost_max: newest.lost_max,
+            data: newest.data,
+            lost: Vec::new(),
+            is_forced: false,
+        }
+    }
     pub fn layout(&self, number: u16) -> Option<&Layout> {
         self.layouts.iter().rev().find(|layout| layout.number == number)
     }
@@ -583,15 +596,8 @@ mod tests {
             disk: 100 + u128::from(*node),
             address: format!("host{node}").into(),
         });
-        Reconfigure {
-            expected: members.epoch(),
-            members: list.to_vec(),
-            joining: joining.collect(),
-            lost_max,
-            data,
-            lost: Vec::new(),
-            is_forced: false,
-        }
+        let (members_then, joining) = (list.to_vec(), joining.collect());
+        Reconfigure { members: members_then, joining, lost_max, data, ..members.unchanged() }
     }
 
     const NONE: &dyn Fn(u16) -> u64 = &|_| 0;

@@ -18,15 +18,7 @@ fn changed(before: &[Op]) -> Machine {
     for (slot, op) in (1..).zip(before) {
         assert!(machine.apply(slot, 0, op).done().is_some(), "{op:?}");
     }
-    let change = Reconfigure {
-        expected: 1,
-        members: vec![0, 1, 2, 3, 4],
-        joining: Vec::new(),
-        lost_max: 1,
-        data: 2,
-        lost: Vec::new(),
-        is_forced: false,
-    };
+    let change = Reconfigure { data: 2, ..machine.members().unchanged() };
     let done = machine.apply(46, 0, &op(900, Action::Reconfigure(Box::new(change))));
     assert!(done.done().is_some());
     machine

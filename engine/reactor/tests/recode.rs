@@ -88,13 +88,7 @@ fn with_observers(recode_bytes_per_s: u64) -> Cluster {
         bounds.ready_bytes_min = 100 << 10;
     });
     fill(&mut cluster, &[0, 1, 2]);
-    for disk in [103, 104] {
-        let node = cluster.add_host(disk);
-        cluster.start(node).unwrap();
-    }
-    let exec = cluster.node(0).exec();
-    let caught_up = |cluster: &mut Cluster| (3..5).all(|node| cluster.node(node).exec() >= exec);
-    assert!(cluster.pass_until(3000 * MS, caught_up), "those who join look on");
+    cluster.add_observers(&[103, 104]);
     cluster
 }
 

@@ -65,13 +65,7 @@ fn three_and_two() -> Cluster {
     // What is written stays as it was written.
     let mut cluster = Cluster::bounded(3, 1, 1, |bounds| bounds.recode_bytes_per_s = 0);
     (0..16).for_each(|index| put(&mut cluster, usize::from(index % 3), index));
-    for disk in [103, 104] {
-        let node = cluster.add_host(disk);
-        cluster.start(node).unwrap();
-    }
-    let exec = cluster.node(0).exec();
-    let caught_up = |cluster: &mut Cluster| (3..5).all(|node| cluster.node(node).exec() >= exec);
-    assert!(cluster.pass_until(3000 * MS, caught_up), "those who join look on");
+    cluster.add_observers(&[103, 104]);
     // One of them is started again before it is a member.
     cluster.stop(4);
     cluster.start(4).unwrap();
@@ -339,14 +333,7 @@ fn a_lost_node_is_removed_and_another_one_may_fail() {
 fn a_node_that_knows_none_of_the_living_asks_whom_it_is_told_to() {
     let mut cluster = Cluster::new(1, 0, 1);
     (0..6).for_each(|index| put(&mut cluster, 0, index));
-    for disk in [101, 102] {
-        let node = cluster.add_host(disk);
-        cluster.start(node).unwrap();
-    }
-    let caught_up = |cluster: &mut Cluster| {
-        (1..3).all(|node| cluster.node(node).exec() == cluster.node(0).exec())
-    };
-    assert!(cluster.pass_until(3000 * MS, caught_up));
+    cluster.add_observers(&[101, 102]);
     // One that looks on does not hear of the change.
     cluster.stop(2);
     assert_eq!(cluster.reconfigure(0, &[0, 1], (0, 1), &[]), Ok(()));

@@ -393,23 +393,26 @@ pub fn a_refusal_stands_after_a_restart() -> Result<(), String> {
     lab.verdict()
 }
 
+fn session_op(counter: u64, stamp: Option<Stamp>, action: Action) -> Op {
+    Op { id: OpId::new(1, 1, 1, counter), author: None, stamp, action }
+}
+
+/// A store and the one session that it knows.
+fn a_session() -> (Machine, SessionId) {
+    let mut machine = Machine::new(Limits::default());
+    machine.apply(0, 0, &session_op(1, None, Action::OpenSession { window: 4 }));
+    (machine, SessionId { slot: 0, position: 0 })
+}
+
 /// PROTOCOL 11-j: an operation of a session that has ended has no effect.
 pub fn an_ended_session_applies_nothing() -> Result<(), String> {
-    let mut machine = Machine::new(Limits::default());
-    let session = SessionId { slot: 0, position: 0 };
-    let op = |counter, stamp, action| Op {
-        id: OpId::new(1, 1, 1, counter),
-        author: None,
-        stamp,
-        action,
-    };
-    machine.apply(0, 0, &op(1, None, Action::OpenSession { window: 4 }));
-    machine.apply(1, 0, &op(2, None, Action::CloseSession { session }));
+    let (mut machine, session) = a_session();
+    machine.apply(1, 0, &session_op(2, None, Action::CloseSession { session }));
     let id = OpId::new(1, 1, 1, 3);
     let value =
         Stored { op: id, len: 8, digest: [0; 16], crc: 0, head: [1; 8], k: 1, n: 1, layout: 0 };
     let put = Action::Put { key: b"key".as_slice().into(), content: Content::Whole(value) };
-    let late = op(3, Some(Stamp { session, sequence: 1, low: 1 }), put);
+    let late = session_op(3, Some(Stamp { session, sequence: 1, low: 1 }), put);
     match machine.apply(2, 0, &late) {
         Outcome::Refused { reason: Refusal::SessionExpired, .. } => Ok(()),
         other => Err(format!("an operation of an ended session came to {other:?}")),
@@ -418,18 +421,10 @@ pub fn an_ended_session_applies_nothing() -> Result<(), String> {
 
 /// PROTOCOL 11-i: a proposal to end a session that was used since has no effect.
 pub fn a_session_used_since_is_not_ended() -> Result<(), String> {
-    let mut machine = Machine::new(Limits::default());
-    let session = SessionId { slot: 0, position: 0 };
-    let op = |counter, stamp, action| Op {
-        id: OpId::new(1, 1, 1, counter),
-        author: None,
-        stamp,
-        action,
-    };
-    machine.apply(0, 0, &op(1, None, Action::OpenSession { window: 4 }));
+    let (mut machine, session) = a_session();
     let delete = Action::Delete { key: b"key".as_slice().into() };
-    machine.apply(1, 0, &op(2, Some(Stamp { session, sequence: 1, low: 1 }), delete));
-    machine.apply(2, 0, &op(3, None, Action::ExpireSession { session, last_use: 0 }));
+    machine.apply(1, 0, &session_op(2, Some(Stamp { session, sequence: 1, low: 1 }), delete));
+    machine.apply(2, 0, &session_op(3, None, Action::ExpireSession { session, last_use: 0 }));
     match machine.session(session) {
         Some(_) => Ok(()),
         None => Err("a session was ended though it was used after the node had looked".into()),

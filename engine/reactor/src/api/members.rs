@@ -145,7 +145,7 @@ impl<L: Link, D: Device> Node<L, D> {
             ))));
         }
         let joining = Joining { disk: onlooker.disk, address: address.to_string().into() };
-        let mut change = self.same_members();
+        let mut change = self.machine.members().unchanged();
         change.members.push(node);
         change.joining.push(joining);
         self.check_members(&change, Some(node)).map_err(Unready::Never)?;
@@ -156,26 +156,11 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(node) = self.members().iter().find(|node| self.member_id(*node) == id) else {
             return answer.send(Err(Error::MemberNotFound));
         };
-        let mut change = self.same_members();
+        let mut change = self.machine.members().unchanged();
         change.members.retain(|member| *member != node);
         match self.check_members(&change, None) {
             Ok(()) => self.change_members(change, 0, Changing { answer, since: self.now }),
             Err(error) => answer.send(Err(error)),
-        }
-    }
-
-    /// A change that changes nothing, to be changed.
-    fn same_members(&self) -> Reconfigure {
-        let members = self.machine.members();
-        let newest = members.newest().expect("a cluster has members");
-        Reconfigure {
-            expected: members.epoch(),
-            members: newest.members.clone(),
-            joining: Vec::new(),
-            lost_max: newest.lost_max,
-            data: newest.data,
-            lost: Vec::new(),
-            is_forced: false,
         }
     }
 

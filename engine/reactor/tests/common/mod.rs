@@ -156,6 +156,19 @@ impl Cluster {
         node
     }
 
+    /// Nodes with these disks that look on, and have caught up.
+    pub fn add_observers(&mut self, disks: &[u128]) {
+        let first = self.hosts.len();
+        for disk in disks {
+            let node = self.add_host(*disk);
+            self.start(node).unwrap();
+        }
+        let (exec, nodes) = (self.node(0).exec(), self.hosts.len());
+        let caught_up =
+            |cluster: &mut Cluster| (first..nodes).all(|node| cluster.node(node).exec() >= exec);
+        assert!(self.pass_until(3000 * MS, caught_up), "those who join look on");
+    }
+
     /// Asks a node for other members; those never seen before join with their disks.
     pub fn reconfigure(
         &mut self,

@@ -25,15 +25,7 @@ fn changed() -> Machine {
     let put = Action::Put { key: b"key".as_slice().into(), content: Content::Whole(value(1)) };
     apply(&mut machine, 1, 1, put);
     apply(&mut machine, 2, 2, Action::Part { value: value(2) });
-    let change = Reconfigure {
-        expected: 1,
-        members: vec![0, 1, 2, 3, 4],
-        joining: Vec::new(),
-        lost_max: 1,
-        data: 2,
-        lost: Vec::new(),
-        is_forced: false,
-    };
+    let change = Reconfigure { data: 2, ..machine.members().unchanged() };
     apply(&mut machine, 5, 3, Action::Reconfigure(Box::new(change)));
     machine
 }
