@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub good_slots: u32,
     /// Highest exec it told.
     pub exec: Slot,
+    /// PROTOCOL 12.3-e: asked for facts, it told none in time: nothing waits for what it knows.
+    pub is_mute: bool,
 }
 
 impl Peer {
@@ -44,6 +46,7 @@ impl Peer {
             hold: config.timing.hold,
             good_slots: 0,
             exec: 0,
+            is_mute: false,
         }
     }
 }
@@ -300,13 +303,15 @@ impl Core {
         if from == self.config.me || (usize::from(from) >= self.peers.len() && !from_all) {
             return;
         }
-        // PROTOCOL 6.5-i: whoever takes part is heard, also when this node is past the slot. Asking
-        // and answering alone is what a node does that only catches up: it need not be waited for.
-        if let Message::Propose { .. }
-        | Message::ProposeNull { .. }
-        | Message::Vote { .. }
-        | Message::State { .. }
-        | Message::Skip { .. } = message
+        // PROTOCOL 6.5-i: whoever takes part is heard, also when this node is past the slot, if it is
+        // not a whole window past it. Asking and answering alone is what a node does that only
+        // catches up: it need not be waited for.
+        if let Message::Propose { slot: last, .. }
+        | Message::ProposeNull { to: last, .. }
+        | Message::Vote { slot: last, .. }
+        | Message::State { slot: last, .. }
+        | Message::Skip { to: last, .. } = message
+            && last.saturating_add(self.config.alpha) >= self.exec
         {
             self.heard(from);
         }

@@ -23,7 +23,9 @@ impl Core {
             self.null_unknown(now, fx);
         }
         self.propose_oldest(now, fx);
-        if self.slots.front().is_some_and(|head| head.decided().is_some()) {
+        if self.slots.front().is_some_and(|head| head.decided().is_some())
+            && self.exec >= self.told_below()
+        {
             // Decided, but its metas are missing: the timer of the slot asks for them.
             let at = self.slots[0].pull_at;
             self.wake = self.wake.min(at);

@@ -51,10 +51,9 @@ impl Core {
         self.execute(now, fx);
         if let Some(peer) = self.peers.get_mut(usize::from(told_by)) {
             peer.exec = peer.exec.max(exec);
-            if self.catchup.is_none() && peer.exec > self.exec {
-                self.ask_facts(told_by, now, fx);
-            }
+            peer.is_mute = false;
         }
+        self.seek_facts(told_by, now, fx);
         self.wake = now;
     }
 

@@ -143,13 +143,17 @@ impl Core {
     /// PROTOCOL 3.3-b: everything that is due, of every undecided slot in use.
     pub(crate) fn tick(&mut self, now: Nanos, fx: &mut Effects) {
         self.wake = NEVER;
+        self.catchup_due(now, fx);
+        let told_below = self.told_below();
         let mut expired = Vec::new();
         for slot in self.exec..self.seen {
             let state = self.get(slot).expect("every slot in use has a state");
             if state.decided().is_some() {
                 continue;
             }
-            if let Some(due) = self.refusal_due(slot, state) {
+            // PROTOCOL 6.5-l
+            let is_coming = slot < told_below;
+            if let Some(due) = self.refusal_due(slot, state).filter(|_| !is_coming) {
                 if due <= now {
                     expired.push(slot);
                 } else {
@@ -160,7 +164,6 @@ impl Core {
         }
         self.expire(&expired, fx);
         self.pull_due(now, fx);
-        self.catchup_due(now, fx);
     }
 
     /// When this node gives up waiting for the batch of a slot and proposes 0 (T_skip, T_hold).

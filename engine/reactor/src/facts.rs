@@ -1,8 +1,9 @@
 //! Telling nodes that lag what was decided, and being told (PROTOCOL 9.3).
 //!
-//! PROTOCOL 9.3-b: a range of facts is read from the log. One range at a time per peer. What the history
-//! does not reach back to is told as a whole: see [`crate::snap`].
-//! Invariant: facts are sent only for executed slots, and an entry is exactly the batch decided.
+//! PROTOCOL 9.3-b: a range of facts is read from the log. What the history does not reach back to is
+//! told as a whole: see [`crate::snap`].
+//! Invariant: facts are sent only for executed slots, and an entry is exactly the batch decided. One
+//! range at a time is read for a peer, however often it asks.
 
 use crate::batch::Batch;
 use crate::history::Past;
@@ -18,8 +19,8 @@ use rustc_hash::FxHashMap;
 
 /// Bounds of one range.
 const SLOTS_MAX: Slot = 1024;
-const BATCHES_MAX: usize = 64;
-const BYTES_MAX: u32 = 256 << 10;
+const BATCHES_MAX: usize = 128;
+const BYTES_MAX: u32 = 512 << 10;
 
 enum Entry {
     Null,
@@ -28,26 +29,49 @@ enum Entry {
 }
 
 struct Job {
-    to: u8,
+    id: u64,
     from: Slot,
     entries: Vec<Entry>,
     reading: usize,
+    /// What was asked for meanwhile and is not part of this range.
+    next: Option<(Slot, Slot)>,
 }
 
-/// Ranges being read for others.
+impl Job {
+    /// Another question of the same peer: what this range brings it need not be sent twice.
+    fn asked_again(&mut self, from: Slot, until: Slot) {
+        let end = self.from + self.entries.len() as Slot;
+        if !(self.from..end).contains(&from) {
+            self.next = Some((from, until));
+        }
+    }
+}
+
+/// The range that is being read for each peer.
 #[derive(Default)]
 pub(crate) struct FactsJobs {
-    jobs: FxHashMap<u64, Job>,
+    jobs: FxHashMap<u8, Job>,
     next: u64,
+    /// Ranges sent.
+    pub(crate) told: u64,
+}
+
+impl FactsJobs {
+    fn find(&mut self, to: u8, id: u64) -> Option<&mut Job> {
+        self.jobs.get_mut(&to).filter(|job| job.id == id)
+    }
 }
 
 impl<L: Link, D: Device> Node<L, D> {
     /// Starts to answer a node that asked for the decisions in `[from, until)`.
     pub(crate) fn send_facts(&mut self, from: Slot, until: Slot, to: u8) {
-        self.facts.jobs.retain(|_, job| job.to != to);
+        // PROTOCOL 12.3-f
+        if let Some(job) = self.facts.jobs.get_mut(&to) {
+            return job.asked_again(from, until);
+        }
         let id = self.facts.next;
         self.facts.next += 1;
-        let mut job = Job { to, from, entries: Vec::new(), reading: 0 };
+        let mut job = Job { id, from, entries: Vec::new(), reading: 0, next: None };
         let mut bytes = 0;
         for slot in from..until.min(from + SLOTS_MAX) {
             match self.history.get(slot) {
@@ -57,7 +81,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     if job.reading > 0 && (job.reading >= BATCHES_MAX || bytes > BYTES_MAX) {
                         break;
                     }
-                    let what = DiskRead::Facts { job: id, index: job.entries.len() };
+                    let what = DiskRead::Facts { to, job: id, index: job.entries.len() };
                     if !self.read_disk(what, place, None) {
                         break;
                     }
@@ -74,40 +98,47 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         }
         let ready = job.reading == 0;
-        self.facts.jobs.insert(id, job);
+        self.facts.jobs.insert(to, job);
         if ready {
-            self.finish_facts(id);
+            self.finish_facts(to);
         }
     }
 
-    pub(crate) fn facts_read(&mut self, id: u64, index: usize, bytes: Option<Slice>) {
-        let Some(job) = self.facts.jobs.get(&id) else { return };
+    pub(crate) fn facts_read(&mut self, to: u8, id: u64, index: usize, bytes: Option<Slice>) {
+        let Some(job) = self.facts.find(to, id) else { return };
         let slot = job.from + index as Slot;
         let good = bytes.filter(|bytes| self.stored_head(slot, bytes).is_some());
-        let job = self.facts.jobs.get_mut(&id).expect("looked up above");
-        let Some(bytes) = good else {
-            // Unreadable here: what lies before it is still of use; the rest another node tells.
-            job.entries.truncate(index);
-            job.reading = job.entries.iter().filter(|e| matches!(e, Entry::Reading)).count();
-            if job.reading == 0 {
-                self.finish_facts(id);
+        let job = self.facts.find(to, id).expect("looked up above");
+        match good {
+            Some(bytes) => {
+                let Some(entry) = job.entries.get_mut(index) else { return };
+                *entry = Entry::Batch(bytes);
+                job.reading -= 1;
             }
-            return;
-        };
-        if let Some(entry) = job.entries.get_mut(index) {
-            *entry = Entry::Batch(bytes);
-            job.reading -= 1;
-            if job.reading == 0 {
-                self.finish_facts(id);
+            None => {
+                // Unreadable here: what lies before it is still of use; the rest another node tells.
+                job.entries.truncate(index);
+                job.reading = job.entries.iter().filter(|e| matches!(e, Entry::Reading)).count();
             }
+        }
+        if job.reading == 0 {
+            self.finish_facts(to);
         }
     }
 
-    fn finish_facts(&mut self, id: u64) {
-        let Some(job) = self.facts.jobs.remove(&id) else { return };
+    fn finish_facts(&mut self, to: u8) {
+        let Some(job) = self.facts.jobs.remove(&to) else { return };
+        let next = job.next;
+        self.tell_facts(to, job);
+        if let Some((from, until)) = next {
+            self.send_facts(from, until, to);
+        }
+    }
+
+    fn tell_facts(&mut self, to: u8, job: Job) {
         if job.entries.is_empty() {
             // The first cannot be read here.
-            return self.offer_snapshot(job.to, job.from);
+            return self.offer_snapshot(to, job.from);
         }
         let mut body = Vec::new();
         for (index, entry) in job.entries.iter().enumerate() {
@@ -123,7 +154,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(body) = self.pool.copy(&body) else { return };
         let mut head = Vec::with_capacity(16);
         put_facts_head(&mut head, self.core.exec(), job.from);
-        self.send(job.to, kind::FACTS, &head, &[body]);
+        self.facts.told += 1;
+        self.send(to, kind::FACTS, &head, &[body]);
     }
 
     /// A range of facts has come.
@@ -156,5 +188,26 @@ impl<L: Link, D: Device> Node<L, D> {
         self.step(Input::Message { from, message: Message::Decide { slot, value } });
         self.learn_batch(slot, batch);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tests PROTOCOL 12.3-f
+    #[test]
+    fn what_is_being_read_for_a_node_is_not_read_again_because_it_asks_again() {
+        let entries = (0..40).map(|_| Entry::Reading).collect();
+        let mut job = Job { id: 0, from: 100, entries, reading: 40, next: None };
+        for from in [100, 139, 100] {
+            job.asked_again(from, 500);
+            assert_eq!(job.next, None, "slot {from} is part of it");
+        }
+        job.asked_again(140, 141);
+        job.asked_again(99, 100);
+        assert_eq!(job.next, Some((99, 100)), "one more range, whatever was asked for");
+        job.asked_again(120, 500);
+        assert_eq!(job.next, Some((99, 100)));
     }
 }

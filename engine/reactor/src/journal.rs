@@ -67,6 +67,7 @@ pub(crate) enum DiskRead {
     },
     /// A batch of a range of facts.
     Facts {
+        to: u8,
         job: u64,
         index: usize,
     },
@@ -328,7 +329,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.serve_fragment_read(to, read, op, at, bytes)
             }
             DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
-            DiskRead::Facts { job, index } => self.facts_read(job, index, bytes),
+            DiskRead::Facts { to, job, index } => self.facts_read(to, job, index, bytes),
             DiskRead::Scrub => self.scrub_read_done(bytes),
             DiskRead::Snap { to, generation, index } => {
                 self.piece_read(to, generation, index, bytes)

@@ -208,6 +208,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn catch_up_status(&self) -> CatchUpStatus {
         CatchUpStatus {
             history_from: self.history.first(),
+            ranges_told: self.facts.told,
             fetching: self.snaps.fetching(),
             installed: self.snaps.installed,
             pieces_sent: self.snaps.pieces_sent,

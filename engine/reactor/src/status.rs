@@ -146,6 +146,9 @@ pub struct CatchUpStatus {
     pub pieces_sent: u64,
     /// Why a state was not taken last.
     pub refused: Option<String>,
+    /// Ranges of slots told to nodes that lag.
+    #[serde(default)]
+    pub ranges_told: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -100,6 +100,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("no timer for a silent owner", 40000000),
     probe!("a vote stops the timer", who_has_voted_still_proposes),
     seed("nothing asked for again", 40000002),
+    probe!("a silent peer waited for", a_silent_peer_holds_up_nobody),
     // Execution and sessions (PROTOCOL 7, 11).
     seed("acknowledged before the prefix is decided", 40000003),
     seed("numbers not looked up", 40000002),

@@ -611,3 +611,21 @@ pub fn nothing_is_skipped_below_a_jump() -> Result<(), String> {
     }
     Ok(())
 }
+
+/// PROTOCOL 12.3-e: a peer said how far it is and died with what it knew: the others need this node's word.
+pub fn a_silent_peer_holds_up_nobody() -> Result<(), String> {
+    let mut core = Core::new(config(5, 1, 3, 4)).expect("possible parameters");
+    let mut effects = Effects::default();
+    core.start(0, &mut effects);
+    let message = Message::Seen { exec: 10, seen: 10 };
+    core.step(Input::Message { from: 0, message }, 0, &mut effects);
+    for now in (0..2_000).map(|at| at * MS) {
+        core.step(Input::Tick, now, &mut effects);
+    }
+    let refused =
+        |effect: &Effect| matches!(effect, Effect::Persist { record: Record::NoHold { .. }, .. });
+    match effects.list.iter().any(refused) {
+        true => Ok(()),
+        false => Err("no word about slots that a silent node executed".into()),
+    }
+}
