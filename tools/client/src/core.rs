@@ -228,7 +228,7 @@ impl<L: Link> ClientCore<L> {
             route,
             class,
             phase: Phase::Queued,
-            endpoint: self.endpoints.first(route, now_ns),
+            endpoint: route.wanted(),
             sends_here: 0,
             sends: 0,
             pauses: 0,
@@ -252,8 +252,16 @@ impl<L: Link> ClientCore<L> {
                 self.queue.push_back(place);
                 self.pump(now_ns);
             }
-            Ok(place) => self.send(place, now_ns),
+            Ok(place) => self.send_first(place, now_ns),
         }
+    }
+
+    /// Sends an operation for the first time: to a node that is not known to be silent now, whatever was
+    /// known when it was submitted.
+    fn send_first(&mut self, place: usize, now_ns: u64) {
+        let pending = &mut self.table[place];
+        pending.endpoint = self.endpoints.first(pending.route, now_ns);
+        self.send(place, now_ns);
     }
 
     /// Sends queued writes while the session has room; opens a session if there is none.
@@ -274,7 +282,7 @@ impl<L: Link> ClientCore<L> {
             self.queue.pop_front();
             let slot = self.table[place].stamp_mut().expect("only writes are queued");
             *slot = stamp;
-            self.send(place, now_ns);
+            self.send_first(place, now_ns);
         }
     }
 
@@ -597,7 +605,7 @@ impl<L: Link> ClientCore<L> {
         let at = pending.endpoint;
         let is_silent = !self.endpoints.heard_since(at, pending.sent_ns);
         if is_silent {
-            self.endpoints.silent(at, pending.sent_ns, now_ns);
+            self.endpoints.silent(at, now_ns);
         }
         let wait_ns = self.endpoints.resend_after_ns(at, pending.class);
         let wait_ns = wait_ns + self.value_bytes * VALUE_NS_PER_BYTE;
@@ -669,6 +677,13 @@ impl<L: Link> ClientCore<L> {
     /// An operation that is out of the table is over.
     fn end(&mut self, mut pending: Pending, result: Result<Answer, ClientError>, now_ns: u64) {
         self.release(&pending);
+        if result.is_ok()
+            && let (Some(session), Some(stamp)) = (&mut self.session, pending.stamp())
+            && session.id == stamp.session
+        {
+            // What waited for room goes on in it, however long the answer took.
+            session.used_ns = now_ns;
+        }
         match (pending.origin, result) {
             (Origin::Nobody, _) => {}
             (Origin::Session, result) => {

@@ -144,10 +144,11 @@ impl Endpoints {
         self.entries[place].estimates[class as usize].sample(reply_ns);
     }
 
-    /// The node was asked at `sent_ns` and has been silent since.
-    pub fn silent(&mut self, place: usize, sent_ns: u64, now_ns: u64) {
+    /// The node has said nothing since it was asked, for as long as an answer takes. If it is avoided no
+    /// more and still silent, it is for twice as long.
+    pub fn silent(&mut self, place: usize, now_ns: u64) {
         let entry = &mut self.entries[place];
-        if sent_ns < entry.avoid_until_ns || now_ns < entry.avoid_until_ns {
+        if now_ns < entry.avoid_until_ns {
             return; // Of the same silence.
         }
         let avoid_ns = (AVOID_NS_MIN << entry.strikes.min(16)).min(AVOID_NS_MAX);
@@ -185,13 +186,13 @@ mod tests {
         let mut nodes = endpoints(3);
         let turns: Vec<_> = (0..4).map(|_| nodes.first(Route::Any, 0)).collect();
         assert_eq!(turns, [1, 2, 0, 1]);
-        nodes.silent(2, 0, MS);
+        nodes.silent(2, MS);
         assert_eq!(nodes.first(Route::Any, 2 * MS), 0);
         assert_eq!(nodes.first(Route::Prefer(2), 2 * MS), 0);
         assert_eq!(nodes.first(Route::Only(2), 2 * MS), 2);
         let later = MS + AVOID_NS_MIN;
         assert_eq!(nodes.first(Route::Prefer(2), later), 2);
-        nodes.silent(2, later, later + 1);
+        nodes.silent(2, later + 1);
         assert_eq!(
             nodes.first(Route::Prefer(2), later + AVOID_NS_MIN + 1),
             0,
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn with_all_silent_the_next_in_order_is_tried() {
         let mut nodes = endpoints(3);
-        (0..3).for_each(|place| nodes.silent(place, 0, MS));
+        (0..3).for_each(|place| nodes.silent(place, MS));
         assert_eq!(nodes.other(Route::Any, 1, 2 * MS), 2);
         assert_eq!(nodes.other(Route::Only(1), 1, 2 * MS), 1);
     }

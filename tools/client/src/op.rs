@@ -67,6 +67,16 @@ pub enum Route {
     Only(usize),
 }
 
+impl Route {
+    /// The node that is asked for; the first one if it does not matter.
+    pub(crate) fn wanted(self) -> usize {
+        match self {
+            Route::Any => 0,
+            Route::Prefer(place) | Route::Only(place) => place,
+        }
+    }
+}
+
 /// Names a submitted operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);

@@ -16,7 +16,7 @@ pub struct Session {
     low: u64,
     /// Whether `low`, `low + 1`, ... are over; as long as there are numbers given out.
     over: VecDeque<bool>,
-    /// When the session was last used.
+    /// When the session was last used: a number was given out, or answered.
     pub used_ns: u64,
 }
 

@@ -194,6 +194,20 @@ fn with_no_node_the_error_names_the_endpoints_and_nothing_has_happened() {
 }
 
 #[test]
+fn a_write_that_waited_goes_to_a_node_that_answers_now() {
+    let mut world = World::new(1, 2, MemoryConfig::default(), |config| config.window = 1);
+    put(&mut world, "a", b"v", Route::Only(1));
+    world.run(1);
+    let before = world.core.counts().failovers;
+    world.moods[0] = Mood::Mute;
+    for key in ["b", "c", "d", "e"] {
+        put(&mut world, key, b"v", Route::Prefer(0));
+    }
+    assert!(world.run(4).iter().all(|done| done.result.is_ok() && done.endpoint == 1));
+    assert_eq!(world.core.counts().failovers, before + 1, "the first one has found it out");
+}
+
+#[test]
 fn a_busy_node_is_asked_again_or_another_one() {
     let mut world = calm(2);
     world.moods[0] = Mood::Says(ErrorCode::Busy);
@@ -245,6 +259,20 @@ fn a_session_idle_for_long_is_replaced_before_it_is_used() {
     world.now_ns += 61_000 * MS;
     put(&mut world, "b", b"v", Route::Any);
     assert!(world.run(1)[0].result.is_ok());
+}
+
+#[test]
+fn writes_that_wait_for_room_go_on_in_a_session_however_long_each_answer_takes() {
+    let mut world = World::new(1, 3, MemoryConfig::default(), |config| {
+        config.session_idle_ns_max = 10 * MS;
+        config.window = 1;
+    });
+    world.reply_after_ns = 50 * MS;
+    for key in ["a", "b", "c", "d", "e"] {
+        put(&mut world, key, b"v", Route::Any);
+    }
+    assert!(world.run(5).iter().all(|done| done.result.is_ok()));
+    assert_eq!(world.core.counts().sessions, 1, "it was in use all the time");
 }
 
 /// tests PROTOCOL 7-j, 11-i
