@@ -113,6 +113,36 @@ mod linux {
         }
     }
 
+    #[test]
+    fn where_others_compute_the_caller_flushes_itself() {
+        let path = scratch("uring-disturbed");
+        let Some(mut device) = uring(&path, FlushMethod::Dsync) else { return };
+        let pool = Pool::new(1 << 20);
+        let block = pool.copy(&[7; 4096]).unwrap();
+        device.write_now(SUPERBLOCK, 0, &block).unwrap();
+        let mut done = Vec::new();
+        device.write_flush(1, SUPERBLOCK, 0, std::slice::from_ref(&block));
+        device.poll(&mut done);
+        assert!(done.is_empty(), "nothing was handed to the kernel yet: {done:?}");
+        device.settle().unwrap();
+        device.poll(&mut done);
+        device.set_disturbed(true);
+        device.write_flush(2, SUPERBLOCK, 0, std::slice::from_ref(&block));
+        device.poll(&mut done);
+        assert!(
+            matches!(
+                done[..],
+                [
+                    Completion::Written { token: 1, result: Ok(()) },
+                    Completion::Written { token: 2, result: Ok(()) }
+                ]
+            ),
+            "{done:?}"
+        );
+        drop(device);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
     fn image(name: &str, bytes: u64) -> Option<PathBuf> {
         let path = scratch(name);
         std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();

@@ -153,7 +153,8 @@ impl UringDevice {
     }
 
     /// Says whether others compute on this CPU. They starve the kernel worker that ends a
-    /// `RWF_DSYNC` write: a linked flush is used instead while they do.
+    /// `RWF_DSYNC` write: the caller flushes itself while they do, and works on what came meanwhile
+    /// together.
     pub fn set_disturbed(&mut self, disturbed: bool) {
         self.disturbed = disturbed;
     }
@@ -161,7 +162,7 @@ impl UringDevice {
     /// How the next write is made durable.
     fn method(&self) -> FlushMethod {
         match self.flush {
-            FlushMethod::Dsync if self.disturbed => FlushMethod::Linked,
+            FlushMethod::Dsync if self.disturbed => FlushMethod::Sync,
             method => method,
         }
     }
