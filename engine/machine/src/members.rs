@@ -306,7 +306,11 @@ impl Members {
     /// PROTOCOL 10-i: nothing is used twice.
     fn check_disk(&self, disk: u128) -> Result<(), Refusal> {
         let is_used = disk == 0 || self.seats.iter().any(|seat| seat.disk == disk);
-        if is_used { Err(Refusal::DiskInUse) } else { Ok(()) }
+        if is_used && !mutant!("a disk comes back in another place") {
+            Err(Refusal::DiskInUse)
+        } else {
+            Ok(())
+        }
     }
 
     /// REPLACE, executed in `slot`. `values` counts the values in use of a layout.
@@ -359,7 +363,7 @@ impl Members {
         let newest = self.newest().ok_or(Refusal::NoSuchNode)?;
         self.check_time(slot)?;
         // PROTOCOL 10-h
-        if change.expected != self.epoch {
+        if change.expected != self.epoch && !mutant!("members of another epoch are changed") {
             return Err(Refusal::OtherEpoch);
         }
         self.check_members(change)?;
@@ -378,7 +382,7 @@ impl Members {
         let members = change.members.clone();
         next.layouts.push(Layout { number, from, members, lost_max, data });
         // PROTOCOL 10-ae, 10-j
-        if !next.bears(values) && !change.is_forced {
+        if !next.bears(values) && !change.is_forced && !mutant!("any number may leave as lost") {
             return Err(Refusal::TooManyRebuilding);
         }
         next.epoch += 1;
@@ -392,7 +396,8 @@ impl Members {
         let n = change.members.len();
         let (f, k) = (usize::from(change.lost_max), usize::from(change.data));
         // Every owner has a slot in each window (10-i; W is the proposer's to check).
-        if k == 0 || n < 2 * f + k || self.alpha < n as u64 {
+        let is_possible = k > 0 && n >= 2 * f + k && self.alpha >= n as u64;
+        if !is_possible && !mutant!("members of any shape") {
             return Err(Refusal::ImpossibleMembers);
         }
         let used = self.seats.len();

@@ -22,6 +22,9 @@ impl Seat {
 
     /// PROTOCOL 10-q: whether what this incarnation says of a slot counts.
     pub fn counts(self, incarnation: u32, slot: Slot) -> bool {
+        if mutant!("both disks of a node count") {
+            return true;
+        }
         if incarnation == self.incarnation {
             return slot >= self.from;
         }
@@ -144,13 +147,16 @@ impl Core {
         let (me, incarnation) = (self.config.me, self.config.incarnation);
         let Some(seat) = self.seats.get(usize::from(me)) else { return false };
         self.counts(me, incarnation, slot)
-            && (incarnation != seat.incarnation || self.exec >= seat.from)
+            && (incarnation != seat.incarnation
+                || self.exec >= seat.from
+                || mutant!("a new disk speaks before its place"))
     }
 
     /// The owner of the slot has been replaced, or was removed as lost, and speaks of it no more, as
     /// far as anyone knows.
     pub(crate) fn is_replaced(&self, owner: Node, slot: Slot) -> bool {
-        slot < self.seats[usize::from(owner)].from || self.lost.contains(owner)
+        let is_replaced = slot < self.seats[usize::from(owner)].from || self.lost.contains(owner);
+        is_replaced && !mutant!("a replaced owner is waited for")
     }
 
     /// The end of the slots that this incarnation may speak of.
@@ -232,7 +238,8 @@ impl Core {
     /// All slots up to where a change takes effect are in use: owners skip theirs, and those of the
     /// replaced one are nulled at once.
     pub(crate) fn fill(&mut self, now: Nanos, fx: &mut Effects) {
-        if self.is_filling() && self.fill_to <= self.exec + self.config.alpha {
+        let is_near = self.fill_to <= self.exec + self.config.alpha;
+        if self.is_filling() && is_near && !mutant!("slots before a change left open") {
             self.in_use(self.fill_to - 1, now, fx);
             // PROTOCOL 10-o: replaced owners' slots are not waited for.
             self.wake = now;

@@ -118,6 +118,23 @@ pub const MUTANTS: &[Mutant] = &[
     seed("checksum of datagrams unchecked", 40000002),
     probe!("scrub passes over damage", what_rots_is_made_again_unasked),
     probe!("damage not put on the missing list", what_rots_is_made_again_unasked),
+    // Changes of the members (PROTOCOL 10).
+    probe!("changes overlap", a_change_waits_for_the_one_in_flight),
+    probe!("another incarnation is replaced", one_replacement_is_made_once),
+    probe!("members of another epoch are changed", members_are_changed_by_who_knows_them),
+    probe!("a disk comes back in another place", a_disk_has_one_place),
+    probe!("any number may rebuild", at_most_f_members_rebuild),
+    probe!("any number may leave as lost", what_leaves_as_lost_is_gone),
+    probe!("members of any shape", a_shape_that_cannot_keep_its_promise_is_none),
+    probe!(
+        "the newest configuration for every slot",
+        a_slot_has_the_owner_of_its_own_configuration
+    ),
+    probe!("both disks of a node count", one_disk_of_a_node_counts_in_a_slot),
+    probe!("a new disk speaks before its place", a_new_disk_promises_nothing_before_its_place),
+    probe!("slots before a change left open", slots_before_a_change_are_filled_without_work),
+    probe!("a replaced owner is waited for", a_replaced_owner_is_not_waited_for),
+    probe!("a read asks the new members only", a_read_during_a_change_asks_the_old_members_too),
     // Values of older layouts (PROTOCOL 10).
     probe!("other bytes re-coded", other_bytes_are_not_put_in_the_place_of_a_value),
     probe!("a part that waits is re-coded", a_part_that_waits_keeps_its_name),

@@ -4,8 +4,10 @@
 //! flush by flush, where what must coincide is one message in thousands of runs.
 //! Invariant: a probe says nothing but what clients, or other nodes, could see.
 
+mod members;
 mod recode;
 
+pub use members::*;
 use racos_buffer::Pool;
 use racos_machine::{
     Action, Content, Exported, Import, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId,

@@ -9,7 +9,7 @@ fn id(counter: u64) -> OpId {
     OpId::new(1, 1, 1, counter)
 }
 
-fn value(counter: u64) -> Value {
+pub(super) fn value(counter: u64) -> Value {
     let digest = [counter as u8; 16];
     Value { op: id(counter), len: 20, digest, crc: 1, head: [2; 8], k: 3, n: 5, layout: 0 }
 }
