@@ -6,6 +6,11 @@ use std::fmt;
 /// Most members of a cluster: node sets are one machine word.
 pub const MEMBERS_MAX: usize = 64;
 
+/// Windows that an operation of the queue policy lives for, and the least taken for one: enough for the
+/// largest that is stored first while others fill slots.
+const LIVES: Slot = 16;
+const LEAST_ALPHA: Slot = 64;
+
 /// How long a node that could vote waits for proposals that would spare the vote (PROTOCOL 5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -128,6 +133,11 @@ impl Config {
             coin: CoinKey(1, 2),
             local_coin: CoinKey(3, 4),
         }
+    }
+
+    /// Queue policy: slots from its acceptance on of which an operation gets one, or none.
+    pub fn life(&self) -> Slot {
+        LIVES * self.alpha.max(LEAST_ALPHA)
     }
 
     /// Checks the parameters and derives the thresholds.

@@ -127,7 +127,8 @@ impl Core {
     pub fn new(config: Config) -> Result<Core, ConfigError> {
         let founding = config.founding()?;
         let (timing, peer) = (config.timing, Peer::new(&config));
-        let queue = (config.policy == Policy::Queue).then(|| Box::new(Queue::new(0)));
+        let queue =
+            (config.policy == Policy::Queue).then(|| Box::new(Queue::new(0, config.life())));
         let configurations = Configurations::founded(founding);
         Ok(Core {
             exec: 0,
@@ -349,7 +350,9 @@ impl Core {
 
     fn on_propose(&mut self, from: Node, slot: Slot, value: Value, now: Nanos, fx: &mut Effects) {
         let is_queue = self.is_queue();
-        if is_queue && value == Value::Null {
+        let is_operation =
+            matches!(value, Value::Batch(digest) if Class::of(digest) == Class::Ready);
+        if is_queue && !is_operation {
             return;
         }
         let owner_null = value == Value::Null && from == self.owner(slot) && !is_queue;

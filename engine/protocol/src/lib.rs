@@ -40,7 +40,7 @@ pub use consensus::{Action, Consensus, Decision, Path, Waiting};
 pub use contest::Contest;
 pub use effects::{Effect, Effects, Input, Record, Release, Target};
 pub use message::{Ballot, BatchInfo, Class, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
-pub use queue::{Policy, Queue};
+pub use queue::{Policy, Queue, born, candidate};
 pub use read::{ReadQuorum, ReadStep};
 pub use recovery::Recovery;
 pub use seats::{Change, Membership, Seat};

@@ -28,6 +28,9 @@ impl Recovery {
     pub fn begin_at(&mut self, exec: Slot) {
         assert!(self.core.exec == 0 && self.slots.is_empty(), "recovery begins once");
         self.core.exec = exec;
+        if let Some(queue) = &mut self.core.queue {
+            queue.passed(exec);
+        }
         self.early = Some(Vec::new());
     }
 
@@ -109,6 +112,12 @@ impl Recovery {
         }
         self.slots.remove(&slot);
         self.core.exec += 1;
+        if let Some(queue) = &mut self.core.queue {
+            queue.decided(match value {
+                Value::Null => None,
+                Value::Batch(candidate) => Some(candidate),
+            });
+        }
         Some((slot, value))
     }
 
@@ -149,9 +158,6 @@ impl Recovery {
         assert!(self.early.is_none(), "recovery from a checkpoint ends with its membership");
         let core = &mut self.core;
         core.seen = core.exec;
-        if let Some(queue) = &mut core.queue {
-            queue.passed(core.exec);
-        }
         core.reserved_appended = core.reserved;
         // PROTOCOL 4.3-f, 4.3-g, 4.3-h: own_next = R0; own slots below it without a record are
         // unknown.

@@ -9,13 +9,37 @@
 
 use crate::core::Core;
 use crate::effects::{Effect, Effects, Record, Release, Target};
+use crate::queue::born;
 use crate::slot::Said;
-use crate::{BatchInfo, Digest, Message, Nanos, Slot, Value};
+use crate::{BatchInfo, Class, Digest, Message, Nanos, Slot, Value};
 
 impl Core {
     /// Whether the slots are filled from a queue.
     pub(crate) fn is_queue(&self) -> bool {
         self.queue.is_some()
+    }
+
+    /// The first slot that is not decided here: an operation that is accepted now is in none below.
+    pub fn born_now(&self) -> Slot {
+        self.queue.as_ref().map_or(self.exec, |queue| queue.next())
+    }
+
+    /// The slot that holds an operation, as far as that is remembered.
+    pub fn slot_of(&self, candidate: Digest) -> Option<Slot> {
+        self.queue.as_ref().and_then(|queue| queue.slot_of(candidate))
+    }
+
+    /// Whether every slot that an operation could get is executed here.
+    /// PROTOCOL 6.4-g
+    pub fn is_over(&self, candidate: Digest) -> bool {
+        let end = born(candidate).saturating_add(self.config.life());
+        self.exec >= end
+    }
+
+    /// Whether this node can say that no slot decided here holds an operation: if none does, it may say
+    /// that it is READY.
+    pub fn remembers(&self, candidate: Digest) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.remembers(candidate))
     }
 
     /// Whether an operation waits here for a slot.
@@ -45,8 +69,9 @@ impl Core {
     /// The caller knows that an operation is stored at D nodes.
     pub(crate) fn own_ready(&mut self, candidate: Digest, fx: &mut Effects) {
         let Some(queue) = &mut self.queue else { return };
-        let below = queue.next();
-        if queue.ready(candidate, below) {
+        // Another node may have said so long ago: what the slots since its acceptance hold counts.
+        if queue.ready(candidate, born(candidate)) {
+            let below = queue.next();
             fx.send(Target::Others, Message::Ready { candidate, below });
         }
     }
@@ -54,7 +79,9 @@ impl Core {
     /// READY of another node.
     /// PROTOCOL 6.4-b: a PROPOSE is one: its sender knew all lower slots, and the operation in none.
     pub(crate) fn on_ready(&mut self, candidate: Digest, below: Slot) {
-        if let Some(queue) = &mut self.queue {
+        if let Some(queue) = &mut self.queue
+            && Class::of(candidate) == Class::Ready
+        {
             queue.ready(candidate, below);
         }
     }

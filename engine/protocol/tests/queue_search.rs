@@ -14,6 +14,8 @@ const SLOTS: usize = 2;
 /// Operation i is accepted by node i.
 const OPERATIONS: usize = 2;
 const STATES_MAX: usize = 1_000_000;
+/// Slots that an operation could get: more than there are.
+const LIFE: Slot = 100;
 
 /// A rule left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +59,7 @@ struct State {
 impl State {
     fn new() -> State {
         let node = Node {
-            queue: Queue::new(0),
+            queue: Queue::new(0, LIFE),
             proposed: [None; SLOTS],
             is_forgetful: false,
             has_said_ready: false,
@@ -174,7 +176,7 @@ impl State {
         self.faults_left -= 1;
         let node = &mut self.nodes[index];
         node.is_forgetful = true;
-        node.queue = Queue::new(from);
+        node.queue = Queue::new(from, LIFE);
         for (slot, proposed) in (0..).zip(node.proposed) {
             if let Some(operation) = proposed.filter(|_| slot >= from) {
                 node.queue.ready(candidate(operation), slot);

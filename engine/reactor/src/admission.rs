@@ -12,9 +12,9 @@ use crate::journal::Stored;
 use crate::node::Node;
 use crate::record::kind as record_kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
-use crate::wire::node::{Known, KnownAs, get_hello, kind, put_hello};
+use crate::wire::node::{Known, KnownAs, get_hello, get_part, kind, put_hello, put_part};
 use racos_net::{Link, Message as Frame};
-use racos_protocol::{Nanos, NodeSet, Release, Slot};
+use racos_protocol::{Nanos, NodeSet, Policy, Release, Slot};
 use racos_storage::RecordId;
 use racos_storage::device::Device;
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +30,8 @@ pub(crate) struct Note {
     pub disk: u128,
     /// It takes part: no other can.
     pub takes_part: bool,
+    /// What it was founded with.
+    pub policy: Policy,
 }
 
 /// A node that is no member and looks on (PROTOCOL 10-m), as it shows itself. Nothing rests on it but
@@ -49,18 +51,14 @@ pub(crate) type Notes = BTreeMap<u8, Note>;
 /// Encodes a note: the head of its record, and an entry of a checkpoint.
 pub(crate) fn put_note(out: &mut Vec<u8>, node: u8, note: Note) {
     out.put_u8(node);
-    out.put_u8(u8::from(note.takes_part));
+    put_part(out, note.takes_part, note.policy);
     out.put_u128(note.disk);
 }
 
 pub(crate) fn get_note(from: &mut Reader<'_>) -> Result<(u8, Note), WireError> {
     let node = from.u8("node")?;
-    let takes_part = match from.u8("takes part")? {
-        0 => false,
-        1 => true,
-        _ => return Err(WireError { field: "takes part" }),
-    };
-    Ok((node, Note { disk: from.u128("disk")?, takes_part }))
+    let (takes_part, policy) = get_part(from)?;
+    Ok((node, Note { disk: from.u128("disk")?, takes_part, policy }))
 }
 
 /// How many of the others must have noted a disk before it takes part, in a cluster founded with `n`
@@ -79,18 +77,19 @@ enum Heard {
     Other(u128),
 }
 
-/// PROTOCOL 10-ai: what a disk that shows itself is to one that has this note.
-fn judge(note: Option<Note>, disk: u128, takes_part: bool) -> Heard {
+/// PROTOCOL 10-ai: what a disk that shows itself, of the own policy, is to one that has this note.
+fn judge(note: Option<Note>, disk: u128, takes_part: bool, policy: Policy) -> Heard {
+    let shown = Note { disk, takes_part, policy };
     match note {
         Some(note) if note.disk == disk && (note.takes_part || !takes_part) => Heard::Is(note),
         // It has enough vouchers, so the one noted here can never get them.
         Some(note) if note.disk != disk && (note.takes_part || !takes_part) => {
             if mutant!("another disk is vouched for") {
-                return Heard::IsNew(Note { disk, takes_part });
+                return Heard::IsNew(shown);
             }
             Heard::Other(note.disk)
         }
-        _ => Heard::IsNew(Note { disk, takes_part }),
+        _ => Heard::IsNew(shown),
     }
 }
 
@@ -106,6 +105,8 @@ pub(crate) struct Admission {
     noted_by: NodeSet,
     vouched: NodeSet,
     late: NodeSet,
+    /// Who has another policy.
+    apart: NodeSet,
     ask_at: Nanos,
     /// By number; those that became members since are still here.
     onlookers: BTreeMap<u8, Onlooker>,
@@ -173,10 +174,22 @@ impl<L: Link, D: Device> Node<L, D> {
         // PROTOCOL 10-ag: one that a change names needs nobody else, and one whose log says that it took
         // part, or anything of slots, was vouched for.
         let is_founding = usize::from(self.me) < self.core.config().n;
-        let own = Note { disk: self.log.disk_id(), takes_part: true };
-        let took_part =
-            self.core.reservation() > 0 || self.admission.notes.get(&self.me) == Some(&own);
-        if self.config.incarnation == 1 && is_founding && !took_part && self.vouchers() > 0 {
+        let own = self.own_note();
+        let noted = self.admission.notes.get(&self.me).copied();
+        let is_reserving = self.core.reservation() > 0;
+        // PROTOCOL 6.4-h: nothing of a queue's log says whose slots are whose, nor the other way round.
+        let founded = noted.map_or(Policy::OwnerSlots, |note| note.policy);
+        if (noted.is_some() || is_reserving) && founded != own.policy {
+            return self.fail(format!(
+                "node {} was founded with policy = \"{founded}\" and is started with policy = \"{}\": \
+                 write the former into its configuration; for the latter found another cluster, on \
+                 empty directories",
+                self.me, own.policy
+            ));
+        }
+        let took_part = is_reserving || noted == Some(own);
+        let is_waiting = self.vouchers() > 0 || self.is_queue();
+        if self.config.incarnation == 1 && is_founding && !took_part && is_waiting {
             return;
         }
         self.admission.takes_part = true;
@@ -191,6 +204,10 @@ impl<L: Link, D: Device> Node<L, D> {
         let is_named = seat.is_some_and(|seat| seat.disk != 0 || seat.incarnation > 1);
         let is_noted = self.admission.notes.get(&node).is_some_and(|note| note.takes_part);
         node == self.me || is_named || is_noted || self.heard_at[usize::from(node)].is_some()
+    }
+
+    fn own_note(&self) -> Note {
+        Note { disk: self.log.disk_id(), takes_part: true, policy: self.config.policy }
     }
 
     /// How many must vouch.
@@ -229,7 +246,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Shows this disk to those that have not said that they have noted it.
     fn say_hello(&mut self, to: impl Fn(&Self, u8) -> bool) {
         let mut head = Vec::with_capacity(17);
-        put_hello(&mut head, self.log.disk_id(), self.admission.takes_part);
+        let takes_part = self.admission.takes_part;
+        put_hello(&mut head, self.log.disk_id(), takes_part, self.config.policy);
         for node in self.other_members() {
             if !self.admission.noted_by.contains(node) && to(self, node) {
                 self.send(node, kind::HELLO, &head, &[]);
@@ -250,7 +268,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if self.admission.vouched.len() >= self.vouchers() || mutant!("takes part unasked") {
             // PROTOCOL 10-ag: who of the others may be gone at the next start is not known.
             if !self.admission.notes.contains_key(&self.me) {
-                self.note(self.me, Note { disk: self.log.disk_id(), takes_part: true });
+                self.note(self.me, self.own_note());
             }
             return;
         }
@@ -273,8 +291,13 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// HELLO: the disk of another node shows itself.
     pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
-        let Ok((disk, takes_part)) = get_hello(&frame.head) else { return };
+        let Ok((disk, takes_part, policy)) = get_hello(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
+        let own = self.config.policy;
+        // PROTOCOL 6.4-h
+        if disk != 0 && policy != own {
+            return self.tell_known(from, incarnation, disk, KnownAs::OtherPolicy(own));
+        }
         let admission = &mut self.admission;
         if !admission.vouched.contains(from) && !admission.late.contains(from) {
             // It may not have been there when it was asked.
@@ -298,14 +321,14 @@ impl<L: Link, D: Device> Node<L, D> {
         let note = match founded {
             true => self.admission.notes.get(&from).copied(),
             // PROTOCOL 10-e
-            false => Some(Note { disk: seat.disk, takes_part: true }),
+            false => Some(Note { disk: seat.disk, takes_part: true, policy }),
         };
         // Only asked, by one that has no disk yet.
         if disk == 0 {
             let known = note.map_or(KnownAs::Nothing, |note| KnownAs::Other(note.disk));
             return self.tell_known(from, incarnation, disk, known);
         }
-        match judge(note, disk, takes_part || !founded) {
+        match judge(note, disk, takes_part || !founded, policy) {
             Heard::Other(known) => {
                 self.tell_known(from, incarnation, disk, KnownAs::Other(known));
             }
@@ -385,6 +408,20 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 10-al, 10-e
             KnownAs::Other(other) => self.fail(known_otherwise(me, from, other, " --erase")),
             KnownAs::Nothing => {}
+            KnownAs::OtherPolicy(policy) => self.on_other_policy(from, policy),
+        }
+    }
+
+    /// So many of the others have another policy that it is not one of them that is wrong.
+    fn on_other_policy(&mut self, from: u8, policy: Policy) {
+        self.admission.apart.insert(from);
+        if !self.admission.takes_part && self.admission.apart.len() > self.config.f {
+            self.fail(format!(
+                "node {from} and others have policy = \"{policy}\", and node {} has policy = \"{}\": all \
+                 nodes of a cluster have the same; write theirs into its configuration and start it \
+                 again",
+                self.me, self.config.policy
+            ));
         }
     }
 }
@@ -439,7 +476,9 @@ mod tests {
     /// tests PROTOCOL 10-ai
     #[test]
     fn the_first_disk_stays_unless_another_one_takes_part() {
-        let note = |disk, takes_part| Note { disk, takes_part };
+        let policy = Policy::OwnerSlots;
+        let judge = |note, disk, takes_part| judge(note, disk, takes_part, policy);
+        let note = |disk, takes_part| Note { disk, takes_part, policy };
         assert_eq!(judge(None, 7, false), Heard::IsNew(note(7, false)));
         assert_eq!(judge(Some(note(7, false)), 7, false), Heard::Is(note(7, false)));
         assert_eq!(judge(Some(note(7, false)), 7, true), Heard::IsNew(note(7, true)));
@@ -453,7 +492,8 @@ mod tests {
     fn notes_survive_the_log() {
         for takes_part in [false, true] {
             let mut bytes = Vec::new();
-            let note = Note { disk: 1 << 100 | 9, takes_part };
+            let policy = if takes_part { Policy::Queue } else { Policy::OwnerSlots };
+            let note = Note { disk: 1 << 100 | 9, takes_part, policy };
             put_note(&mut bytes, 4, note);
             assert_eq!(get_note(&mut Reader::new(&bytes)), Ok((4, note)));
             for cut in 0..bytes.len() {

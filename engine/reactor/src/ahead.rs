@@ -146,7 +146,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut spots = layout::fragments(&batch.ops);
         let executed = spots.find_map(|spot| self.machine.value(spot.value.op));
         let wanted = executed.is_none_or(|used| !self.fragments.contains(used.value.op));
-        if !wanted || (executed.is_none() && self.ahead.is_settled(id)) {
+        let is_settled = self.ahead.is_settled(id) || self.is_past(&batch);
+        if !wanted || (executed.is_none() && is_settled) {
             return;
         }
         // Above the bound it is not answered, and sent again later.
@@ -171,6 +172,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let id = batch.id();
         let is_senders = (id.node(), id.incarnation()) == (u16::from(from), frame.from.incarnation);
         let good = batch.is_ready()
+            && batch.born().is_some() == self.is_queue()
             && is_senders
             && head.slot == UNASSIGNED
             && batch.info.digest == head.digest
@@ -186,6 +188,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let held = Held { batch: batch.clone(), crcs, bytes, place: None, is_flushed: false };
         if !is_executed(&self.machine, batch, &mut self.fragments) {
             self.ahead.held.insert(batch.id(), held);
+            self.queue_stored(batch);
         }
         let stored = Some(Stored::Ahead { batch: batch.clone() });
         self.append(record_kind::STORED, head, body, Release::Nothing, stored);
@@ -206,7 +209,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 4.1-d: STORED, once it is true after a power loss too.
+    /// PROTOCOL 4.1-d, 6.4-a: STORED, once it is true after a power loss too.
     pub(crate) fn ahead_flushed(&mut self, up_to: RecordId) {
         while let Some((_, id)) = self.ahead.unflushed.pop_front_if(|(record, _)| *record <= up_to)
         {
@@ -221,7 +224,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// STORED, or that there is no space.
-    fn answer_store(&mut self, owner: u8, id: OpId, is_stored: bool) {
+    pub(crate) fn answer_store(&mut self, owner: u8, id: OpId, is_stored: bool) {
         let mut head = Vec::with_capacity(17);
         head.put_u128(id.0);
         head.put_u8(u8::from(is_stored));
@@ -240,6 +243,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 9.7-a, 9.7-f: drops what was settled, however long that takes: executed, or never to be.
     /// Not in every turn in which a slot is executed: floors come with every beacon.
     pub(crate) fn settle_ahead(&mut self) {
+        if self.is_queue() {
+            return self.settle_queued();
+        }
         if self.ahead.held.is_empty() || !std::mem::take(&mut self.ahead.is_news) {
             return;
         }
@@ -252,13 +258,16 @@ impl<L: Link, D: Device> Node<L, D> {
             is_over || self.is_owner_gone(*id) || mutant!("what is stored dropped unasked")
         };
         let over: Vec<OpId> = self.ahead.held.keys().copied().filter(over).collect();
-        for id in over {
-            let held = self.ahead.held.remove(&id).expect("listed above");
-            for spot in layout::fragments(&held.batch.ops) {
-                // PROTOCOL 9.7-a: what is in use stays.
-                if self.machine.value(spot.value.op).is_none() {
-                    self.fragments.forget(spot.value.op, None);
-                }
+        over.into_iter().for_each(|id| self.drop_held(id));
+    }
+
+    /// What is stored gets no slot any more.
+    pub(crate) fn drop_held(&mut self, id: OpId) {
+        let Some(held) = self.ahead.held.remove(&id) else { return };
+        for spot in layout::fragments(&held.batch.ops) {
+            // PROTOCOL 9.7-a: what is in use stays.
+            if self.machine.value(spot.value.op).is_none() {
+                self.fragments.forget(spot.value.op, None);
             }
         }
     }
@@ -275,6 +284,10 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Tells the others what is settled here.
     /// PROTOCOL 9.7-e
     pub(crate) fn say_floor(&mut self) {
+        // PROTOCOL 6.4-g says instead what is over: others may go on with what its owner left.
+        if self.is_queue() {
+            return;
+        }
         self.ahead.is_news = true;
         let mut head = Vec::with_capacity(24);
         self.floor().put(&mut head);

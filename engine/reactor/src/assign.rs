@@ -1,5 +1,5 @@
 //! The owner's side of class R (PROTOCOL 6.3): a large batch is stored first, and gets a slot when enough
-//! nodes have it.
+//! nodes have it. Under the queue policy (6.4) every operation is such a batch.
 //!
 //! Purpose: sends STORE, counts STORED, hands what may be assigned to where batches wait for a slot, and
 //! knows below which operation everything of this node is settled (9.7).
@@ -16,13 +16,15 @@ use crate::wire::cursor::Reader;
 use crate::wire::node::{SpreadHead, kind};
 use racos_machine::OpId;
 use racos_net::Link;
-use racos_protocol::{Core, Nanos, NodeSet, Slot};
+use racos_protocol::{Core, Input, Nanos, NodeSet, Policy, Slot};
 use racos_storage::device::Device;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Batches on their way to the others at a time: more would only share the same network and disks, and
 /// keep each other, and what is small, waiting.
 const UNDER_WAY_MAX: usize = 4;
+/// The same under the queue policy, where most are small.
+const QUEUED_UNDER_WAY_MAX: usize = 256;
 /// When STORE is sent again to those who have not answered: after this, doubling.
 const AGAIN_NS_MIN: Nanos = 200_000_000;
 const AGAIN_NS_MAX: Nanos = 2_000_000_000;
@@ -41,14 +43,21 @@ pub(crate) struct Assign {
     /// In the order in which they came.
     queue: VecDeque<Parcel>,
     storing: BTreeMap<OpId, Storing>,
+    under_way_max: usize,
+    /// Queue policy: those that are stored and wait for a slot, whoever proposes them.
+    ready: BTreeMap<OpId, Parcel>,
     /// Every own slot that such a batch was opened in lies below: of earlier boots below R as found.
     bar: Slot,
 }
 
 impl Assign {
     /// `reserved`: R as found at the start.
-    pub fn new(reserved: Slot) -> Assign {
-        Assign { bar: reserved, ..Assign::default() }
+    pub fn new(reserved: Slot, policy: Policy) -> Assign {
+        let under_way_max = match policy {
+            Policy::OwnerSlots => UNDER_WAY_MAX,
+            Policy::Queue => QUEUED_UNDER_WAY_MAX,
+        };
+        Assign { bar: reserved, under_way_max, ..Assign::default() }
     }
 
     /// A batch is opened in this slot.
@@ -57,7 +66,23 @@ impl Assign {
     }
 
     pub fn len(&self) -> usize {
-        self.queue.len() + self.storing.len()
+        self.queue.len() + self.storing.len() + self.ready.len()
+    }
+
+    /// Takes one that is being stored, or is ready, out.
+    pub fn take(&mut self, id: OpId) -> Option<Parcel> {
+        let storing = self.storing.remove(&id).map(|storing| storing.parcel);
+        storing.or_else(|| self.ready.remove(&id))
+    }
+
+    /// Whether one is stored at enough nodes, and waits for a slot.
+    pub fn is_ready(&self, id: OpId) -> bool {
+        self.ready.contains_key(&id)
+    }
+
+    /// Whether one is being stored.
+    pub fn stores(&self, id: OpId) -> bool {
+        self.storing.contains_key(&id)
     }
 
     /// How many wait for their turn.
@@ -67,7 +92,7 @@ impl Assign {
 
     /// Whether another could be begun.
     pub fn has_turn(&self) -> bool {
-        !self.queue.is_empty() && self.storing.len() < UNDER_WAY_MAX
+        !self.queue.is_empty() && self.storing.len() < self.under_way_max
     }
 
     pub fn push(&mut self, parcel: Parcel) {
@@ -80,7 +105,7 @@ impl Assign {
 
     pub fn parcels_mut(&mut self) -> impl Iterator<Item = &mut Parcel> {
         let storing = self.storing.values_mut().map(|storing| &mut storing.parcel);
-        storing.chain(&mut self.queue)
+        storing.chain(&mut self.queue).chain(self.ready.values_mut())
     }
 
     /// Takes out those that `unwanted` says.
@@ -92,6 +117,10 @@ impl Assign {
         let (out, stay) = std::mem::take(&mut self.queue).into_iter().partition(|it| unwanted(it));
         self.queue = stay;
         taken.extend::<VecDeque<Parcel>>(out);
+        let (out, stay) =
+            std::mem::take(&mut self.ready).into_iter().partition(|it| unwanted(&it.1));
+        self.ready = stay;
+        taken.extend(BTreeMap::into_values(out));
         taken
     }
 
@@ -211,7 +240,9 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// A node has its fragments of an own batch, durably.
     pub(crate) fn stored_by(&mut self, node: u8, incarnation: u32, id: OpId) {
-        let Some(storing) = self.assign.storing.get_mut(&id) else { return };
+        let Some(storing) = self.assign.storing.get_mut(&id) else {
+            return self.found_stored(node, incarnation, id);
+        };
         // PROTOCOL 1-b: once each.
         let stored = &mut storing.parcel.stored;
         if !stored.contains(&(node, incarnation)) {
@@ -224,8 +255,14 @@ impl<L: Link, D: Device> Node<L, D> {
     fn look_at_store(&mut self, id: OpId) {
         let slot = self.next_slot();
         let Some(storing) = self.assign.storing.get(&id) else { return };
-        if self.may_assign(&storing.parcel, slot) {
+        let is_early = self.is_queue() && mutant!("READY before enough have stored");
+        if self.may_assign(&storing.parcel, slot) || is_early {
             let storing = self.assign.storing.remove(&id).expect("found above");
+            if self.is_queue() {
+                let candidate = storing.parcel.batch.info.digest;
+                self.assign.ready.insert(id, storing.parcel);
+                return self.step(Input::Ready { candidate });
+            }
             self.sealed.push_back(storing.parcel);
         }
     }
@@ -254,7 +291,7 @@ impl<L: Link, D: Device> Node<L, D> {
 }
 
 /// Whether so many of these nodes, with their incarnations, count in the slot as its batch must have.
-fn is_stored(core: &Core, stored: &[(u8, u32)], slot: Slot) -> bool {
+pub(crate) fn is_stored(core: &Core, stored: &[(u8, u32)], slot: Slot) -> bool {
     let counts = |(node, incarnation): &&(u8, u32)| core.counts(*node, *incarnation, slot);
     let least = match mutant!("assigned before enough have stored") {
         true => 1,

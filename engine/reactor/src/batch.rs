@@ -15,7 +15,7 @@ use racos_machine::{
     Action, BATCH_VERSION, BatchLimits, Content, DecodeError, Op, OpId, Problem, Value,
     decode_batch, encode_batch,
 };
-use racos_protocol::BatchInfo;
+use racos_protocol::{BatchInfo, Slot};
 use rustc_hash::FxHasher;
 use std::hash::Hasher;
 use std::net::SocketAddr;
@@ -61,7 +61,45 @@ pub fn touches(info: &BatchInfo, hash: u64) -> bool {
 /// Begins the bytes of a batch of class R; the name that it is stored under comes next.
 pub(crate) const READY_MARK: u8 = b'R';
 const READY_BYTES: usize = 17;
-const _: () = assert!(READY_MARK != BATCH_VERSION);
+/// Likewise of an operation of the queue policy; behind the name, below which slot it is in none.
+pub(crate) const QUEUED_MARK: u8 = b'Q';
+const QUEUED_BYTES: usize = 25;
+const _: () = assert!(READY_MARK != BATCH_VERSION && QUEUED_MARK != BATCH_VERSION);
+
+/// What a batch that is stored before it has a slot is stored under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    pub id: OpId,
+    /// Queue policy: the slot below which it is in none.
+    pub born: Option<Slot>,
+}
+
+impl Name {
+    fn put(self, out: &mut Vec<u8>) {
+        out.push(self.born.map_or(READY_MARK, |_| QUEUED_MARK));
+        out.extend_from_slice(&self.id.0.to_le_bytes());
+        self.born.iter().for_each(|born| out.extend_from_slice(&born.to_le_bytes()));
+    }
+
+    /// The name that the bytes of a batch begin with, if they do, and the rest.
+    fn split(bytes: &[u8]) -> (Option<Name>, &[u8]) {
+        let id = |bytes: &[u8]| OpId(u128::from_le_bytes(bytes.try_into().expect("16 bytes")));
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+        let (born, len) = match bytes.first() {
+            Some(&READY_MARK) if bytes.len() >= READY_BYTES => (None, READY_BYTES),
+            Some(&QUEUED_MARK) if bytes.len() >= QUEUED_BYTES => {
+                (Some(word(&bytes[READY_BYTES..QUEUED_BYTES])), QUEUED_BYTES)
+            }
+            _ => return (None, bytes),
+        };
+        (Some(Name { id: id(&bytes[1..READY_BYTES]), born }), &bytes[len..])
+    }
+}
+
+/// Queue policy: below which slot the operation in a batch with these bytes is in none.
+pub(crate) fn born_of(bytes: &[u8]) -> Option<Slot> {
+    Name::split(bytes).0.and_then(|name| name.born)
+}
 
 /// A batch as every node knows it.
 #[derive(Debug)]
@@ -70,11 +108,11 @@ pub struct Batch {
     pub ops: Vec<Op>,
     pub info: BatchInfo,
     /// The name that a batch of class R is stored under before it has a slot.
-    stored_as: Option<OpId>,
+    stored_as: Option<Name>,
 }
 
 impl Batch {
-    fn new(bytes: Vec<u8>, ops: Vec<Op>, stored_as: Option<OpId>, secrets: &Secrets) -> Rc<Batch> {
+    fn new(bytes: Vec<u8>, ops: Vec<Op>, stored_as: Option<Name>, secrets: &Secrets) -> Rc<Batch> {
         // PROTOCOL 3.1-f: the digest of its metas names a batch.
         let digest = secrets.batch_digest(&bytes);
         let mut keys = Vec::with_capacity(ops.len());
@@ -105,7 +143,12 @@ impl Batch {
     /// # Panics
     /// If it is of class E: such a batch is named by its slot.
     pub fn id(&self) -> OpId {
-        self.stored_as.expect("a batch of class R has a name")
+        self.stored_as.expect("a batch of class R has a name").id
+    }
+
+    /// Queue policy: the slot below which the operation is in none; `None` under the other policy.
+    pub fn born(&self) -> Option<Slot> {
+        self.stored_as.and_then(|name| name.born)
     }
 
     /// The fragments that travel, and lie in the log, with its slot: none of class R.
@@ -120,18 +163,17 @@ impl Batch {
 
     /// Takes a batch off the wire or the disk.
     pub fn decode(bytes: &[u8], secrets: &Secrets) -> Result<Rc<Batch>, DecodeError> {
-        let (stored_as, encoded) = match bytes.split_at_checked(READY_BYTES) {
-            Some(([READY_MARK, name @ ..], encoded)) => {
-                let name = u128::from_le_bytes(name.try_into().expect("16 bytes"));
-                (Some(OpId(name)), encoded)
-            }
-            _ => (None, bytes),
-        };
+        let (stored_as, encoded) = Name::split(bytes);
         let ops = decode_batch(encoded, &BatchLimits::default())?;
         let batch = Batch::new(bytes.to_vec(), ops, stored_as, secrets);
         // PROTOCOL 6.2-j: what is stored is promised without looking at leases; a change is alone.
         if batch.is_ready() && (batch.is_guarded() || batch.info.is_change) {
             let why = "guarded batches and changes of members cannot be stored before their slot";
+            return Err(DecodeError { field: "class", problem: Problem::Inconsistent(why) });
+        }
+        // PROTOCOL 6.4-f
+        if batch.born().is_some() && batch.ops.len() != 1 {
+            let why = "a slot of the queue policy holds one operation";
             return Err(DecodeError { field: "class", problem: Problem::Inconsistent(why) });
         }
         Ok(batch)
@@ -196,6 +238,8 @@ pub struct Builder {
     secrets: Secrets,
     pool: Pool,
     open: Option<Open>,
+    /// Bytes of the bodies of the next batch of small values.
+    small_bytes: usize,
 }
 
 struct Open {
@@ -231,7 +275,18 @@ impl Builder {
         pool: Pool,
     ) -> Builder {
         let layout = 0;
-        Builder { layout, n, codec, inline_bytes_max, large_batch_bytes, secrets, pool, open: None }
+        let (open, small_bytes) = (None, SMALL_BATCH_BYTES);
+        Builder {
+            layout,
+            n,
+            codec,
+            inline_bytes_max,
+            large_batch_bytes,
+            secrets,
+            pool,
+            open,
+            small_bytes,
+        }
     }
 
     /// What is sealed from now on is of this layout. What is being filled must have been sealed.
@@ -324,13 +379,16 @@ impl Builder {
     /// A batch of class R of one operation; what is being filled stays as it is.
     pub fn ready(
         &mut self,
-        name: OpId,
+        name: Name,
         op: Op,
         payload: Payload,
         waiter: Waiter,
     ) -> Result<Parcel, NoBuffers> {
         let kept = self.open.take();
+        // There are many of these at a time: none takes more than it needs.
+        self.small_bytes = layout::body_len(std::slice::from_ref(&op)).max(1);
         let added = self.add(op, payload, waiter);
+        self.small_bytes = SMALL_BATCH_BYTES;
         let open = std::mem::replace(&mut self.open, kept);
         added?;
         Ok(self.sealed(open.expect("an operation was just added"), Some(name)))
@@ -353,12 +411,9 @@ impl Builder {
         Some(self.sealed(open, None))
     }
 
-    fn sealed(&self, open: Open, stored_as: Option<OpId>) -> Parcel {
-        let mut bytes = Vec::with_capacity(open.meta_bytes + READY_BYTES);
-        if let Some(name) = stored_as {
-            bytes.push(READY_MARK);
-            bytes.extend_from_slice(&name.0.to_le_bytes());
-        }
+    fn sealed(&self, open: Open, stored_as: Option<Name>) -> Parcel {
+        let mut bytes = Vec::with_capacity(open.meta_bytes + QUEUED_BYTES);
+        stored_as.iter().for_each(|name| name.put(&mut bytes));
         encode_batch(&open.ops, &mut bytes);
         let batch = Batch::new(bytes, open.ops, stored_as, &self.secrets);
         let slices: Vec<Vec<Slice>> = match open.bodies {
@@ -395,7 +450,7 @@ impl Builder {
         if self.open.is_none() {
             let mut bufs = Vec::with_capacity(self.n);
             for _ in 0..self.n {
-                bufs.push(self.pool.get(SMALL_BATCH_BYTES).ok_or(NoBuffers)?);
+                bufs.push(self.pool.get(self.small_bytes).ok_or(NoBuffers)?);
             }
             let bodies = OpenBodies::Small { bufs, used: 0 };
             self.open = Some(Open::new(self.n, bodies));
@@ -646,7 +701,8 @@ mod tests {
         builder.add(first, Payload::Value(pool.copy(&[1; 100]).unwrap()), waiter()).unwrap();
         let name = OpId::new(0, 1, 1, 9);
         let payload = Payload::Value(pool.copy(&[2; 50_000]).unwrap());
-        let ready = builder.ready(name, large, payload, waiter()).unwrap();
+        let ready = Name { id: name, born: None };
+        let ready = builder.ready(ready, large, payload, waiter()).unwrap();
         assert_eq!((ready.batch.ops.len(), ready.batch.id()), (1, name));
         assert_eq!(ready.batch.slot_fragments().count(), 0);
         assert!(ready.bodies.iter().all(|body| body.slices.is_empty()) && ready.ahead.len() == 5);

@@ -2,7 +2,7 @@
 
 use crate::api::AutoCompaction;
 use crate::layout::VALUE_BYTES_MAX;
-use racos_protocol::Timing;
+use racos_protocol::{Policy, Timing};
 pub use racos_storage::device::waiting::PollMode;
 use std::net::SocketAddr;
 
@@ -95,6 +95,8 @@ pub struct NodeConfig {
     pub contacts: Vec<SocketAddr>,
     pub f: usize,
     pub k: usize,
+    /// Who fills the slots: what the cluster is founded with, equal at all members (PROTOCOL 6).
+    pub policy: Policy,
     /// Values up to this many bytes are kept whole at every node instead of being coded.
     pub inline_bytes_max: usize,
     pub alpha: u64,
@@ -126,6 +128,7 @@ impl NodeConfig {
             contacts: Vec::new(),
             f,
             k,
+            policy: Policy::OwnerSlots,
             inline_bytes_max: 128,
             alpha: 1024,
             own_slots_max: 2,

@@ -47,7 +47,7 @@ impl<L: Link> Inquiry<L> {
         if now >= self.ask_at {
             self.ask_at = now + AGAIN_NS;
             let mut head = Vec::with_capacity(17);
-            put_hello(&mut head, 0, false);
+            put_hello(&mut head, 0, false, self.config.policy);
             for node in (0..n).filter(|node| *node != usize::from(self.config.node)) {
                 let _ = self.net.send(self.config.members[node], kind::HELLO, &head, &[], now);
             }
@@ -85,7 +85,7 @@ impl<L: Link> Inquiry<L> {
                 }
             }
             // One that asks the same remembers nothing either.
-            kind::HELLO if get_hello(&frame.head).is_ok_and(|(disk, _)| disk == 0) => {
+            kind::HELLO if get_hello(&frame.head).is_ok_and(|(disk, ..)| disk == 0) => {
                 self.nothing_known.insert(from);
             }
             _ => {}

@@ -86,7 +86,8 @@ impl<L: Link, D: Device> Node<L, D> {
         self.decided = DecidedRun::default();
         self.last_batch = exec.checked_sub(1);
         self.follow_members();
-        let jumped = self.take_jumped(exec);
+        let mut jumped = self.take_jumped(exec);
+        jumped.extend(self.take_unjudged(exec));
         if self.api_is_open() {
             self.machine.keep_changes();
         }

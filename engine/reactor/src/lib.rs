@@ -11,6 +11,7 @@
 //! | `spread` | batches arriving, being stored, being executed |
 //! | `batch`, `layout` | operations gathered and encoded into fragments |
 //! | `assign`, `ahead` | large batches stored before they get a slot: the owner's side, and everybody's |
+//! | `queued` | every operation stored first, and chosen by all: the queue policy |
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
@@ -53,6 +54,7 @@ mod mutants;
 mod node;
 mod observe;
 mod placement;
+mod queued;
 mod reads;
 mod reclaim;
 mod recode;

@@ -244,6 +244,12 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Why a change would be unwise though every node might admit it: what only a proposer knows.
     pub(crate) fn check_change(&self, action: &Action) -> Result<(), String> {
+        if self.is_queue() {
+            return Err("policy = \"queue\": changes of the members need slots with owners, and a cluster \
+                        is founded with or without them; found another one with policy = \"owner\" and \
+                        copy the data"
+                .into());
+        }
         let Action::Reconfigure(change) = action else { return Ok(()) };
         // PROTOCOL 10-aj: whoever leaves does not vouch for one that comes for the first time.
         let members = self.members().iter().collect::<Vec<u8>>();

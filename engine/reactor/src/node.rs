@@ -17,6 +17,7 @@ use crate::history::History;
 use crate::journal::Journal;
 use crate::observe::Observer;
 use crate::placement::{Addresses, Codecs};
+use crate::queued::Queued;
 use crate::reads::Reads;
 use crate::reclaim::Reclaim;
 use crate::recode::Recode;
@@ -124,6 +125,8 @@ pub struct Node<L: Link, D: Device> {
     /// Batches stored without a slot, and own ones on their way to be.
     pub(crate) ahead: Ahead,
     pub(crate) assign: Assign,
+    /// The same under the queue policy.
+    pub(crate) queued: Queued,
     pub(crate) expiry: Expiry,
     pub(crate) arrived: Option<Arrived>,
     pub(crate) fragments: Fragments,
@@ -231,7 +234,7 @@ impl<L: Link, D: Device> Node<L, D> {
             parts.secrets.clone(),
             pool.clone(),
         );
-        let reserved = parts.core.reservation();
+        let (reserved, policy) = (parts.core.reservation(), config.policy);
         let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
         let mut node = Node {
             me: config.node,
@@ -252,7 +255,8 @@ impl<L: Link, D: Device> Node<L, D> {
             open: FxHashMap::default(),
             window: parts.window,
             ahead: Ahead::new(parts.held),
-            assign: Assign::new(reserved),
+            assign: Assign::new(reserved, policy),
+            queued: Queued::default(),
             expiry: Expiry::default(),
             arrived: None,
             fragments: parts.fragments,
@@ -300,6 +304,7 @@ impl<L: Link, D: Device> Node<L, D> {
         node.learn_members();
         node.list_missing_of_these(parts.absent);
         node.restart_leases();
+        node.queue_held();
         node.enter();
         node.check_seat();
         node
@@ -423,6 +428,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.expiry_turn();
         let served = self.turn_api();
         self.assign_turn();
+        self.take_over_turn();
         self.open_batches();
         self.settle_ahead();
         self.answer_stalled();
@@ -483,6 +489,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.net.next_deadline_ns(),
             self.reads.deadline(),
             self.assign.deadline(),
+            self.queued.deadline(),
             self.repair.deadline(),
             self.recode.deadline(),
             self.expiry.deadline(self.config.bounds.session_idle_ns),
@@ -544,6 +551,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SPREAD => self.on_spread(from, frame),
             kind::STORE => self.on_store(from, frame),
             kind::STORED => self.on_stored(from, incarnation, &frame.head),
+            kind::ASKSTORED => self.on_ask_stored(from, &frame.head),
             kind::FLOOR => self.on_floor(from, incarnation, &frame.head),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
@@ -632,9 +640,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 Effect::Persist { record, release } => self.persist(record, release),
                 Effect::Send { to, message } => self.queue_message(to, &message),
                 Effect::Opened { slot } => self.opened(slot),
-                Effect::Chosen { slot, .. } => {
-                    unreachable!("slot {slot} was filled from a queue: slots have owners here")
-                }
+                Effect::Chosen { slot, candidate } => self.chosen(slot, candidate),
                 Effect::SpreadAgain { slot, to } => self.spread_again(slot, to),
                 Effect::SendMeta { slot, to } => self.send_meta(slot, to),
                 Effect::SendFacts { from, until, to } => self.send_facts(from, until, to),
@@ -644,6 +650,9 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
         self.effects.list = list;
+        if !self.queued.chosen.is_empty() {
+            self.take_chosen();
+        }
         if self.out_all.len() > OUT_BYTES_MAX {
             self.send_core_messages();
         }

@@ -30,7 +30,7 @@ use racos_buffer::Pool;
 use racos_codec::Codec;
 use racos_machine::{Founding, Import, Limits, Machine, OpId};
 use racos_net::{Identity as NetIdentity, Link, Transport, TransportConfig};
-use racos_protocol::{Config, Nanos, Policy, Record, Recovery, Slot, Value};
+use racos_protocol::{Config, Nanos, Record, Recovery, Slot, Value};
 use racos_storage::device::Device;
 use racos_storage::{Identity, Log, LogConfig, LogError, Mark, Place, Replayed, ReplayedBody};
 use rustc_hash::FxHashMap;
@@ -194,7 +194,7 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         me: config.node,
         incarnation: config.incarnation,
         alpha: config.alpha,
-        policy: Policy::OwnerSlots,
+        policy: config.policy,
         own_slots_max: config.own_slots_max,
         timing: config.timing,
         coin: secrets.coin,

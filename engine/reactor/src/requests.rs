@@ -3,7 +3,7 @@
 //! Invariant: a request is answered at most once per time it is taken in; a repeated one is ignored
 //! while the first is under way; writes are taken in only while there is room for them.
 
-use crate::batch::{Payload, Waiter};
+use crate::batch::{Name, Payload, Waiter};
 use crate::node::Node;
 use crate::status::{
     CatchUpStatus, DiskStatus, MemberStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts,
@@ -157,8 +157,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let is_large = matches!(&payload, Payload::Value(value)
             if !value.is_empty() && value.len() >= self.config.bounds.ready_bytes_min);
-        if is_large {
-            let name = self.next_op_id();
+        if is_large || self.is_queue() {
+            let born = self.is_queue().then(|| self.core.born_now());
+            let name = Name { id: self.next_op_id(), born };
             return match self.builder.ready(name, op, payload, waiter) {
                 Ok(parcel) => self.assign.push(parcel),
                 Err(_) => self.refuse_request(&waiter, ErrorCode::Busy, NO_BUFFERS),

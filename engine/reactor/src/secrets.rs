@@ -1,7 +1,7 @@
 //! Keys that follow from the cluster's identity, and the digests made with them.
 
-use crate::batch::READY_MARK;
-use racos_protocol::{Class, CoinKey, Digest};
+use crate::batch::{QUEUED_MARK, READY_MARK, born_of};
+use racos_protocol::{Class, CoinKey, Digest, candidate};
 
 /// Derived keys. The cluster id is not a secret from operators; it keeps clusters apart and makes
 /// digests and coins of one cluster useless in another.
@@ -30,6 +30,10 @@ impl Secrets {
         let hash = Digest::from_le_bytes(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
         let class = match bytes.first() {
             Some(&READY_MARK) => Class::Ready,
+            Some(&QUEUED_MARK) => match born_of(bytes) {
+                Some(born) => return candidate(hash, born),
+                None => Class::Ready,
+            },
             _ => Class::Eager,
         };
         class.mark(hash)

@@ -375,6 +375,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
         ahead::executed(&mut self.ahead.held, &mut self.fragments, slot, &known.batch);
+        self.queued.executed(&known.batch);
         // PROTOCOL 6.3-e
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);

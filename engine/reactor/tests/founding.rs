@@ -7,6 +7,7 @@ use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_engine::wire::node::{Known, KnownAs, kind, put_hello};
 use racos_net::memory::MemoryLink;
 use racos_net::{Identity, Transport, TransportConfig};
+use racos_protocol::Policy;
 use racos_storage::device::memory::Timing;
 
 fn value(seed: u8) -> Vec<u8> {
@@ -193,7 +194,7 @@ impl Fake {
     /// Shows itself to a node; its answers.
     fn hello(&mut self, cluster: &mut Cluster, to: usize, disk: u128, part: bool) -> Vec<KnownAs> {
         let mut head = Vec::new();
-        put_hello(&mut head, disk, part);
+        put_hello(&mut head, disk, part, Policy::OwnerSlots);
         self.net.send(address(to), kind::HELLO, &head, &[], cluster.now).unwrap();
         self.net.flush(cluster.now);
         cluster.pass(5 * MS);

@@ -8,7 +8,7 @@ use crate::connect::{Target, random_u64};
 use crate::exit::{Failure, failed, usage};
 use crate::node::{PREPARING, READY};
 use crate::output;
-use racos_protocol::Thresholds;
+use racos_protocol::{Policy, Thresholds};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -31,6 +31,7 @@ pub struct Plan {
     pub n: usize,
     pub f: usize,
     pub k: usize,
+    pub policy: Policy,
     /// First port; `None` or 0: whatever is free.
     pub port_base: Option<u16>,
     /// First port of the etcd API; `None`: it is not served, 0: whatever is free.
@@ -47,8 +48,19 @@ impl Plan {
     pub fn new(n: usize, f: usize, k: usize) -> Plan {
         let (limits, tuning) = (String::new(), String::new());
         let (segment_mib, initial_segments) = (64, 2);
-        let (port_base, etcd_port_base) = (None, None);
-        Plan { n, f, k, port_base, etcd_port_base, segment_mib, initial_segments, limits, tuning }
+        let (policy, port_base, etcd_port_base) = (Policy::OwnerSlots, None, None);
+        Plan {
+            n,
+            f,
+            k,
+            policy,
+            port_base,
+            etcd_port_base,
+            segment_mib,
+            initial_segments,
+            limits,
+            tuning,
+        }
     }
 }
 
@@ -65,6 +77,7 @@ pub struct Cluster {
     pub etcd: Vec<String>,
     pub f: usize,
     pub k: usize,
+    pub policy: Policy,
     /// Options for the nodes that are started, beside their configuration.
     pub node_options: Vec<String>,
     children: Vec<Option<Child>>,
@@ -90,7 +103,7 @@ impl Cluster {
             write_file(&dir.join(format!("node{node}.toml")), &text)?;
         }
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Cluster::new(dir, target, etcd, plan.f, plan.k))
+        Ok(Cluster::new(dir, target, etcd, (plan.f, plan.k), plan.policy))
     }
 
     /// The cluster whose configuration is in this directory, if there is one; starts nothing.
@@ -102,17 +115,24 @@ impl Cluster {
         let config = config::read(&first).map_err(|error| usage(error.to_string()))?;
         let etcd = config.etcd.map_or_else(Vec::new, |etcd| etcd.settings.endpoints);
         let config = config.node.config;
+        let (code, policy) = ((config.f, config.k), config.policy);
         let target = Target { cluster: config.cluster, endpoints: config.members };
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Some(Cluster::new(dir, target, etcd, config.f, config.k)))
+        Ok(Some(Cluster::new(dir, target, etcd, code, policy)))
     }
 
-    fn new(dir: &Path, target: Target, etcd: Vec<String>, f: usize, k: usize) -> Cluster {
+    fn new(
+        dir: &Path,
+        target: Target,
+        etcd: Vec<String>,
+        (f, k): (usize, usize),
+        policy: Policy,
+    ) -> Cluster {
         let (sender, events) = channel();
         let children = target.endpoints.iter().map(|_| None).collect();
         let dir = dir.to_path_buf();
         let node_options = Vec::new();
-        Cluster { dir, target, etcd, f, k, node_options, children, events, sender }
+        Cluster { dir, target, etcd, f, k, policy, node_options, children, events, sender }
     }
 
     pub fn n(&self) -> usize {
@@ -396,12 +416,13 @@ fn node_toml(dir: &Path, target: &Target, etcd: &[String], plan: &Plan, node: us
     let write = write!(
         text,
         "cluster = \"{:016x}\"\nnode = {node}\nmembers = [{}]\nf = {}\nk = {}\n\
-         data_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
+         policy = \"{}\"\ndata_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
          [tuning]\n{}",
         target.cluster,
         members.join(", "),
         plan.f,
         plan.k,
+        plan.policy,
         plan.segment_mib,
         plan.initial_segments,
         plan.limits,

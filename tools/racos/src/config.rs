@@ -10,7 +10,7 @@ use racos_engine::api::AutoCompaction;
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
-use racos_protocol::{MEMBERS_MAX, Thresholds};
+use racos_protocol::{MEMBERS_MAX, Policy, Thresholds};
 use racos_storage::device::FlushMethod;
 use racos_tuning::SPIN_US_DEFAULT;
 use serde::Deserialize;
@@ -49,6 +49,7 @@ struct File {
     contacts: Option<Spanned<Vec<Spanned<String>>>>,
     f: Spanned<u64>,
     k: Spanned<u64>,
+    policy: Option<Spanned<String>>,
     data_dir: PathBuf,
     listen: Option<Spanned<String>>,
     #[serde(default)]
@@ -137,6 +138,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     if let Some(contacts) = &file.contacts {
         config.contacts = source.addresses("contacts", contacts)?;
     }
+    config.policy = source.policy(&file)?;
     config.bounds = source.bounds(&file.limits)?;
     let tuning = &file.tuning;
     if let Some(bytes) = &tuning.inline_bytes_max {
@@ -310,6 +312,22 @@ impl Source<'_> {
         let request_bytes_max = (mib as usize) << 20;
         let settings = Settings { endpoints, advertise, request_bytes_max };
         Ok(EtcdOptions { listen, settings })
+    }
+
+    /// Who fills the slots, and what goes with that only.
+    fn policy(&self, file: &File) -> Result<Policy, ConfigError> {
+        let Some(policy) = &file.policy else { return Ok(Policy::OwnerSlots) };
+        let named = policy.get_ref().parse();
+        let named = named.map_err(|reason: String| {
+            let fix = "use \"owner\", or \"queue\" to compare with the published policy";
+            self.refuse(Some(policy.span()), format!("policy: {reason}"), fix)
+        })?;
+        if let (Policy::Queue, Some(etcd)) = (named, &file.etcd) {
+            let reason = "policy = \"queue\" has native clients only, and [etcd] is given";
+            let fix = "remove [etcd], or found the cluster with policy = \"owner\"";
+            return Err(self.refuse(Some(etcd.endpoints.span()), reason.to_string(), fix));
+        }
+        Ok(named)
     }
 
     fn no_place(&self, node: &Spanned<u64>, members: usize) -> ConfigError {
@@ -510,6 +528,21 @@ mod tests {
             assert!(error.reason.contains("contacts") && error.reason.contains(reason), "{error}");
             assert_eq!(error.line, line_of("# contacts"));
         }
+    }
+
+    #[test]
+    fn the_queue_policy_is_asked_for_and_has_no_etcd_api() {
+        let shown = "# policy = \"owner\"";
+        assert_eq!(example(str::to_string).unwrap().node.config.policy, Policy::OwnerSlots);
+        let queue = |text: &str| text.replace(shown, "policy = \"queue\"");
+        let plain = |text: &str| queue(text.split("[etcd]").next().unwrap());
+        assert_eq!(example(plain).unwrap().node.config.policy, Policy::Queue);
+        let error = example(queue).err().expect("must be refused");
+        assert!(error.reason.contains("policy") && error.fix.contains("[etcd]"), "{error}");
+        assert_eq!(error.line, line_of("endpoints ="));
+        let error = refused(shown, "policy = \"raft\"");
+        assert!(error.reason.contains("\"raft\" is no policy"), "{error}");
+        assert_eq!(error.line, line_of(shown));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::node::stop_flag;
 use crate::output;
 use crate::tune::profile_here;
 use clap::Args;
+use racos_protocol::Policy;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ pub struct UpArgs {
     /// Data fragments of a value; N >= 2F + K [default: 3].
     #[arg(long)]
     k: Option<usize>,
+    /// Who fills the slots: owner or queue; the latter without the etcd API [default: owner].
+    #[arg(long)]
+    policy: Option<Policy>,
     /// Where configuration and data are kept.
     #[arg(long, value_name = "DIR", env = "RACOS_DIR", default_value = DIR_DEFAULT)]
     dir: PathBuf,
@@ -67,7 +71,16 @@ pub fn run(args: &UpArgs) -> Outcome {
             plan.port_base = Some(args.port_base.unwrap_or(PORT_DEFAULT));
             // Whoever wants any ports means all of them.
             let etcd_default = if plan.port_base == Some(0) { 0 } else { ETCD_PORT_DEFAULT };
-            plan.etcd_port_base = Some(args.etcd_port_base.unwrap_or(etcd_default));
+            plan.policy = args.policy.unwrap_or_default();
+            plan.etcd_port_base = match plan.policy {
+                Policy::OwnerSlots => Some(args.etcd_port_base.unwrap_or(etcd_default)),
+                Policy::Queue if args.etcd_port_base.is_none() => None,
+                Policy::Queue => {
+                    let why = "--etcd-port-base: with --policy queue there are native clients only; leave \
+                               it out, or the policy";
+                    return Err(usage(why));
+                }
+            };
             plan.segment_mib = args.segment_mib;
             if let Some(minutes) = args.session_idle_minutes {
                 plan.limits = format!("session_idle_minutes = {minutes}\n");
@@ -157,6 +170,13 @@ fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::F
                  another --dir"
             )));
         }
+    }
+    if let Some(asked) = args.policy.filter(|asked| *asked != cluster.policy) {
+        let (dir, is) = (args.dir.display(), cluster.policy);
+        return Err(usage(format!(
+            "--policy {asked}: the cluster in {dir} was founded with {is}; leave the option out, or give \
+             another --dir"
+        )));
     }
     Ok(cluster)
 }

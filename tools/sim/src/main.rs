@@ -1,6 +1,7 @@
 //! `racos-sim`: many seeds, or one of them again with everything that happens.
 
 use clap::{Parser, Subcommand};
+use racos_protocol::Policy;
 use racos_sim::mutants;
 use racos_sim::plan::CODES;
 use racos_sim::swarm::{Totals, run_many};
@@ -41,6 +42,9 @@ struct Options {
     /// Members join and leave, and k changes, while the cluster works.
     #[arg(long)]
     changes: bool,
+    /// Who fills the slots: owner or queue.
+    #[arg(long, default_value_t = Policy::OwnerSlots)]
+    policy: Policy,
     /// Print everything that happens; needs a single --seed.
     #[arg(long)]
     trace: bool,
@@ -80,8 +84,15 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let Options { calm, guest, changes, .. } = options;
-    let fixed = Fixed { code, calm, guest, changes };
+    let Options { calm, guest, changes, policy, .. } = options;
+    if policy == Policy::Queue && (guest || changes) {
+        eprintln!(
+            "racos-sim: --policy queue has neither changes of the members nor the nodes' doors: leave \
+             --guest and --changes out"
+        );
+        return ExitCode::from(2);
+    }
+    let fixed = Fixed { code, calm, guest, changes, policy };
     match (options.seed, options.seeds) {
         (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
         (_, _) if options.trace => {
@@ -147,7 +158,8 @@ fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
     let code = fixed.code.map(|(n, f, k)| format!(" --nodes {n} --f {f} --k {k}"));
     let code = code.unwrap_or_default()
         + if fixed.calm { " --calm" } else { "" }
-        + if fixed.guest { " --guest" } else { "" };
+        + if fixed.guest { " --guest" } else { "" }
+        + if fixed.policy == Policy::Queue { " --policy queue" } else { "" };
     for failure in &totals.failures {
         println!("seed {}: {}", failure.seed, failure.what);
         println!(

@@ -9,6 +9,7 @@
 use crate::plan::Fixed;
 use crate::probes;
 use crate::run::run;
+use racos_protocol::Policy;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 pub enum Catch {
     /// By a simulated cluster: this seed was the quickest when it was chosen; if it no longer is
     /// one, so many others are tried.
-    Seed { seed: u64, code: Option<(usize, usize, usize)>, within: u64 },
+    Seed { seed: u64, code: Option<(usize, usize, usize)>, policy: Policy, within: u64 },
     /// By a schedule of its own.
     Probe { name: &'static str, probe: fn() -> Result<(), String> },
 }
@@ -38,7 +39,14 @@ const FRESH_FROM: u64 = 40_000_000;
 const WITHIN: u64 = 60;
 
 const fn seed(name: &'static str, seed: u64) -> Mutant {
-    Mutant { name, catch: Catch::Seed { seed, code: None, within: WITHIN } }
+    let policy = Policy::OwnerSlots;
+    Mutant { name, catch: Catch::Seed { seed, code: None, policy, within: WITHIN } }
+}
+
+/// Of a cluster whose slots are filled from queues.
+const fn queued(name: &'static str, seed: u64) -> Mutant {
+    let policy = Policy::Queue;
+    Mutant { name, catch: Catch::Seed { seed, code: None, policy, within: WITHIN } }
 }
 
 macro_rules! probe {
@@ -96,6 +104,10 @@ pub const MUTANTS: &[Mutant] = &[
     // Batches stored before they have a slot (PROTOCOL 6.3, 9.7).
     seed("assigned before enough have stored", 40000016),
     seed("what is stored dropped unasked", 40000000),
+    // Slots filled from queues (PROTOCOL 6.4).
+    queued("READY before enough have stored", 40000000),
+    probe!("what is in the log waits again", what_is_in_the_log_is_not_proposed_again),
+    probe!("proposed for ever", nothing_is_proposed_beyond_its_life),
     // Timers and retransmission (PROTOCOL 6.5, 12).
     seed("no timer for a silent owner", 40000000),
     probe!("a vote stops the timer", who_has_voted_still_proposes),
@@ -195,12 +207,12 @@ pub fn are_built_in() -> bool {
 
 /// What seeds come to with all guards in place: many mutants share one.
 #[derive(Debug, Default)]
-pub struct Whole(Mutex<BTreeMap<(u64, usize), Option<String>>>);
+pub struct Whole(Mutex<BTreeMap<(u64, usize, Policy), Option<String>>>);
 
 impl Whole {
     /// Why this seed fails though no guard is out, if it does.
     fn failure(&self, seed: u64, fixed: &Fixed) -> Option<String> {
-        let key = (seed, fixed.code.map_or(0, |(n, _, k)| n * 100 + k));
+        let key = (seed, fixed.code.map_or(0, |(n, _, k)| n * 100 + k), fixed.policy);
         let known = self.0.lock().expect("no holder panics").get(&key).cloned();
         known.unwrap_or_else(|| {
             let failure = run(seed, fixed, false).err();
@@ -224,8 +236,8 @@ pub fn judge(mutant: &Mutant, fresh: Option<(u64, u64)>, whole: &Whole) -> Verdi
             verdict.caught = noticed(probe).map(|why| (name.to_owned(), why));
             drop(off);
         }
-        Catch::Seed { seed, code, within } => {
-            let fixed = Fixed { code, ..Fixed::default() };
+        Catch::Seed { seed, code, policy, within } => {
+            let fixed = Fixed { code, policy, ..Fixed::default() };
             let kept = std::iter::once(seed).chain(FRESH_FROM..).take(within as usize);
             let (first, count) = fresh.unwrap_or((0, 0));
             let fresh_seeds = first..first + count;

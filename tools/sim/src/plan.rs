@@ -6,6 +6,7 @@
 //! heal, frozen nodes thaw, full disks get room again.
 
 use crate::rng::Rng;
+use racos_protocol::Policy;
 
 const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
@@ -25,6 +26,8 @@ pub struct Fixed {
     pub guest: bool,
     /// Members join and leave, and k changes, while the cluster works.
     pub changes: bool,
+    /// Who fills the slots.
+    pub policy: Policy,
 }
 
 /// The network. Probabilities are in a million.
@@ -205,6 +208,7 @@ pub struct Plan {
     /// They end with a power loss of all nodes, after which f of them never come back.
     pub ends_in_blackout: bool,
     pub guest: bool,
+    pub policy: Policy,
 }
 
 impl Plan {
@@ -225,6 +229,7 @@ impl Plan {
             faults_end_ns: rng.between(1_500, 4_000) * MS,
             ends_in_blackout: !fixed.calm && Rng::new(seed).fork(10).one_in(5),
             guest: fixed.guest,
+            policy: fixed.policy,
         };
         let mut rng = Rng::new(seed).fork(11);
         if !fixed.calm && rng.one_in(2) {
@@ -261,6 +266,11 @@ impl Plan {
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
             plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
             plan.faults.extra = rng.below(4) as usize;
+        }
+        if plan.policy == Policy::Queue {
+            // Both need slots with owners.
+            plan.faults.replace_ns_mean = 0;
+            assert!(!fixed.changes && !fixed.guest, "refused where options are read");
         }
         plan
     }

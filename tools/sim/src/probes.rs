@@ -5,9 +5,11 @@
 //! Invariant: a probe says nothing but what clients, or other nodes, could see.
 
 mod members;
+mod queue;
 mod recode;
 
 pub use members::*;
+pub use queue::*;
 use racos_buffer::Pool;
 use racos_machine::{
     Action, Content, Exported, Import, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId,

@@ -12,6 +12,7 @@ use crate::world::World;
 use racos_client::Route;
 use racos_engine::UnderWay;
 use racos_linear::Reason;
+use racos_protocol::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -236,7 +237,7 @@ fn problem(world: &World) -> Result<(), String> {
 fn finish_work(world: &mut World) -> Result<(), String> {
     let until_ns = world.now_ns + WORK_ON_NS;
     world.run(until_ns, |_| false);
-    let limit_ns = world.now_ns + ENDS_NS;
+    let limit_ns = world.now_ns + ENDS_NS * sequential(world);
     world.run(limit_ns, |world| world.clients.iter().all(|client| client.issued >= OPS_MIN));
     world.clients.iter_mut().for_each(|client| client.is_issuing = false);
     world.guest.iter_mut().for_each(|guest| guest.is_issuing = false);
@@ -250,6 +251,15 @@ fn finish_work(world: &mut World) -> Result<(), String> {
         return Err(format!("liveness: operations that do not end, by client: {open:?}"));
     }
     Ok(())
+}
+
+/// How much longer everything may take if one operation comes after the other: many wait for one slot each,
+/// and each slot for a node that is late.
+fn sequential(world: &World) -> u64 {
+    match world.plan.policy {
+        Policy::OwnerSlots => 1,
+        Policy::Queue => 5,
+    }
 }
 
 /// Nodes on empty disks in the place of others are refused.

@@ -1,5 +1,6 @@
 //! Whole clusters from seeds: fresh ones, those that once failed, and each the same when run again.
 
+use racos_protocol::Policy;
 use racos_sim::swarm::{Totals, run_many};
 use racos_sim::{Fixed, run};
 
@@ -9,6 +10,8 @@ const FRESH: u64 = 120;
 const GUESTS: u64 = 12;
 /// Of those whose members change.
 const CHANGES: u64 = 12;
+/// Of those whose slots are filled from queues.
+const QUEUES: u64 = 24;
 const JOBS: usize = 2;
 
 fn number(name: &str) -> Option<u64> {
@@ -54,6 +57,20 @@ fn members_change_and_what_was_written_follows_them() {
     let totals = run_many(first, CHANGES, JOBS, &fixed, |_| true);
     assert_passed(&totals);
     assert!(totals.recoded() > 0, "values were re-coded: {totals}");
+}
+
+#[test]
+fn slots_filled_from_queues_keep_every_promise() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    println!("seeds {first} to {}, with --policy queue", first + QUEUES - 1);
+    let fixed = Fixed { policy: Policy::Queue, ..Fixed::default() };
+    let totals = run_many(first, QUEUES, JOBS, &fixed, |_| true);
+    assert_passed(&totals);
+    assert_eq!(totals.passed, QUEUES);
+    let fixed = Fixed { code: Some((5, 1, 3)), calm: true, ..fixed };
+    let report = run(7, &fixed, false).expect("nothing is in the way");
+    assert_eq!((report.failed, report.skipped), (0, 0));
+    assert!(report.fast > 0);
 }
 
 /// A line of the list: a seed, sometimes the code of its cluster, and whether its members change.

@@ -17,8 +17,7 @@ pub use oracle::Oracle;
 pub use rng::Rng;
 
 use racos_protocol::{
-    BatchInfo, Class, CoinKey, Config, Input, Nanos, Node, NodeSet, Policy, ReadQuorum, ReadStep,
-    Slot,
+    BatchInfo, CoinKey, Config, Input, Nanos, Node, NodeSet, Policy, ReadQuorum, ReadStep, Slot,
 };
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -367,11 +366,12 @@ impl Cluster {
         slot
     }
 
-    /// Queue policy: an operation of a client of this node. Counters of different nodes stand close
-    /// together.
+    /// Queue policy: an operation of a client of this node.
     fn offer_operation(&mut self, node: Node) {
         let mut batch = self.batch();
-        batch.digest = Class::Ready.mark(u128::from(node) << 96 | batch.digest);
+        let core = self.host(node).core.as_ref().expect("the node is up");
+        let hash = u128::from(node) << 96 | batch.digest << 40;
+        batch.digest = racos_protocol::candidate(hash, core.born_now());
         self.act(node, |host, _, oracle, out| host.offer(batch, oracle, out));
     }
 

@@ -3,7 +3,7 @@
 use super::cursor::{Reader, WireError, Writer};
 use super::value::{get_value, get_values, put_value};
 use racos_machine::{KEY_BYTES_MAX, Value};
-use racos_protocol::{Ballot, Digest, Message, Slot, Value as SlotValue};
+use racos_protocol::{Ballot, Digest, Message, Policy, Slot, Value as SlotValue};
 
 /// Kinds of frames between nodes.
 pub mod kind {
@@ -36,6 +36,8 @@ pub mod kind {
     pub const STORED: u8 = 0x19;
     /// What the sender has settled of the batches that it let others store.
     pub const FLOOR: u8 = 0x1a;
+    /// Queue policy: name of a batch that its owner does not go on with; whoever has stored it says so.
+    pub const ASKSTORED: u8 = 0x1b;
     /// Which slots must be executed before a state is linearizable: number of the round.
     pub const PINQ: u8 = 0x20;
     /// The same, and the first slot above all that count.
@@ -488,22 +490,31 @@ pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), Wi
     Ok((read, op, answer))
 }
 
-/// Head of HELLO: the sender's disk, 0 if it only asks, and whether it takes part.
-pub fn put_hello(out: &mut Vec<u8>, disk: u128, takes_part: bool) {
-    out.put_u128(disk);
-    out.put_u8(u8::from(takes_part));
+/// One byte of a HELLO, and of a note: whether a disk takes part, and under which policy.
+pub fn put_part(out: &mut Vec<u8>, takes_part: bool, policy: Policy) {
+    out.put_u8(u8::from(takes_part) | u8::from(policy == Policy::Queue) << 1);
 }
 
-pub fn get_hello(bytes: &[u8]) -> Result<(u128, bool), WireError> {
+pub fn get_part(from: &mut Reader<'_>) -> Result<(bool, Policy), WireError> {
+    Ok(match from.u8("takes part")? {
+        part @ (0 | 1) => (part == 1, Policy::OwnerSlots),
+        part @ (2 | 3) => (part == 3, Policy::Queue),
+        _ => return Err(WireError { field: "takes part" }),
+    })
+}
+
+/// Head of HELLO: the sender's disk, 0 if it only asks, whether it takes part, and its policy.
+pub fn put_hello(out: &mut Vec<u8>, disk: u128, takes_part: bool, policy: Policy) {
+    out.put_u128(disk);
+    put_part(out, takes_part, policy);
+}
+
+pub fn get_hello(bytes: &[u8]) -> Result<(u128, bool, Policy), WireError> {
     let mut from = Reader::new(bytes);
     let disk = from.u128("disk")?;
-    let takes_part = match from.u8("takes part")? {
-        0 => false,
-        1 => true,
-        _ => return Err(WireError { field: "takes part" }),
-    };
+    let (takes_part, policy) = get_part(&mut from)?;
     from.end("hello")?;
-    Ok((disk, takes_part))
+    Ok((disk, takes_part, policy))
 }
 
 /// Head of KNOWN: which disk it is about, by the receiver's HELLO, and what the sender knows.
@@ -525,6 +536,8 @@ pub enum KnownAs {
     ThisNow,
     /// Another one.
     Other(u128),
+    /// It does not matter: the sender has this policy, and the disk another.
+    OtherPolicy(Policy),
 }
 
 impl Known {
@@ -539,6 +552,10 @@ impl Known {
                 out.put_u8(3);
                 out.put_u128(disk);
             }
+            KnownAs::OtherPolicy(policy) => {
+                out.put_u8(4);
+                put_part(out, false, policy);
+            }
         }
     }
 
@@ -550,6 +567,7 @@ impl Known {
             1 => KnownAs::OnlyThis,
             2 => KnownAs::ThisNow,
             3 => KnownAs::Other(from.u128("other disk")?),
+            4 => KnownAs::OtherPolicy(get_part(&mut from)?.1),
             _ => return Err(WireError { field: "known as" }),
         };
         from.end("known")?;
@@ -655,10 +673,12 @@ mod tests {
             disk: u128, takes_part: bool, incarnation: u32, other: u128
         ) {
             let mut bytes = Vec::new();
-            put_hello(&mut bytes, disk, takes_part);
-            prop_assert_eq!(get_hello(&bytes), Ok((disk, takes_part)));
+            let policy = if other % 2 == 0 { Policy::OwnerSlots } else { Policy::Queue };
+            put_hello(&mut bytes, disk, takes_part, policy);
+            prop_assert_eq!(get_hello(&bytes), Ok((disk, takes_part, policy)));
+            let apart = KnownAs::OtherPolicy(policy);
             let all =
-                [KnownAs::Nothing, KnownAs::OnlyThis, KnownAs::ThisNow, KnownAs::Other(other)];
+                [KnownAs::Nothing, KnownAs::OnlyThis, KnownAs::ThisNow, KnownAs::Other(other), apart];
             for known in all {
                 let said = Known { incarnation, disk, known };
                 bytes.clear();

@@ -289,9 +289,15 @@ impl Cluster {
 
     /// Sends a put to a node; the number of the request.
     pub fn send_put(&mut self, node: usize, key: &[u8], value: &[u8]) -> u64 {
+        let low = self.sequence + 1;
+        self.send_put_beside(node, key, value, low)
+    }
+
+    /// The same while writes from number `low` of the session on are not answered.
+    pub fn send_put_beside(&mut self, node: usize, key: &[u8], value: &[u8], low: u64) -> u64 {
         self.sequence += 1;
         let (session, sequence) = (self.session, self.sequence);
-        let stamp = Stamp { session, sequence, low: sequence };
+        let stamp = Stamp { session, sequence, low };
         let mut buf = self.pool.get(value.len()).unwrap();
         buf.copy_from_slice(value);
         self.send(node, &Request::Put { stamp, key: key.to_vec() }, &[buf.freeze()])

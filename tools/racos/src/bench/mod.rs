@@ -26,6 +26,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use fault::Fault;
 use indicatif::ProgressBar;
 use racos_engine::PollMode;
+use racos_protocol::Policy;
 use report::{Report, Snapshot};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,6 +116,9 @@ struct OwnArgs {
     /// Data fragments of a value; N >= 2F + K.
     #[arg(long, default_value_t = 3)]
     k: usize,
+    /// Who fills the slots: owner or queue.
+    #[arg(long, default_value_t = Policy::OwnerSlots)]
+    policy: Policy,
     /// Log files of each node written with zeros before measuring [default: what the load will
     /// need, at most 4g].
     #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes)]
@@ -221,6 +225,9 @@ pub fn run(args: &BenchArgs) -> Outcome {
         if args.fault.is_some() {
             return Err(usage("--fault: with --api native only"));
         }
+        if args.own.policy == Policy::Queue {
+            return Err(usage("--policy queue: with --api native only"));
+        }
         return etcd::run(args, &stop, &bar);
     }
     if let Some(fault) = args.fault {
@@ -267,6 +274,7 @@ fn on_own_cluster<T>(
 ) -> Result<T, Failure> {
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
+    plan.policy = own.policy;
     plan.etcd_port_base = etcd_port_base;
     plan.segment_mib = SEGMENT_MIB as u32;
     plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
