@@ -416,6 +416,9 @@ fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
     assert!(text.contains("bad.toml:3: unknown key `speed`") && text.contains("fix:"), "{text}");
     let text = bad(&["up", "--dir", &dir.path("x"), "--nodes", "4"], 2);
     assert!(text.contains("(4,1,3) is impossible: n must be at least 2f+k = 5"), "{text}");
+    let queue = ["--policy", "queue", "--etcd-port-base", "0"];
+    let text = bad(&[&["up", "--dir", &dir.path("x")], &queue[..]].concat(), 2);
+    assert!(text.contains("--policy queue there are native clients only"), "{text}");
     let text = bad(&["get", "--dir", &dir.path("none"), "key"], 2);
     assert!(text.contains("racos up"), "{text}");
     let text = bad(&["put", "--dir", &dir.path("none"), "a\\q", "x"], 2);
@@ -427,10 +430,13 @@ fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
 #[test]
 fn a_short_bench_of_its_own_cluster_checks_what_it_reads() {
     let dir = Dir::new("bench");
-    let keep = dir.path("data");
+    ["owner", "queue"].into_iter().for_each(|policy| short_bench(&dir.path(policy), policy));
+}
+
+fn short_bench(keep: &str, policy: &str) {
     let sizes = ["--prepare", "64m", "--clients", "8", "--value-size", "3000", "--keys", "50"];
     let short = ["--seconds", "0.5", "--warm", "0.1", "--nodes", "3", "--f", "1", "--k", "1"];
-    let base = ["bench", "--op", "mix", "--json", "--keep", &keep];
+    let base = ["bench", "--op", "mix", "--json", "--keep", keep, "--policy", policy];
     let out = good(&[&base[..], &sizes[..], &short[..]].concat());
     let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
     for key in ["ops_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us", "cpu_s_per_1000_ops"] {
