@@ -114,8 +114,8 @@ impl Queue {
         }
         // PROTOCOL 6.4-d: in none of the slots from there on either, as far as all of them are known.
         let is_known = below >= self.known;
-        let is_held =
-            self.slot_of(candidate).is_some() && !mutant!("what is in the log waits again");
+        let is_held = self.slot_of(candidate).is_some_and(|slot| slot >= below)
+            && !mutant!("what is in the log waits again");
         if !is_known || is_held || self.is_over(candidate) || self.waiting.len() >= WAITING_MAX {
             return false;
         }
