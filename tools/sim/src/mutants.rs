@@ -105,7 +105,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("assigned before enough have stored", 40000016),
     seed("what is stored dropped unasked", 40000000),
     // Slots filled from queues (PROTOCOL 6.4).
-    queued("READY before enough have stored", 40000000),
+    queued("READY before enough have stored", 40000006),
     probe!("what is in the log waits again", what_is_in_the_log_is_not_proposed_again),
     probe!("proposed for ever", nothing_is_proposed_beyond_its_life),
     // Timers and retransmission (PROTOCOL 6.5, 12).
