@@ -45,10 +45,10 @@ pub struct Fragments {
     slots: Table<Told>,
     slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
-    /// While a checkpoint is being written: what is to be forgotten when it is, and its bytes.
-    deferred: Option<Vec<(OpId, u64)>>,
+    /// While a checkpoint is being written: what is to be forgotten when it is.
+    deferred: Option<Going>,
     /// What was, and is forgotten some at a time: under load a checkpoint defers very many.
-    leaving: Vec<(OpId, u64)>,
+    leaving: Going,
     /// Bytes of both.
     going_bytes: u64,
     /// It is of a later state than the own: what it names, the node may not know yet.
@@ -57,6 +57,39 @@ pub struct Fragments {
 
 /// In the place of a slot: of a batch that is stored and has none (PROTOCOL 6.3).
 pub const UNASSIGNED: Slot = Slot::MAX;
+
+/// Operations whose fragments are to be forgotten, with their bytes, newest last. In pieces, so that
+/// neither one more nor handing all of them over moves those that are there: there may be millions.
+#[derive(Default)]
+struct Going(Vec<Vec<(OpId, u64)>>);
+
+impl Going {
+    const PIECE: usize = 1024;
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn push(&mut self, op: OpId, bytes: u64) {
+        match self.0.last_mut().filter(|piece| piece.len() < Going::PIECE) {
+            Some(piece) => piece.push((op, bytes)),
+            None => {
+                let mut piece = Vec::with_capacity(Going::PIECE);
+                piece.push((op, bytes));
+                self.0.push(piece);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<(OpId, u64)> {
+        let piece = self.0.last_mut()?;
+        let newest = piece.pop();
+        if piece.is_empty() {
+            self.0.pop();
+        }
+        newest
+    }
+}
 
 /// The slot whose record holds a fragment, and whether the log has said where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,7 +144,7 @@ impl Fragments {
             slot_order: VecDeque::new(),
             live: Live::default(),
             deferred: None,
-            leaving: Vec::new(),
+            leaving: Going::default(),
             going_bytes: 0,
             is_ahead: false,
         }
@@ -124,7 +157,7 @@ impl Fragments {
     /// If what the one before kept is not all forgotten: it would be taken for named by this one.
     pub fn pin(&mut self) {
         assert!(self.leaving.is_empty(), "a checkpoint begins when the one before has let go");
-        self.deferred = Some(Vec::new());
+        self.deferred = Some(Going::default());
         let before = std::mem::take(&mut self.live.dying);
         for (segment, len) in before {
             *self.live.dying_pinned.entry(segment).or_default() += len;
@@ -150,7 +183,7 @@ impl Fragments {
     /// The checkpoint names all it has to, or was given up: what it kept goes by
     /// [`Fragments::forget_some`].
     pub fn unpin(&mut self) {
-        self.leaving.append(&mut self.deferred.take().unwrap_or_default());
+        self.leaving.0.append(&mut self.deferred.take().unwrap_or_default().0);
     }
 
     /// Whether [`Fragments::forget_some`] has something to do.
@@ -161,10 +194,7 @@ impl Fragments {
     /// Forgets up to so many of what a checkpoint kept, and says how many.
     pub fn forget_some(&mut self, most: usize) -> usize {
         for gone in 0..most {
-            let Some((op, bytes)) = self.leaving.pop() else {
-                self.leaving = Vec::new();
-                return gone;
-            };
+            let Some((op, bytes)) = self.leaving.pop() else { return gone };
             self.going_bytes -= bytes;
             self.forget(op, None);
         }
@@ -382,7 +412,7 @@ impl Fragments {
             let place = self.table.get(op).and_then(Lying::placed);
             let bytes = place.map_or(0, Live::bytes_of);
             self.going_bytes += bytes;
-            return deferred.push((op, bytes));
+            return deferred.push(op, bytes);
         }
         let removed = self.take(op);
         match slot {
@@ -460,6 +490,32 @@ mod tests {
         assert!(!fragments.placed(op, 4, place) && fragments.placed(op, 9, place));
         fragments.replay(op, 4, Place { segment: 0, offset: 0, len: 10 }, 0);
         assert_eq!(fragments.place(op), Some((place, 0)));
+    }
+
+    /// Counted by the allocator: a turn that pays for all that a checkpoint kept stalls the loop.
+    #[test]
+    fn what_a_checkpoint_kept_is_never_moved_at_once_however_many_there_are() {
+        const COUNT: u64 = 100_000;
+        let mut fragments = Fragments::new(0);
+        let op = |counter| OpId::new(0, 1, 1, counter);
+        for counter in 0..COUNT {
+            let place = Place { segment: 1, offset: counter as u32, len: 100 };
+            fragments.replay(op(counter), counter, place, 0);
+        }
+        fragments.executed(COUNT);
+        fragments.pin();
+        let mut most = 0;
+        let mut measure = |step: &mut dyn FnMut()| {
+            most = most.max(allocation_counter::measure(step).bytes_total);
+        };
+        (0..COUNT).for_each(|counter| measure(&mut || fragments.forget(op(counter), None)));
+        measure(&mut || fragments.unpin());
+        assert_eq!(fragments.len(), COUNT as usize);
+        while fragments.are_leaving() {
+            assert!(fragments.forget_some(256) > 0);
+        }
+        assert_eq!(fragments.len(), 0);
+        assert!(most <= 64 << 10, "{most} bytes allocated at once");
     }
 
     #[test]
