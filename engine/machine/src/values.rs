@@ -201,9 +201,7 @@ impl ValueTable {
 
     /// Makes a value to be found by its operation.
     fn enter(&mut self, handle: Handle) {
-        let slab = &self.stored;
-        let hash_of = |at| slab.get(at).op.hash();
-        self.by_op.insert(hash_of(handle), handle, hash_of);
+        self.by_op.insert(self.stored.get(handle).op.hash(), handle);
     }
 
     /// The operation is not found any more, and is told to be released.

@@ -89,23 +89,22 @@ impl<T: Default> Table<T> {
     /// Puts an entry in, and gives its number; or gives the number of the one that the operation has.
     pub fn put(&mut self, op: OpId, what: T) -> Result<u32, (u32, T)> {
         let op = self.origins.shorten(op);
-        if let Some(number) = self.find_short(op) {
+        let number = self.free.last().copied().unwrap_or(self.allotted);
+        let is_it = |number| kept(&self.chunks, number).op == op;
+        if let Some(number) = self.numbers.find_or_insert(op.hash(), number, is_it) {
             return Err((number, what));
         }
-        let number = self.free.pop().unwrap_or(self.allotted);
         let entry = Kept { op, what };
-        if number < self.allotted {
+        if self.free.pop().is_some() {
             let (chunk, at) = (number as usize / CHUNK_ENTRIES, number as usize % CHUNK_ENTRIES);
             self.chunks[chunk][at] = entry;
         } else {
-            self.allotted = number.checked_add(1).expect("fewer than 2^32 entries");
+            self.allotted = number + 1;
             if (number as usize).is_multiple_of(CHUNK_ENTRIES) {
                 self.chunks.push(Vec::with_capacity(CHUNK_ENTRIES));
             }
             self.chunks.last_mut().expect("a chunk was ensured").push(entry);
         }
-        let chunks = &self.chunks;
-        self.numbers.insert(op.hash(), number, |other| kept(chunks, other).op.hash());
         Ok(number)
     }
 

@@ -46,6 +46,10 @@ impl Block {
     /// Where a key is, or where it would be.
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
         let (mut low, mut high) = (0, self.len());
+        // Keys that come in order belong behind all others.
+        if high > 0 && self.key(high - 1) < key {
+            return Err(high);
+        }
         while low < high {
             let middle = (low + high) / 2;
             match self.key(middle).cmp(key) {
