@@ -209,9 +209,12 @@ impl<D: Device> Log<D> {
         walk.cases.push(case);
         let mark = walk.replay_from_marks(&superblock.marks, config.check_payloads, replay)?;
         let end = walk.settle_end()?;
-        let Walk { groups, mut cases, scan, infos, .. } = walk;
-        let lengths = usable_segments(&scan.lengths, end.cursor.segment, &config, &mut cases);
+        let (groups, mut cases) = (walk.groups, std::mem::take(&mut walk.cases));
+        let (lengths, infos) = (&walk.scan.lengths, std::mem::take(&mut walk.infos));
+        let lengths = usable_segments(lengths, end.cursor.segment, &config, &mut cases);
         cases.dedup();
+        // It may have a read in flight: the log gets a device that does nothing.
+        drop(walk);
         let resume = Resume {
             disk_id: superblock.disk_id,
             next_sequence: end.next_sequence,

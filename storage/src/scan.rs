@@ -1,12 +1,15 @@
 //! Reading a log from its files: what lies at a place, and whether anything valid lies behind it.
 //!
-//! Purpose: blocking, windowed reads for start-up and offline inspection.
+//! Purpose: windowed reads for start-up and offline inspection, which block; while one window is gone
+//! through in order, the next is on its way.
 //! Invariant: "nothing here" is said only of bytes that were read; a device error is told as such,
-//! because an unreadable sector is no proof of a torn write.
-//! What would break it: taking a read error for an empty place.
+//! because an unreadable sector is no proof of a torn write. Nothing is in flight when a write begins, or
+//! when the scan has ended.
+//! What would break it: taking a read error for an empty place, or bytes read before a write for those
+//! behind it.
 
 use crate::bytes::round_up;
-use crate::device::{Device, FileId};
+use crate::device::{Completion, Device, FileId};
 use crate::error::LogError;
 use crate::format::{BLOCK, GROUP_HEADER, GroupHeader, SegmentHeader};
 use crate::place::{Place, Position};
@@ -27,7 +30,12 @@ pub(crate) struct Scan<'a, D: Device> {
     window: Buf,
     at: Position,
     filled: usize,
+    /// What is being read ahead begins here.
+    ahead: Option<Position>,
 }
+
+/// The one read that a scan has in flight.
+const AHEAD: u64 = 0;
 
 impl<'a, D: Device> Scan<'a, D> {
     pub fn new(
@@ -37,7 +45,8 @@ impl<'a, D: Device> Scan<'a, D> {
         lengths: BTreeMap<FileId, u32>,
     ) -> Result<Scan<'a, D>, LogError> {
         let window = pool.get(WINDOW).ok_or(LogError::NoMemory("reading the log"))?;
-        Ok(Scan { device, pool, disk_id, lengths, window, at: Position::default(), filled: 0 })
+        let at = Position::default();
+        Ok(Scan { device, pool, disk_id, lengths, window, at, filled: 0, ahead: None })
     }
 
     /// The `len` bytes at a block boundary, or `None` if the file ends before.
@@ -59,21 +68,85 @@ impl<'a, D: Device> Scan<'a, D> {
 
     fn fill(&mut self, at: Position, len: usize, left: usize) -> Result<(), LogError> {
         let least = round_up(len, BLOCK);
-        if least > self.window.capacity() {
-            self.window = self.pool.get(least).ok_or(LogError::NoMemory("reading a group"))?;
-        }
         // Far reads while going on from where the last one ended, short ones after a jump.
         let (start, end) = (self.at.offset, self.at.offset as usize + self.filled);
         let goes_on =
             self.at.segment == at.segment && (start as usize..=end).contains(&(at.offset as usize));
+        let ahead = self.take_ahead();
+        if goes_on
+            && let Some((from, bytes)) = ahead
+            && self.append(at, least, from, &bytes)
+        {
+            self.read_ahead(at.offset as usize + left);
+            return Ok(());
+        }
         self.filled = 0;
+        if least > self.window.capacity() {
+            self.window = self.pool.get(least).ok_or(LogError::NoMemory("reading a group"))?;
+        }
         let wide = least.max(if goes_on { WINDOW } else { JUMP }).min(left);
         // Perhaps only a sector that nobody asked for is unreadable, at last one of the same block.
         let exact = round_up(len, self.device.sector());
         if self.read(at, wide).is_err() && self.read(at, least).is_err() {
             self.read(at, exact).map_err(|error| LogError::Unreadable { at, error })?;
         }
+        if goes_on {
+            self.read_ahead(at.offset as usize + left);
+        }
         Ok(())
+    }
+
+    /// Starts to read what follows the window, up to the end of its file.
+    fn read_ahead(&mut self, file_len: usize) {
+        let from = self.at.plus(self.filled as u32);
+        let len = file_len.saturating_sub(from.offset as usize).min(WINDOW);
+        if len == 0 {
+            return;
+        }
+        // Without memory for it, it is read when it is needed.
+        let Some(mut buf) = self.pool.get(len) else { return };
+        buf.set_len(len);
+        self.device.read(AHEAD, from.segment, from.offset as u64, buf);
+        self.device.submit();
+        self.ahead = Some(from);
+    }
+
+    /// What was read ahead, if that went well; nothing is in flight then.
+    fn take_ahead(&mut self) -> Option<(Position, Buf)> {
+        let at = self.ahead.take()?;
+        let mut completions = Vec::new();
+        loop {
+            self.device.settle().ok()?;
+            self.device.poll(&mut completions);
+            for completion in completions.drain(..) {
+                if let Completion::Read { token: AHEAD, buf, result } = completion {
+                    return result.is_ok().then_some((at, buf));
+                }
+            }
+        }
+    }
+
+    /// Makes the window begin at `at`, within it now, and go on with the bytes from `from` on. False, and
+    /// nothing done: they do not follow, or are not enough.
+    fn append(&mut self, at: Position, least: usize, from: Position, bytes: &[u8]) -> bool {
+        let skip = (at.offset - self.at.offset) as usize;
+        let kept = self.filled - skip;
+        let len = kept + bytes.len();
+        if from != self.at.plus(self.filled as u32) || len < least {
+            return false;
+        }
+        if len > self.window.capacity() {
+            let Some(mut wider) = self.pool.get(len) else { return false };
+            wider.set_len(len);
+            wider[..kept].copy_from_slice(&self.window[skip..skip + kept]);
+            self.window = wider;
+        } else {
+            self.window.copy_within(skip..skip + kept, 0);
+            self.window.set_len(len);
+        }
+        self.window[kept..].copy_from_slice(bytes);
+        (self.at, self.filled) = (at, len);
+        true
     }
 
     fn read(&mut self, at: Position, len: usize) -> std::io::Result<()> {
@@ -169,6 +242,7 @@ impl<'a, D: Device> Scan<'a, D> {
     /// Writes and flushes; what was read before is read again.
     pub fn write(&mut self, at: Position, bytes: &Slice) -> Result<(), LogError> {
         self.filled = 0;
+        drop(self.take_ahead());
         let doing = format!("writing segment {} at byte {}", at.segment, at.offset);
         self.device.write_now(at.segment, at.offset as u64, bytes).map_err(LogError::io(doing))
     }
@@ -199,6 +273,13 @@ impl<'a, D: Device> Scan<'a, D> {
             }
         }
         Ok(None)
+    }
+}
+
+impl<D: Device> Drop for Scan<'_, D> {
+    /// The device is its owner's again, with nothing of this scan in flight.
+    fn drop(&mut self) {
+        drop(self.take_ahead());
     }
 }
 
@@ -264,6 +345,64 @@ mod tests {
             let lengths = BTreeMap::from([(1, len)]);
             let mut scan = Scan::new(&mut device, &pool, DISK, lengths).unwrap();
             assert_eq!(scan.group(at).unwrap().is_some(), found, "file of {len} bytes");
+        }
+    }
+
+    const FILE: usize = 5 << 20;
+
+    /// A file of bytes that tell their places, on a disk that completes nothing by itself.
+    fn long_file() -> (std::rc::Rc<std::cell::RefCell<Disk>>, Vec<u8>) {
+        let bytes: Vec<u8> = (0..FILE).map(|at| (at / 64 * 31 + at) as u8).collect();
+        let disk = Disk::new(16 << 20, Timing::Stepped);
+        disk.borrow_mut().put_file(1, &bytes);
+        (disk, bytes)
+    }
+
+    #[test]
+    fn what_follows_is_read_while_a_window_is_gone_through() {
+        let (disk, bytes) = long_file();
+        let (mut device, pool) = (MemoryDevice::new(disk.clone()), Pool::new(16 << 20));
+        let mut scan =
+            Scan::new(&mut device, &pool, DISK, BTreeMap::from([(1, FILE as u32)])).unwrap();
+        let (mut offset, mut in_flight, len) = (0, 0, 12 * BLOCK);
+        while offset + len <= FILE {
+            let at = Position { segment: 1, offset: offset as u32 };
+            assert_eq!(scan.bytes(at, len).unwrap(), Some(&bytes[offset..offset + len]));
+            in_flight += disk.borrow().in_flight();
+            offset += 7 * BLOCK;
+        }
+        assert!(in_flight > FILE / (7 * BLOCK) / 2, "{in_flight} looks with a read under way");
+        // Elsewhere, and a write: what was read ahead counts no more.
+        let first = Position { segment: 1, offset: 0 };
+        for offset in [0, WINDOW / 2, WINDOW] {
+            let at = Position { segment: 1, offset: offset as u32 };
+            assert_eq!(scan.bytes(at, len).unwrap(), Some(&bytes[offset..offset + len]));
+        }
+        let behind = first.plus(2 << 20);
+        scan.write(behind, &pool.copy(&[7; BLOCK]).unwrap()).unwrap();
+        assert_eq!(disk.borrow().in_flight(), 0, "nothing is read beside a write");
+        assert_eq!(scan.bytes(behind, BLOCK).unwrap(), Some(&[7; BLOCK][..]));
+        scan.bytes(first, len).unwrap();
+        scan.bytes(first.plus(len as u32), WINDOW).unwrap();
+        assert_eq!(disk.borrow().in_flight(), 1);
+        drop(scan);
+        assert_eq!(disk.borrow().in_flight(), 0, "a scan that has ended leaves nothing behind");
+    }
+
+    #[test]
+    fn a_sector_that_cannot_be_read_ahead_is_told_of_where_it_is_asked_for() {
+        let (disk, bytes) = long_file();
+        disk.borrow_mut().make_unreadable(1, (3 << 20) + 5000);
+        let (mut device, pool) = (MemoryDevice::new(disk), Pool::new(16 << 20));
+        let mut scan =
+            Scan::new(&mut device, &pool, DISK, BTreeMap::from([(1, FILE as u32)])).unwrap();
+        for offset in (0..FILE).step_by(BLOCK) {
+            let at = Position { segment: 1, offset: offset as u32 };
+            let is_bad = offset == (3 << 20) + BLOCK;
+            match scan.bytes(at, BLOCK) {
+                Ok(read) => assert!(!is_bad && read == Some(&bytes[offset..offset + BLOCK])),
+                Err(error) => assert!(is_bad && matches!(error, LogError::Unreadable { .. })),
+            }
         }
     }
 }
