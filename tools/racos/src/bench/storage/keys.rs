@@ -7,9 +7,12 @@ use racos_storage::device::FlushMethod;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// Operations under way while keys are written.
 const UNDER_WAY: usize = 1024;
+/// A loop that only counts is timed for so long at most.
+const COUNTING_S_MAX: f64 = 30.0;
 /// And where turns are timed: those of a node that has some work, and not as much as it can take.
 const UNDER_WAY_TIMED: usize = 16;
 
@@ -81,7 +84,7 @@ pub fn restart(
     told: &mut dyn FnMut(u64),
 ) -> Result<Restart, Failure> {
     let mut lone = Lone::open(dir, &setup(flush))?;
-    let clock = std::time::Instant::now();
+    let clock = Instant::now();
     fill(&mut lone, keys, len, told)?;
     let fill_per_second = keys as f64 / clock.elapsed().as_secs_f64();
     let file_bytes = lone.node().log().file_bytes();
@@ -129,27 +132,46 @@ pub fn reopen(dir: &Path) -> Result<Value, Failure> {
 pub struct Stall {
     pub keys: u64,
     pub checkpoints: u64,
-    /// Longest turn, and that which all but one of 1000 stay below, in microseconds: while
-    /// checkpoints are written and while not, by the clock and of CPU.
+    /// Turns while checkpoints are written and while not.
     pub with: TurnFigures,
     pub without: TurnFigures,
+    /// Steps of a loop that does nothing but count, for as long, in the same minute: what of the
+    /// longest turns is the machine's. A host that takes a CPU away does so in CPU time, too.
+    pub counting: TurnFigures,
 }
 
+/// Longest turn, and that which all but one of 1000 stay below, in microseconds: by the clock and of
+/// CPU; and how many turns a second took more than 1 ms of CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct TurnFigures {
     pub max_us: f64,
     pub p999_us: f64,
     pub cpu_max_us: f64,
+    pub long_per_s: f64,
 }
 
+/// A turn with more of CPU is a long one.
+const LONG_NS: u64 = 1_000_000;
+
 impl TurnFigures {
-    fn of(turns: &Turns) -> TurnFigures {
+    fn of(turns: &Turns, seconds: f64) -> TurnFigures {
         TurnFigures {
             max_us: turns.clock.max() as f64 / 1e3,
             p999_us: turns.clock.value_at_quantile(0.999) as f64 / 1e3,
             cpu_max_us: turns.cpu.max() as f64 / 1e3,
+            long_per_s: turns.cpu.count_between(LONG_NS, u64::MAX) as f64 / seconds,
         }
     }
+}
+
+/// Times a loop that does nothing but count, in steps of about 20 us.
+fn count_for(seconds: f64) -> TurnFigures {
+    const STEP: u64 = 20_000;
+    let (mut turns, clock) = (Turns::new(), Instant::now());
+    while clock.elapsed().as_secs_f64() < seconds {
+        turns.time(|| (0..STEP).fold(0, |sum, step| std::hint::black_box(sum ^ step)));
+    }
+    TurnFigures::of(&turns, seconds)
 }
 
 /// Turns of a node with these keys under a light load, while it writes checkpoints and while it
@@ -168,18 +190,23 @@ pub fn stall(
     lone.rest(1.0, &|_| false)?;
     let count = (keys / 4).clamp(20_000, 200_000);
     lone.turns = Some(Turns::new());
+    let clock = Instant::now();
     overwrite(&mut lone, keys, len, count)?;
-    let without = TurnFigures::of(&lone.turns.take().expect("set above"));
+    let seconds = clock.elapsed().as_secs_f64();
+    let without = TurnFigures::of(&lone.turns.take().expect("set above"), seconds);
     drop(lone);
     let mut lone = Lone::open(dir, &Setup { checkpoint_bytes: 1 << 20, ..setup(flush) })?;
     lone.turns = Some(Turns::new());
+    let clock = Instant::now();
     let before = lone.node().snapshot().generation;
     while lone.node().snapshot().generation < before + 2 {
         overwrite(&mut lone, keys, len, count)?;
     }
-    let with = TurnFigures::of(&lone.turns.take().expect("set above"));
+    let seconds = clock.elapsed().as_secs_f64();
+    let with = TurnFigures::of(&lone.turns.take().expect("set above"), seconds);
     let checkpoints = lone.node().snapshot().generation - before;
-    Ok(Stall { keys, checkpoints, with, without })
+    let counting = count_for(seconds.min(COUNTING_S_MAX));
+    Ok(Stall { keys, checkpoints, with, without, counting })
 }
 
 fn overwrite(lone: &mut Lone, keys: u64, len: usize, count: u64) -> Result<(), Failure> {

@@ -73,6 +73,15 @@ impl Turns {
         let histogram = || Histogram::new(3).expect("three digits are a valid precision");
         Turns { clock: histogram(), cpu: histogram() }
     }
+
+    /// Counts what `turn` takes.
+    pub fn time<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        let (clock, cpu) = (Instant::now(), cpu_ns());
+        let done = turn();
+        note(&mut self.cpu, cpu_ns() - cpu);
+        note(&mut self.clock, clock.elapsed().as_nanos() as u64);
+        done
+    }
 }
 
 #[derive(Default)]
@@ -193,14 +202,16 @@ impl Lone {
     fn turn(&mut self) -> Result<(), Failure> {
         let now = self.now();
         self.hub.advance(now);
-        let before = self.turns.is_some().then(|| (self.now(), cpu_ns()));
-        let turn = self.node.turn(now);
-        self.node.log_mut().submit();
-        if let (Some((clock, cpu)), Some(turns)) = (before, &mut self.turns) {
-            let took = self.clock.elapsed().as_nanos() as u64 - clock;
-            note(&mut turns.clock, took);
-            note(&mut turns.cpu, cpu_ns() - cpu);
-        }
+        let node = &mut self.node;
+        let mut turn = || {
+            let turn = node.turn(now);
+            node.log_mut().submit();
+            turn
+        };
+        let turn = match &mut self.turns {
+            Some(turns) => turns.time(turn),
+            None => turn(),
+        };
         if let Some(why) = self.node.failed() {
             return Err(failed(format!("the node stopped itself: {why}")));
         }

@@ -222,6 +222,7 @@ fn to_json(results: &Results) -> Value {
             "max_us": figures.max_us,
             "p999_us": figures.p999_us,
             "cpu_max_us": figures.cpu_max_us,
+            "above_1_ms_of_cpu_per_s": figures.long_per_s,
         })
     };
     let stall = results.stall.as_ref().map(|stall| {
@@ -230,6 +231,7 @@ fn to_json(results: &Results) -> Value {
             "checkpoints": stall.checkpoints,
             "with": turns(&stall.with),
             "without": turns(&stall.without),
+            "counting": turns(&stall.counting),
         })
     });
     let amplification = results.amplification.iter().map(|row| {
@@ -309,14 +311,18 @@ fn appends_table(rows: &[Row]) -> String {
 }
 
 fn stall_table(stall: &Stall) -> String {
-    let heading = ["turns of the loop", "longest us", "of CPU us", "p99.9 us"].map(String::from);
+    let heading =
+        ["turns of the loop", "longest us", "of CPU us", "p99.9 us", "above 1 ms of CPU/s"];
     let row = |name: String, figures: &keys::TurnFigures| {
+        let long = format!("{:.2}", figures.long_per_s);
         let figures = [figures.max_us, figures.cpu_max_us, figures.p999_us];
-        std::iter::once(name).chain(figures.map(|figure| format!("{figure:.0}"))).collect()
+        let figures = figures.map(|figure| format!("{figure:.0}"));
+        std::iter::once(name).chain(figures).chain([long]).collect()
     };
     output::table(&[
-        heading.to_vec(),
+        heading.map(String::from).to_vec(),
         row(format!("{} keys, no checkpoint", stall.keys), &stall.without),
         row(format!("{} checkpoints written", stall.checkpoints), &stall.with),
+        row("a loop that only counts".into(), &stall.counting),
     ])
 }
