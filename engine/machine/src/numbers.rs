@@ -100,15 +100,10 @@ impl Small {
         self.find_from(self.first(hash), hash, is_it)
     }
 
-    fn find_from(
-        &self,
-        first: usize,
-        hash: u32,
-        mut is_it: impl FnMut(u32) -> bool,
-    ) -> Option<usize> {
+    fn find_from(&self, first: usize, hash: u32, is_it: impl FnMut(u32) -> bool) -> Option<usize> {
         let same = |slot: &&Slot| slot.hash == hash && **slot != EMPTY;
         let equal = self.slots.get(first..)?.iter().take_while(same);
-        equal.map(|slot| slot.number).position(|number| is_it(number)).map(|at| first + at)
+        equal.map(|slot| slot.number).position(is_it).map(|at| first + at)
     }
 
     /// How many were moved for it. `at`: what [`Small::first`] says, if that is known.
