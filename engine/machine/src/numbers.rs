@@ -106,15 +106,14 @@ impl Small {
         equal.map(|slot| slot.number).position(is_it).map(|at| first + at)
     }
 
-    /// How many were moved for it. `at`: what [`Small::first`] says, if that is known.
-    fn insert(&mut self, slot: Slot, at: Option<usize>) -> usize {
-        let (mut moved, mut at) = (0, at);
+    /// How many were moved for it. `at`: what [`Small::first`] says.
+    fn insert(&mut self, slot: Slot, mut at: usize) -> usize {
+        let mut moved = 0;
         if self.is_full() {
             moved += self.len as usize;
             *self = Small::of(self.iter(), self.len as usize);
-            at = None;
+            at = self.first(slot.hash);
         }
-        let at = at.unwrap_or_else(|| self.first(slot.hash));
         let gap = self.slots[at..].iter().position(|slot| *slot == EMPTY);
         let gap = at + gap.unwrap_or(self.slots.len() - at);
         if gap == self.slots.len() {
@@ -188,13 +187,7 @@ impl Numbers {
     /// # Panics
     /// If it is the largest that there is.
     pub fn insert(&mut self, hash: u64, number: u32) {
-        assert!(number != u32::MAX, "a number is below the largest");
-        let split = if self.len >= self.tables.len() * EACH { self.split() } else { 0 };
-        let hash = kept_of(hash);
-        let place = place_among(self.tables.len(), hash);
-        let moved = self.tables[place].insert(Slot { hash, number }, None);
-        self.len += 1;
-        self.note_moved(split + moved);
+        self.find_or_insert(hash, number, |_| false);
     }
 
     /// The number with this hash of which `is_it` is true; or adds the one given, of which it is.
@@ -207,10 +200,7 @@ impl Numbers {
         number: u32,
         is_it: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
-        if self.len >= self.tables.len() * EACH {
-            let moved = self.split();
-            self.note_moved(moved);
-        }
+        let split = if self.len >= self.tables.len() * EACH { self.split() } else { 0 };
         let hash = kept_of(hash);
         let place = place_among(self.tables.len(), hash);
         let table = &mut self.tables[place];
@@ -219,8 +209,9 @@ impl Numbers {
             return Some(table.slots[at].number);
         }
         assert!(number != u32::MAX, "a number is below the largest");
-        table.insert(Slot { hash, number }, Some(first));
+        let moved = table.insert(Slot { hash, number }, first);
         self.len += 1;
+        self.note_moved(split + moved);
         None
     }
 
