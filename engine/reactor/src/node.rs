@@ -95,6 +95,8 @@ pub struct UnderWay {
     pub batches: usize,
     pub records: usize,
     pub disk_reads: usize,
+    /// Records and reads of copies from segments of little use, which go on in an idle cluster.
+    pub copies: usize,
     /// Fragments that this node lacks.
     pub missing: usize,
 }
@@ -341,6 +343,8 @@ impl<L: Link, D: Device> Node<L, D> {
     }
     /// What is under way: nothing, once every request is answered and every slot executed.
     pub fn under_way(&self) -> UnderWay {
+        let (copied, is_copying) = (self.reclaim.unplaced(), self.reclaim.is_reading());
+        let upkeep_reads = usize::from(self.scrub.is_reading()) + usize::from(is_copying);
         UnderWay {
             requests: self.requests.len() + self.api.len(),
             reads: self.reads.len(),
@@ -348,8 +352,9 @@ impl<L: Link, D: Device> Node<L, D> {
                 + self.sealed.len()
                 + self.assign.len()
                 + usize::from(self.opening.is_some()),
-            records: self.journal.records(),
-            disk_reads: self.journal.reads_under_way() - usize::from(self.scrub.is_reading()),
+            records: self.journal.records() - copied,
+            disk_reads: self.journal.reads_under_way() - upkeep_reads,
+            copies: copied + usize::from(is_copying),
             missing: self.repair.missing.len(),
         }
     }

@@ -114,6 +114,15 @@ impl Reclaim {
         }
     }
 
+    /// Records of copies that are not placed.
+    pub(crate) fn unplaced(&self) -> usize {
+        self.unplaced
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.reading)
+    }
+
     pub(crate) fn deadline(&self, now: Nanos, is_urgent: bool) -> Option<Nanos> {
         let waits = self.job.as_ref().is_some_and(|job| !job.reading);
         let want = self.job.as_ref().map_or(0, |job| job.want);

@@ -562,18 +562,23 @@ fn rest(world: &mut World) -> Result<(), String> {
     if sent > pairs * SILENT_DATAGRAMS_MAX {
         return Err(format!("an idle cluster sent {sent} datagrams in a second"));
     }
-    // What a node does for its own disk (copies of what is of use, a scrub) goes on in the idle cluster, and
-    // has a record or a read under way now and then: each comes to an end.
-    let holds = |world: &World| {
-        let nodes = world.hosts.iter().filter_map(|host| Some((host.index, host.node.as_ref()?)));
-        let under_way = nodes.map(|(index, node)| (index, node.under_way()));
-        under_way.filter(|(_, under_way)| *under_way != UnderWay::default()).collect::<Vec<_>>()
+    for host in &world.hosts {
+        let Some(node) = &host.node else { continue };
+        let (index, under_way) = (host.index, node.under_way());
+        if under_way != (UnderWay { copies: under_way.copies, ..UnderWay::default() }) {
+            return Err(format!("node {index} is idle and holds on to {under_way:?}"));
+        }
+    }
+    // Copies of what is of use go on, and each of them comes to an end.
+    let copying = |world: &World| {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.map(|node| node.under_way().copies).collect::<Vec<_>>()
     };
     let until_ns = world.now_ns + SILENT_NS;
-    let is_over = world.run(until_ns, |world| holds(world).is_empty());
+    let is_over = world.run(until_ns, |world| copying(world).iter().all(|copies| *copies == 0));
     problem(world)?;
     if !is_over {
-        return Err(format!("idle nodes hold on to something for ever: {:?}", holds(world)));
+        return Err(format!("idle nodes copy for ever: {:?}", copying(world)));
     }
     world.run(began_ns + HALF_MESSAGE_NS + SILENT_NS, |_| false);
     problem(world)?;
