@@ -159,6 +159,7 @@ fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
     let code = code.unwrap_or_default()
         + if fixed.calm { " --calm" } else { "" }
         + if fixed.guest { " --guest" } else { "" }
+        + if fixed.changes { " --changes" } else { "" }
         + if fixed.policy == Policy::Queue { " --policy queue" } else { "" };
     for failure in &totals.failures {
         println!("seed {}: {}", failure.seed, failure.what);
