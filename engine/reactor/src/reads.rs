@@ -406,8 +406,8 @@ impl<L: Link, D: Device> Node<L, D> {
     /// SEG.
     pub(crate) fn on_segment_answer(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op, answer)) = get_segment_answer(&frame.head) else { return };
-        if self.repair_answer(read, from, OpId(op), answer, &frame.body) {
-            return;
+        if !self.reads.table.contains_key(&read) {
+            return self.repair_answer(read, from, OpId(op), answer, &frame.body);
         }
         let came = match answer {
             SegmentAnswer::Here => Came::Here(frame.body.clone()),

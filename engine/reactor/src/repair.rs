@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 const MS: Nanos = 1_000_000;
 /// How long after its execution a batch that is under way is waited for before it is repaired.
 const GRACE: Nanos = 500 * MS;
-/// Repairs under way at a time, and the bytes of their values.
+/// Most repairs under way at a time, and the bytes of their values.
 const JOBS_MAX: usize = 32;
 const JOB_BYTES_MAX: usize = 8 << 20;
 /// A repair that lacks answers asks all others after this, and gives up for now after so many times.
@@ -54,16 +54,33 @@ struct Job {
 }
 
 /// Repairs under way, and what they have done.
-#[derive(Default)]
 pub(crate) struct Repair {
     pub missing: MissingList,
     jobs: BTreeMap<u64, Job>,
     bytes: usize,
+    /// Repairs that may be under way now: half as many after each that got too few answers in time, one
+    /// more after each that did not. Over a slow link many at a time would all ask again and again, and
+    /// fill it with answers to questions given up.
+    jobs_max: usize,
     /// Records with repaired fragments that are not flushed, in order.
     unflushed: VecDeque<(RecordId, OpId)>,
     pub repaired: u64,
     /// Fragments with a good checksum that were found to be wrong, here or elsewhere.
     pub odd: u64,
+}
+
+impl Default for Repair {
+    fn default() -> Repair {
+        Repair {
+            missing: MissingList::default(),
+            jobs: BTreeMap::new(),
+            bytes: 0,
+            jobs_max: JOBS_MAX,
+            unflushed: VecDeque::new(),
+            repaired: 0,
+            odd: 0,
+        }
+    }
 }
 
 impl Repair {
@@ -72,12 +89,16 @@ impl Repair {
     }
 
     fn has_room(&self) -> bool {
-        self.jobs.len() < JOBS_MAX && (self.bytes < JOB_BYTES_MAX || self.jobs.is_empty())
+        self.jobs.len() < self.jobs_max && (self.bytes < JOB_BYTES_MAX || self.jobs.is_empty())
     }
 
     pub fn deadline(&self) -> Option<Nanos> {
         let retry = self.jobs.values().map(|job| job.retry_at).min();
         [retry, self.missing.deadline(self.has_room())].into_iter().flatten().min()
+    }
+
+    fn job_of(&self, op: OpId) -> Option<u64> {
+        self.jobs.iter().find(|(_, job)| job.value.op == op).map(|(id, _)| *id)
     }
 
     /// A record with a fragment lies in the log; its flush is reported later.
@@ -96,7 +117,7 @@ impl Repair {
 
     /// Its repair came to nothing: unless another is under way, whether it is needed yet is looked at anew.
     pub fn look_again(&mut self, op: OpId, now: Nanos) {
-        if !self.jobs.values().any(|job| job.value.op == op) {
+        if self.job_of(op).is_none() {
             self.missing.put_aside(op, now);
         }
     }
@@ -243,6 +264,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(job) = self.repair.jobs.get_mut(&id) else { return };
         job.rounds += 1;
         if job.rounds > ROUNDS_MAX {
+            self.repair.jobs_max = (self.repair.jobs_max / 2).max(1);
             return self.repair_later(id, ASIDE_SILENT);
         }
         job.retry_at = now + (PATIENCE << job.rounds);
@@ -250,7 +272,8 @@ impl<L: Link, D: Device> Node<L, D> {
         self.repair_ask(id, MEMBERS_MAX);
     }
 
-    /// SEG: the answer to a question of a repair. False: this is none of them.
+    /// SEG: the answer to a question of a repair, or of one that was given up: a fragment that took long
+    /// serves the next try of the same value.
     pub(crate) fn repair_answer(
         &mut self,
         id: u64,
@@ -258,10 +281,14 @@ impl<L: Link, D: Device> Node<L, D> {
         op: OpId,
         answer: SegmentAnswer,
         bytes: &Slice,
-    ) -> bool {
-        let Some(job) = self.repair.jobs.get_mut(&id) else { return false };
-        if job.value.op != op {
-            return true;
+    ) {
+        let is_late = !self.repair.jobs.contains_key(&id);
+        let id = if is_late { self.repair.job_of(op) } else { Some(id) };
+        let Some((id, job)) = id.and_then(|id| Some((id, self.repair.jobs.get_mut(&id)?))) else {
+            return;
+        };
+        if job.value.op != op || (is_late && answer != SegmentAnswer::Here) {
+            return;
         }
         job.pending.remove(from);
         match answer {
@@ -274,7 +301,6 @@ impl<L: Link, D: Device> Node<L, D> {
             SegmentAnswer::Gone { .. } => job.gone.insert(from),
         }
         self.repair_progress(id);
-        true
     }
 
     fn repair_progress(&mut self, id: u64) {
@@ -339,6 +365,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     fn store_repaired(&mut self, slot: Slot, op: OpId, bytes: Slice) {
         self.repair.repaired += 1;
+        self.repair.jobs_max = (self.repair.jobs_max + 1).min(JOBS_MAX);
         self.repair.missing.set_lost(op, false);
         let crc = crc32fast::hash(&bytes);
         let mut head = Vec::with_capacity(32);
