@@ -235,6 +235,7 @@ impl<L: Link> ClientCore<L> {
             waits: 0,
             begun_ns: now_ns,
             sent_ns: 0,
+            looked_ns: 0,
             due_ns: deadline_ns,
             deadline_ns,
             full_nodes: 0,
@@ -332,6 +333,7 @@ impl<L: Link> ClientCore<L> {
                 pending.sends += 1;
                 pending.sends_here += 1;
                 pending.sent_ns = now_ns;
+                pending.looked_ns = now_ns;
                 pending.due_ns = now_ns + wait_ns;
             }
             Err(SendError::Backlog { .. } | SendError::TooManyPeers { .. }) => {
@@ -603,7 +605,8 @@ impl<L: Link> ClientCore<L> {
     fn ask_again(&mut self, place: usize, now_ns: u64) {
         let pending = &mut self.table[place];
         let at = pending.endpoint;
-        let is_silent = !self.endpoints.heard_since(at, pending.sent_ns);
+        let is_silent = !self.endpoints.heard_since(at, pending.looked_ns);
+        pending.looked_ns = now_ns;
         if is_silent {
             self.endpoints.silent(at, now_ns);
         }
@@ -639,7 +642,7 @@ impl<L: Link> ClientCore<L> {
         // PROTOCOL 11-m: whether it was applied is not known.
         let waited_ms = now_ns.saturating_sub(pending.begun_ns) / MS;
         let may_have_happened = pending.may_have_happened();
-        let since_ns = pending.begun_ns + 1;
+        let since_ns = pending.begun_ns;
         let is_heard = match pending.route {
             Route::Only(place) => self.endpoints.heard_since(place, since_ns),
             _ => self.endpoints.any_heard_since(since_ns),

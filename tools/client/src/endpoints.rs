@@ -127,9 +127,9 @@ impl Endpoints {
         now_ns < self.entries[place].avoid_until_ns
     }
 
-    /// Whether the node has said anything since.
+    /// Whether the node has said anything since: what arrived at that very time had been sent before.
     pub fn heard_since(&self, place: usize, since_ns: u64) -> bool {
-        self.entries[place].heard_ns.is_some_and(|heard| heard >= since_ns)
+        self.entries[place].heard_ns.is_some_and(|heard| heard > since_ns)
     }
 
     /// Something came from the node.

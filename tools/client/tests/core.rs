@@ -207,6 +207,35 @@ fn a_write_that_waited_goes_to_a_node_that_answers_now() {
     assert_eq!(world.core.counts().failovers, before + 1, "the first one has found it out");
 }
 
+/// What arrives as the next operation leaves was said before it.
+#[test]
+fn a_node_that_dies_with_an_answer_is_silent_to_what_is_sent_upon_it() {
+    let mut world = World::new(1, 2, MemoryConfig::default(), |config| config.window = 1);
+    for node in [0, 1] {
+        put(&mut world, "warm", b"v", Route::Only(node));
+        world.run(1);
+    }
+    put(&mut world, "a", b"v", Route::Prefer(0));
+    put(&mut world, "b", b"v", Route::Prefer(0));
+    let (mut done, applied) = (Vec::new(), world.seen.applied[0]);
+    while world.seen.applied[0] == applied {
+        world.step(&mut done);
+    }
+    world.moods[0] = Mood::Mute;
+    while done.is_empty() {
+        world.step(&mut done);
+    }
+    let sent_ns = world.now_ns;
+    while done.len() < 2 {
+        world.step(&mut done);
+    }
+    assert_eq!(done[1].endpoint, 1);
+    // Its answer is waited for once, asked for once more, and then elsewhere.
+    let patience_ns = 3 * world.core.config().resend_ns_min + MS;
+    let waited_ns = world.now_ns - sent_ns;
+    assert!(waited_ns <= patience_ns, "{} ms", waited_ns / MS);
+}
+
 #[test]
 fn a_busy_node_is_asked_again_or_another_one() {
     let mut world = calm(2);
