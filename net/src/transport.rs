@@ -408,6 +408,11 @@ impl<L: Link> Transport<L> {
         self.peers.find(to).map_or(0, |place| self.peers[place].outbound.pending_bytes())
     }
 
+    /// The same of all peers together.
+    pub fn pending_bytes_of_all(&self) -> usize {
+        self.active.iter().map(|place| self.peers[*place].outbound.pending_bytes()).sum()
+    }
+
     pub fn counters(&self) -> Counters {
         Counters {
             datagrams_sent: self.wire.datagrams,

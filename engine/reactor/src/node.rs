@@ -99,6 +99,8 @@ pub struct UnderWay {
     pub copies: usize,
     /// Fragments that this node lacks.
     pub missing: usize,
+    /// Bytes of large messages that nobody has acknowledged yet.
+    pub sending: usize,
 }
 
 /// One racos node over a link and a device.
@@ -356,6 +358,7 @@ impl<L: Link, D: Device> Node<L, D> {
             disk_reads: self.journal.reads_under_way() - upkeep_reads,
             copies: copied + usize::from(is_copying),
             missing: self.repair.missing.len(),
+            sending: self.net.pending_bytes_of_all(),
         }
     }
     /// What is wrong with this node, in words for the person who runs it.

@@ -38,6 +38,8 @@ const AUDIT_PATIENCE_NS: u64 = 20_000 * MS;
 /// The transport gives a message to a dead node up after five seconds. From then on nodes without
 /// work only tell each other where they are, twice a second.
 const IDLE_NS: u64 = 6_000 * MS;
+/// What was stored without a late node is still on its way to it.
+const DELIVERS_NS: u64 = 60_000 * MS;
 /// Half a message from a client that is gone is given up after ten.
 const HALF_MESSAGE_NS: u64 = 10_000 * MS;
 const SILENT_NS: u64 = 1_000 * MS;
@@ -551,6 +553,16 @@ fn end_sessions(world: &mut World) -> Result<(), String> {
 
 /// A cluster without work falls silent and holds on to nothing.
 fn rest(world: &mut World) -> Result<(), String> {
+    let sending = |world: &World| -> usize {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.map(|node| node.under_way().sending).sum()
+    };
+    let until_ns = world.now_ns + DELIVERS_NS;
+    let is_delivered = world.run(until_ns, |world| sending(world) == 0);
+    problem(world)?;
+    if !is_delivered {
+        return Err(format!("idle nodes send for ever: {} bytes are left", sending(world)));
+    }
     let began_ns = world.now_ns;
     world.run(began_ns + IDLE_NS, |_| false);
     let sent = world.net.borrow().counts.sent;
