@@ -6,7 +6,7 @@
 //! in turns of 64, echoed. Datagrams for a network of 1500 bytes are measured as well.
 
 use racos_buffer::Pool;
-use racos_net::{Identity, Message, Transport, TransportConfig, UdpConfig, UdpLink};
+use racos_net::{Identity, Lane, Message, Transport, TransportConfig, UdpConfig, UdpLink};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -18,7 +18,7 @@ const BODY_BYTES: usize = 1 << 20;
 const TURN: usize = 64;
 
 fn identity(node: u16) -> Identity {
-    Identity { cluster: 1, node: Some(node), incarnation: 1, boot: 1 }
+    Identity { cluster: 1, node: Some(node), incarnation: 1, boot: 1, lane: Lane::ONLY }
 }
 
 fn transport(node: u16, datagram_max: Option<usize>) -> Transport<UdpLink> {

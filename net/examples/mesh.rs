@@ -4,7 +4,7 @@
 //! `cargo run --release -p racos-net --example mesh`
 
 use racos_buffer::Pool;
-use racos_net::{Counters, Identity, Link, Transport, TransportConfig, UdpConfig, UdpLink};
+use racos_net::{Counters, Identity, Lane, Link, Transport, TransportConfig, UdpConfig, UdpLink};
 use std::net::SocketAddr;
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ fn end(node: u16, addresses: &Mutex<Vec<SocketAddr>>, barrier: &Barrier) -> (Cou
     barrier.wait();
     let peers: Vec<_> =
         addresses.lock().expect("no panic").iter().copied().filter(|at| *at != own).collect();
-    let identity = Identity { cluster: 1, node: Some(node), incarnation: 1, boot: 1 };
+    let identity =
+        Identity { cluster: 1, node: Some(node), incarnation: 1, boot: 1, lane: Lane::ONLY };
     let pool = Pool::new(256 << 20);
     let mut transport = Transport::new(link, identity, pool.clone(), TransportConfig::default());
     let body = pool.get(BODY_BYTES).expect("within the pool").freeze();

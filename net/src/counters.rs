@@ -23,6 +23,7 @@ pub struct Counters {
     pub junk_magic: u64,
     pub junk_version: u64,
     pub junk_cluster: u64,
+    pub junk_lane: u64,
     pub junk_checksum: u64,
     pub junk_frame: u64,
     /// Frames dropped: a kind of the transport's that it does not know.
@@ -54,6 +55,7 @@ impl Counters {
             Junk::Magic => &mut self.junk_magic,
             Junk::Version => &mut self.junk_version,
             Junk::Cluster => &mut self.junk_cluster,
+            Junk::Lane => &mut self.junk_lane,
             Junk::Checksum => &mut self.junk_checksum,
             Junk::Frame => &mut self.junk_frame,
         };
@@ -66,6 +68,7 @@ impl Counters {
             + self.junk_magic
             + self.junk_version
             + self.junk_cluster
+            + self.junk_lane
             + self.junk_checksum
             + self.junk_frame
             + self.junk_kind

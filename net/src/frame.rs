@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! 0  magic u32       8  version u8, flags u8 (0), sender u16    16 cluster u64
-//! 4  checksum u32    12 frames length u32                       24 incarnation u32, boot u32
+//! 4  checksum u32    12 frames length u16                       24 incarnation u32, boot u32
+//!                    14 lane u8, number of lanes less one u8
 //! 32 frames: kind u8, flags u8, head length u16, body length u32, head, body, zeros up to 8
 //! .. tails: the bodies of the frames flagged `TAIL`, in order, up to the end of the datagram
 //! ```
@@ -31,6 +32,28 @@ pub const CLIENT: u16 = u16::MAX;
 /// Frame flag: the body lies behind the frames.
 const TAIL: u8 = 1;
 
+/// One of the independent instances that a node consists of, and how many there are (PROTOCOL 3.1-j).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// From 0.
+    pub number: u8,
+    /// 0: not known yet; clients only.
+    pub count: u8,
+}
+
+impl Lane {
+    /// Most lanes of a node.
+    pub const COUNT_MAX: u8 = 64;
+    /// The lane of a node that has no other.
+    pub const ONLY: Lane = Lane { number: 0, count: 1 };
+    /// The lane that a client asks how many there are.
+    pub const UNKNOWN: Lane = Lane { number: 0, count: 0 };
+
+    fn bytes(self) -> [u8; 2] {
+        [self.number, self.count.wrapping_sub(1)]
+    }
+}
+
 /// Who this endpoint is; stamped on every datagram that it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -41,6 +64,8 @@ pub struct Identity {
     pub incarnation: u32,
     /// Differs after each start of the process: a counter for a node, a nonce for a client.
     pub boot: u32,
+    /// Only datagrams of this lane, of as many, are accepted.
+    pub lane: Lane,
 }
 
 /// Why a datagram was dropped before any of it was used.
@@ -54,6 +79,8 @@ pub enum Junk {
     Version,
     /// Another cluster.
     Cluster,
+    /// Another lane, or a node that has another number of them.
+    Lane,
     /// Damaged on the way.
     Checksum,
     /// Lengths that contradict each other, or unknown flags.
@@ -66,6 +93,8 @@ pub struct Header {
     pub node: Option<u16>,
     pub incarnation: u32,
     pub boot: u32,
+    /// Whether the sender knows how many lanes there are: always, but for clients.
+    pub knows_lanes: bool,
     frames_end: usize,
 }
 
@@ -84,7 +113,8 @@ pub fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
     bytes[8] = VERSION;
     bytes[10..12].copy_from_slice(&identity.node.unwrap_or(CLIENT).to_le_bytes());
     bytes[16..24].copy_from_slice(&identity.cluster.to_le_bytes());
-    // PROTOCOL 3.2-a: sender, incarnation and boot; the version stands for epoch 1 and lane 0.
+    // PROTOCOL 3.2-a: lane, sender, incarnation and boot; the version stands for epoch 1.
+    bytes[14..16].copy_from_slice(&identity.lane.bytes());
     bytes[24..28].copy_from_slice(&identity.incarnation.to_le_bytes());
     bytes[28..32].copy_from_slice(&identity.boot.to_le_bytes());
     bytes
@@ -122,8 +152,9 @@ pub fn append(
 
 /// Writes the frames length and the checksum over `head` (header and frames) and the tails.
 pub fn seal(head: &mut [u8], tails: &[Slice]) {
-    let frames = (head.len() - HEADER_BYTES) as u32;
-    head[12..16].copy_from_slice(&frames.to_le_bytes());
+    let frames = head.len() - HEADER_BYTES;
+    let frames = u16::try_from(frames).expect("the frames of a datagram fit 16 bits");
+    head[12..14].copy_from_slice(&frames.to_le_bytes());
     let mut checksum = crc32fast::Hasher::new();
     checksum.update(&head[8..]);
     for tail in tails {
@@ -134,8 +165,8 @@ pub fn seal(head: &mut [u8], tails: &[Slice]) {
 }
 
 /// PROTOCOL 1-c, 1.2-a: checks a datagram from the network completely. Its frames may then be read
-/// with [`Frames`].
-pub fn open(bytes: &[u8], cluster: u64) -> Result<Header, Junk> {
+/// with [`Frames`]. `to` is who receives it.
+pub fn open(bytes: &[u8], to: &Identity) -> Result<Header, Junk> {
     if bytes.len() < HEADER_BYTES {
         return Err(Junk::Short);
     }
@@ -145,26 +176,39 @@ pub fn open(bytes: &[u8], cluster: u64) -> Result<Header, Junk> {
     if bytes[8] != VERSION {
         return Err(Junk::Version);
     }
-    if u64_at(bytes, 16) != cluster {
+    if u64_at(bytes, 16) != to.cluster {
         return Err(Junk::Cluster);
     }
     let checked = !mutant!("checksum of datagrams unchecked");
     if checked && crc32fast::hash(&bytes[8..]) != u32_at(bytes, 4) {
         return Err(Junk::Checksum);
     }
-    let frames = u32_at(bytes, 12) as usize;
+    let node = Some(u16_at(bytes, 10)).filter(|node| *node != CLIENT);
+    let knows_lanes = bytes[15] != Lane::UNKNOWN.bytes()[1];
+    if !fits_lane([bytes[14], bytes[15]], node.is_none() && !knows_lanes, to) {
+        return Err(Junk::Lane);
+    }
+    let frames = usize::from(u16_at(bytes, 12));
     if bytes[9] != 0 || !frames.is_multiple_of(8) || frames > bytes.len() - HEADER_BYTES {
         return Err(Junk::Frame);
     }
-    let node = u16_at(bytes, 10);
     let header = Header {
-        node: (node != CLIENT).then_some(node),
+        node,
         incarnation: u32_at(bytes, 24),
         boot: u32_at(bytes, 28),
+        knows_lanes,
         frames_end: HEADER_BYTES + frames,
     };
     check_frames(bytes, header.frames_end)?;
     Ok(header)
+}
+
+/// PROTOCOL 1.2-a, 3.2-a: the same lane of as many. A client that does not know the number is let in to
+/// ask, and takes the answer.
+fn fits_lane(from: [u8; 2], asks: bool, to: &Identity) -> bool {
+    let own = to.lane.bytes();
+    let learns = to.node.is_none() && to.lane.count == 0;
+    from == own || (from[0] == own[0] && (learns || (asks && to.node.is_some())))
 }
 
 /// Every frame ends inside the frames and the tails fill the rest exactly.
@@ -244,7 +288,8 @@ mod tests {
     use super::*;
     use racos_buffer::Pool;
 
-    const ME: Identity = Identity { cluster: 7, node: Some(3), incarnation: 2, boot: 9 };
+    const ME: Identity =
+        Identity { cluster: 7, node: Some(3), incarnation: 2, boot: 9, lane: Lane::ONLY };
 
     fn sample() -> Vec<u8> {
         let pool = Pool::new(1 << 20);
@@ -269,7 +314,7 @@ mod tests {
     #[test]
     fn frames_come_back_as_they_were_appended() {
         let bytes = sample();
-        let header = open(&bytes, 7).unwrap();
+        let header = open(&bytes, &ME).unwrap();
         assert_eq!((header.node, header.incarnation, header.boot), (Some(3), 2, 9));
         let frames: Vec<_> = Frames::new(&bytes, &header)
             .map(|frame| (frame.kind, bytes[frame.head].to_vec(), bytes[frame.body].to_vec()))
@@ -285,7 +330,7 @@ mod tests {
     fn an_empty_datagram_is_accepted() {
         let mut bytes = header(&Identity { node: None, ..ME }).to_vec();
         seal(&mut bytes, &[]);
-        let header = open(&bytes, 7).unwrap();
+        let header = open(&bytes, &ME).unwrap();
         assert_eq!(header.node, None);
         assert_eq!(Frames::new(&bytes, &header).count(), 0);
     }
@@ -299,14 +344,45 @@ mod tests {
             bytes[at] = value;
             bytes
         };
-        assert_eq!(open(&good[..31], 7), Err(Junk::Short));
-        assert_eq!(open(&change(0, b'x'), 7), Err(Junk::Magic));
-        assert_eq!(open(&change(8, 2), 7), Err(Junk::Version));
-        assert_eq!(open(&good, 8), Err(Junk::Cluster));
-        assert_eq!(open(&change(40, 0xff), 7), Err(Junk::Checksum));
+        assert_eq!(open(&good[..31], &ME), Err(Junk::Short));
+        assert_eq!(open(&change(0, b'x'), &ME), Err(Junk::Magic));
+        assert_eq!(open(&change(8, 2), &ME), Err(Junk::Version));
+        assert_eq!(open(&good, &Identity { cluster: 8, ..ME }), Err(Junk::Cluster));
+        assert_eq!(open(&change(40, 0xff), &ME), Err(Junk::Checksum));
         let mut flagged = change(9, 1);
         reseal(&mut flagged);
-        assert_eq!(open(&flagged, 7), Err(Junk::Frame));
+        assert_eq!(open(&flagged, &ME), Err(Junk::Frame));
+    }
+
+    /// tests PROTOCOL 1.2-a, 3.2-a
+    #[test]
+    fn a_datagram_of_another_lane_or_of_another_number_of_lanes_is_dropped() {
+        let lane = |number, count| Identity { lane: Lane { number, count }, ..ME };
+        let empty = |identity: &Identity| {
+            let mut bytes = header(identity).to_vec();
+            seal(&mut bytes, &[]);
+            bytes
+        };
+        let sent = empty(&lane(1, 4));
+        assert!(open(&sent, &lane(1, 4)).is_ok());
+        for to in [ME, lane(0, 4), lane(2, 4), lane(1, 2), lane(1, 3)] {
+            assert_eq!(open(&sent, &to), Err(Junk::Lane), "{to:?}");
+        }
+        // Only a client may ask how many there are, and it hears every answer.
+        let asking = Identity { node: None, lane: Lane::UNKNOWN, ..ME };
+        let asked = open(&empty(&asking), &lane(0, 4)).unwrap();
+        assert!(!asked.knows_lanes && asked.node.is_none());
+        assert!(open(&empty(&lane(0, 4)), &asking).is_ok());
+        assert_eq!(open(&empty(&asking), &lane(1, 4)), Err(Junk::Lane));
+        let node = Identity { lane: Lane::UNKNOWN, ..ME };
+        assert_eq!(open(&empty(&node), &lane(0, 4)), Err(Junk::Lane));
+        assert_eq!(open(&empty(&asking), &Identity { node: None, ..ME }), Err(Junk::Lane));
+    }
+
+    #[test]
+    fn the_bytes_of_a_node_with_one_lane_say_nothing_of_lanes() {
+        let bytes = sample();
+        assert_eq!(bytes[14..16], [0, 0]);
     }
 
     /// tests PROTOCOL 1-c
@@ -316,7 +392,7 @@ mod tests {
         for len in HEADER_BYTES..good.len() {
             let mut cut = good[..len].to_vec();
             reseal(&mut cut);
-            assert_eq!(open(&cut, 7), Err(Junk::Frame), "cut to {len} bytes");
+            assert_eq!(open(&cut, &ME), Err(Junk::Frame), "cut to {len} bytes");
         }
     }
 
@@ -328,7 +404,7 @@ mod tests {
                 let mut bytes = good.clone();
                 bytes[at] = value;
                 reseal(&mut bytes);
-                let Ok(header) = open(&bytes, 7) else { continue };
+                let Ok(header) = open(&bytes, &ME) else { continue };
                 for frame in Frames::new(&bytes, &header) {
                     assert!(frame.head.end <= bytes.len() && frame.body.end <= bytes.len());
                 }

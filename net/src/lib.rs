@@ -35,7 +35,7 @@ pub mod transport;
 pub mod udp;
 
 pub use counters::Counters;
-pub use frame::Identity;
+pub use frame::{Identity, Lane};
 pub use link::{BODY_SLICES_MAX, Datagram, Link, Received};
 pub use transport::{Message, SendError, Sender, Transport, TransportConfig};
 pub use udp::{UdpConfig, UdpLink};

@@ -76,6 +76,8 @@ pub struct Sender {
     pub node: Option<u16>,
     pub incarnation: u32,
     pub boot: u32,
+    /// False for a client that has yet to ask how many lanes there are.
+    pub knows_lanes: bool,
 }
 
 /// A message that has arrived. Head and body of a small one are views of the receive buffer, which
@@ -233,7 +235,7 @@ impl<L: Link> Transport<L> {
         let before = into.len();
         for datagram in received.drain(..) {
             self.counters.datagrams_received += 1;
-            match frame::open(&datagram.bytes, self.identity.cluster) {
+            match frame::open(&datagram.bytes, &self.identity) {
                 Ok(header) => self.take_frames(&datagram, &header, now_ns, into),
                 Err(junk) => self.counters.junk(junk),
             }
@@ -256,6 +258,7 @@ impl<L: Link> Transport<L> {
             node: header.node,
             incarnation: header.incarnation,
             boot: header.boot,
+            knows_lanes: header.knows_lanes,
         };
         for Frame { kind, head, body } in Frames::new(bytes, header) {
             match kind {

@@ -3,7 +3,7 @@
 use racos_buffer::{Pool, Slice};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
 use racos_net::{
-    BODY_SLICES_MAX, Datagram, Identity, Link, Message, Received, Transport, TransportConfig,
+    BODY_SLICES_MAX, Datagram, Identity, Lane, Link, Message, Received, Transport, TransportConfig,
     UdpConfig, UdpLink,
 };
 use std::collections::BTreeMap;
@@ -188,7 +188,7 @@ fn a_destination_that_is_not_there_is_loss<N: Network>(mut network: N) {
 }
 
 fn end<L: Link>(link: L, node: Option<u16>) -> Transport<L> {
-    let identity = Identity { cluster: 9, node, incarnation: 1, boot: 5 };
+    let identity = Identity { cluster: 9, node, incarnation: 1, boot: 5, lane: Lane::ONLY };
     Transport::new(link, identity, Pool::new(256 << 20), TransportConfig::default())
 }
 

@@ -8,7 +8,7 @@ use racos_buffer::{Pool, Slice};
 use racos_net::chunk::{Ack, ChunkHeader, KIND_ACK, KIND_CHUNK};
 use racos_net::frame;
 use racos_net::memory::MemoryConfig;
-use racos_net::{Counters, Identity, TransportConfig};
+use racos_net::{Counters, Identity, Lane, TransportConfig};
 use std::net::SocketAddr;
 use support::{CLUSTER, World, pattern};
 
@@ -81,7 +81,7 @@ fn every_datagram_of_the_corpus_meets_its_end() {
 }
 
 fn sealed(boot: u32, node: Option<u16>, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot };
+    let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot, lane: Lane::ONLY };
     let mut bytes = frame::header(&identity).to_vec();
     fill(&mut bytes);
     frame::seal(&mut bytes, &[]);

@@ -91,6 +91,16 @@ impl fmt::Display for LogError {
             LogError::FormatInterrupted => {
                 write!(out, "formatting did not end; nothing was stored yet, format again")
             }
+            LogError::Identity { what: "lanes", found, expected } => write!(
+                out,
+                "this log was made for a node with lanes = {found}, not {expected}: a node keeps the \
+                 number of lanes that its cluster was founded with; set `lanes = {found}`"
+            ),
+            LogError::Identity { what: "lane", found, expected } => write!(
+                out,
+                "this is the log of lane {found}, not of lane {expected}: directories of lanes were \
+                 swapped; move each back under its own name"
+            ),
             LogError::Identity { what, found, expected } => write!(
                 out,
                 "this log belongs to {what} {found}, not {expected}: check the directory and the \

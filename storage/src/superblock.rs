@@ -32,6 +32,9 @@ pub struct Identity {
     pub node: u16,
     /// The incarnation of this node's disk (PROTOCOL 3.1).
     pub incarnation: u32,
+    /// Which of the node's lanes this log is of, from 0, and how many it has, from 1.
+    pub lane: u8,
+    pub lanes: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +108,8 @@ impl Superblock {
             put.u64(mark.sequence);
             put.u64(mark.record);
         }
+        put.u8(self.identity.lane);
+        put.u8(self.identity.lanes - 1);
         let crc = crc32fast::hash(checked);
         let mut put = Writer::new(front);
         put.put(MAGIC);
@@ -126,15 +131,12 @@ impl Superblock {
         }
         let formatted = get.u8()? == 1;
         let (node, incarnation, cluster) = (get.u16()?, get.u32()?, get.u64()?);
-        let good = Superblock {
-            identity: Identity { cluster, node, incarnation },
-            formatted,
-            disk_id: get.u128()?,
-            sequence: get.u64()?,
-            boot: get.u32()?,
-            marks: [get_mark(&mut get)?, get_mark(&mut get)?],
-        };
-        Some(Copy::Good(good))
+        let (disk_id, sequence, boot) = (get.u128()?, get.u64()?, get.u32()?);
+        let marks = [get_mark(&mut get)?, get_mark(&mut get)?];
+        let (lane, lanes) = (get.u8()?, get.u8()?.checked_add(1)?);
+        let identity = Identity { cluster, node, incarnation, lane, lanes };
+        let good = Superblock { identity, disk_id, sequence, boot, formatted, marks };
+        (lane < lanes).then_some(Copy::Good(good))
     }
 }
 
@@ -245,6 +247,8 @@ pub(crate) fn check_identity(found: Identity, expected: Identity) -> Result<(), 
         ("cluster", found.cluster, expected.cluster),
         ("node", found.node as u64, expected.node as u64),
         ("incarnation", found.incarnation as u64, expected.incarnation as u64),
+        ("lanes", found.lanes as u64, expected.lanes as u64),
+        ("lane", found.lane as u64, expected.lane as u64),
     ];
     for (what, found, expected) in parts {
         if found != expected {
@@ -261,7 +265,7 @@ mod tests {
 
     fn sample() -> Superblock {
         Superblock {
-            identity: Identity { cluster: 7, node: 3, incarnation: 9 },
+            identity: Identity { cluster: 7, node: 3, incarnation: 9, lane: 2, lanes: 4 },
             disk_id: 1 << 100,
             sequence: 5,
             boot: 77,

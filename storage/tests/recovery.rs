@@ -161,10 +161,13 @@ fn case_e_superblock_copies_of_two_disks_are_refused() {
 fn case_f_another_identity_is_refused_by_name() {
     let config = small();
     let (disk, _) = written(&config, 1);
+    // The log that is there is of lane 0 of 1.
     let others = [
         (Identity { cluster: 1, ..IDENTITY }, "cluster"),
         (Identity { node: 9, ..IDENTITY }, "node"),
         (Identity { incarnation: 9, ..IDENTITY }, "incarnation"),
+        (Identity { lanes: 4, ..IDENTITY }, "lanes"),
+        (Identity { lane: 1, ..IDENTITY }, "lane"),
     ];
     let before = images(&disk);
     for (identity, what) in others {

@@ -70,6 +70,9 @@ mod tests {
     fn every_slot_has_a_coin_of_its_own() {
         let flips = |slot| (1..33).map(|phase| KEY.flip(1, 0, slot, phase)).collect::<Vec<_>>();
         assert_ne!(flips(1), flips(2));
+        let of_lane = |lane| (1..33).map(|phase| KEY.flip(1, lane, 1, phase)).collect::<Vec<_>>();
+        assert_eq!(of_lane(0), flips(1));
+        assert_ne!(of_lane(1), of_lane(0), "nor has one of another lane the same");
         let ones = (0..1000).filter(|slot| KEY.flip(1, 0, *slot, 1)).count();
         assert!((400..600).contains(&ones), "{ones}");
     }

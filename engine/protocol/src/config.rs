@@ -64,6 +64,8 @@ pub struct Config {
     pub me: Node,
     /// Incarnation of this node's disk; the first one is 1.
     pub incarnation: u32,
+    /// Which of the node's lanes this is: each has coins of its own.
+    pub lane: u16,
     /// No node speaks of a slot at or above exec + alpha.
     pub alpha: Slot,
     /// Who fills the slots; agreed by all members.
@@ -126,6 +128,7 @@ impl Config {
             k,
             me,
             incarnation: 1,
+            lane: 0,
             alpha: 1024,
             policy: Policy::OwnerSlots,
             own_slots_max: 2,

@@ -470,7 +470,7 @@ impl Consensus {
 fn coin(config: &Config, slot: Slot, phase: u32) -> bool {
     match phase {
         0 => mutant!("coin of phase 0 is free"),
-        p if p % 4 == 0 => config.local_coin.flip(1, 0, slot, p),
-        p => config.coin.flip(1, 0, slot, p),
+        p if p % 4 == 0 => config.local_coin.flip(1, config.lane, slot, p),
+        p => config.coin.flip(1, config.lane, slot, p),
     }
 }

@@ -323,6 +323,7 @@ fn thresholds_of_a_slot_wait_for_its_members_only() {
         k: 1,
         me: 6,
         incarnation: 1,
+        lane: 0,
         alpha: 64,
         policy: racos_protocol::Policy::OwnerSlots,
         own_slots_max: 2,

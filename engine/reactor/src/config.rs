@@ -2,6 +2,7 @@
 
 use crate::api::AutoCompaction;
 use crate::layout::VALUE_BYTES_MAX;
+use racos_net::Lane;
 use racos_protocol::{Policy, Timing};
 pub use racos_storage::device::waiting::PollMode;
 use std::net::SocketAddr;
@@ -88,6 +89,8 @@ pub struct NodeConfig {
     /// This node: its place in `members`.
     pub node: u8,
     pub incarnation: u32,
+    /// Which of the node's lanes this is, of how many: what the cluster is founded with.
+    pub lane: Lane,
     /// Addresses of all members, this one included, in order.
     pub members: Vec<SocketAddr>,
     /// Other nodes of the cluster, which are asked when none of those known is heard (PROTOCOL 10-z):
@@ -124,6 +127,7 @@ impl NodeConfig {
             cluster,
             node,
             incarnation: 1,
+            lane: Lane::ONLY,
             members,
             contacts: Vec::new(),
             f,

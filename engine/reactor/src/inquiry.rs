@@ -31,8 +31,8 @@ pub(crate) struct Inquiry<L: Link> {
 impl<L: Link> Inquiry<L> {
     pub fn new(config: NodeConfig, link: L, pool: Pool, now: Nanos) -> Inquiry<L> {
         let node = Some(u16::from(config.node));
-        let NodeConfig { cluster, incarnation, .. } = config;
-        let identity = Identity { cluster, node, incarnation, boot: 0 };
+        let NodeConfig { cluster, incarnation, lane, .. } = config;
+        let identity = Identity { cluster, node, incarnation, boot: 0, lane };
         let net = Transport::new(link, identity, pool, TransportConfig::default());
         let (nothing_known, ends_at) = (NodeSet::EMPTY, now + PATIENCE_NS);
         Inquiry { net, config, nothing_known, ask_at: now, ends_at, inbox: Vec::new() }

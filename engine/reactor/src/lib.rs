@@ -20,6 +20,7 @@
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
 //! | `replay` | restart from disk |
+//! | `lanes` | which lane a key belongs to; the lanes of a node in one process |
 //! | `api` | the door for threads outside of the reactor: etcd's meaning in native types |
 //! | `runtime` | the loop in a real process |
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@ mod inquiry;
 pub mod inspect;
 mod journal;
 mod jump;
+pub mod lanes;
 pub mod layout;
 mod members;
 mod missing;

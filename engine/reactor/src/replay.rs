@@ -119,6 +119,7 @@ impl<L: Link, D: Device> Node<L, D> {
             node: Some(u16::from(config.node)),
             incarnation: config.incarnation,
             boot: recovered.boot,
+            lane: config.lane,
         };
         let net = Transport::new(link, net_identity, pool.clone(), TransportConfig::default());
         let parts = Parts {
@@ -155,8 +156,9 @@ fn founding(config: &NodeConfig) -> Founding {
 }
 
 fn identity(config: &NodeConfig) -> Identity {
-    let NodeConfig { cluster, incarnation, .. } = *config;
-    Identity { cluster, node: u16::from(config.node), incarnation }
+    let NodeConfig { cluster, incarnation, lane, .. } = *config;
+    let node = u16::from(config.node);
+    Identity { cluster, node, incarnation, lane: lane.number, lanes: lane.count }
 }
 
 fn log_config(config: &NodeConfig) -> Result<LogConfig, OpenError> {
@@ -193,6 +195,7 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         k: config.k,
         me: config.node,
         incarnation: config.incarnation,
+        lane: u16::from(config.lane.number),
         alpha: config.alpha,
         policy: config.policy,
         own_slots_max: config.own_slots_max,

@@ -4,6 +4,7 @@
 //! while the first is under way; writes are taken in only while there is room for them.
 
 use crate::batch::{Name, Payload, Waiter};
+use crate::lanes::lane_of;
 use crate::node::Node;
 use crate::status::{
     CatchUpStatus, DiskStatus, MemberStatus, NetStatus, PeerStatus, RepairStatus, SlotCounts,
@@ -13,7 +14,7 @@ use crate::wire::client::{ErrorCode, LIST_LIMIT_MAX, Reply, Request, RequestErro
 use crate::wire::node::Query;
 use racos_buffer::Slice;
 use racos_machine::{Action, Content, Op, OpId, Refusal, Stamp};
-use racos_net::{Link, Message as Frame};
+use racos_net::{Lane, Link, Message as Frame};
 use racos_storage::device::Device;
 use racos_storage::{Class, Full};
 
@@ -33,6 +34,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if !self.requests.insert((client, request)) {
             return;
+        }
+        if let Some(why) = self.strange_lane(&asked, frame.from.knows_lanes) {
+            return self.refuse_request(&waiter, ErrorCode::BadRequest, &why);
         }
         // PROTOCOL 10-r, 10-t
         if asked != Request::Status
@@ -82,6 +86,27 @@ impl<L: Link, D: Device> Node<L, D> {
                 Err(why) => self.refuse_request(&waiter, ErrorCode::BadRequest, &why),
             },
         }
+    }
+
+    /// PROTOCOL 3.1-j: why this lane is not the one to ask. Who does not know how many there are may ask
+    /// that only.
+    fn strange_lane(&self, asked: &Request, knows_lanes: bool) -> Option<String> {
+        let Lane { number, count } = self.config.lane;
+        if !knows_lanes && *asked != Request::Status {
+            return Some(format!("this cluster has {count} lane(s), and the client has not asked"));
+        }
+        let key = match asked {
+            Request::Put { key, .. }
+            | Request::PutStripes { key, .. }
+            | Request::Delete { key, .. }
+            | Request::Get { key } => key,
+            _ => return None,
+        };
+        if count == 1 {
+            return None;
+        }
+        let lane = lane_of(key, count);
+        (lane != number).then(|| format!("the key belongs to lane {lane} of {count}, not {number}"))
     }
 
     fn refuse_request(&mut self, waiter: &Waiter, code: ErrorCode, text: &str) {
@@ -261,6 +286,8 @@ impl<L: Link, D: Device> Node<L, D> {
         Status {
             node: self.me,
             cluster: self.config.cluster,
+            lane: self.config.lane.number,
+            lanes: self.config.lane.count,
             incarnation: self.config.incarnation,
             disk_id: format!("{:032x}", self.log.disk_id()),
             boot: self.boot,

@@ -6,6 +6,7 @@
 use crate::api::{Handle, Wake};
 use crate::config::{NodeConfig, Profile};
 use crate::inquiry::Inquiry;
+use crate::lanes;
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
 use racos_net::{Link, UdpConfig, UdpLink};
@@ -55,6 +56,11 @@ pub enum ServeError {
     Pin {
         cpu: usize,
     },
+    /// One of several lanes.
+    Lane {
+        lane: u8,
+        error: Box<ServeError>,
+    },
 }
 
 impl fmt::Display for ServeError {
@@ -75,6 +81,7 @@ impl fmt::Display for ServeError {
                 out,
                 "cannot pin the reactor to CPU {cpu}: is it one that this process may use?"
             ),
+            ServeError::Lane { lane, error } => write!(out, "lane {lane}: {error}"),
             ServeError::Sleep(error) => write!(out, "cannot wait for events: {error}"),
         }
     }
@@ -154,6 +161,17 @@ pub enum Told<'a> {
     Ready,
 }
 
+/// A lane's share of the memory for what arrives.
+fn udp_config(config: &NodeConfig) -> UdpConfig {
+    const LEAST: usize = 4 << 20;
+    let (usual, lanes) = (UdpConfig::default(), usize::from(config.lane.count));
+    UdpConfig {
+        socket_buffer_bytes: (usual.socket_buffer_bytes / lanes).max(LEAST),
+        receive_pool_bytes: (usual.receive_pool_bytes / lanes).max(LEAST),
+        ..usual
+    }
+}
+
 /// Asks the others whether they know the node, before its directory is formatted.
 fn inquire(
     config: &NodeConfig,
@@ -164,7 +182,7 @@ fn inquire(
     if config.members.len() < 2 {
         return Ok(());
     }
-    let link = UdpLink::bind(listen, UdpConfig::default())
+    let link = UdpLink::bind(listen, udp_config(config))
         .map_err(|error| ServeError::Listen { address: listen, error })?;
     let clock = Instant::now();
     let mut inquiry = Inquiry::new(config.clone(), link, pool.clone(), 0);
@@ -176,8 +194,28 @@ fn inquire(
     Ok(())
 }
 
-/// Opens, or makes, the directory and serves until `stop` is true.
+/// Opens, or makes, the directory and serves until `stop` is true: in this thread, or with several lanes
+/// in one thread for each.
+///
+/// # Panics
+/// If the API is asked for with several lanes.
 pub fn serve(
+    options: Options,
+    told: &mut dyn FnMut(Told<'_>),
+    stop: &AtomicBool,
+) -> Result<(), ServeError> {
+    let lanes = options.config.lane.count;
+    lanes::check_layout(&options.dir, lanes).map_err(ServeError::Refused)?;
+    if lanes == 1 {
+        return serve_one(options, told, stop);
+    }
+    // PROTOCOL 3.1-k: a transaction may name any keys.
+    assert!(options.api.is_none(), "the etcd API needs one order of all keys: one lane");
+    lanes::serve(&options, told, stop)
+}
+
+/// [`serve`] for one lane, in this thread.
+pub(crate) fn serve_one(
     options: Options,
     told: &mut dyn FnMut(Told<'_>),
     stop: &AtomicBool,
@@ -220,7 +258,7 @@ pub fn serve(
         )
         .map_err(ServeError::Open)?;
     }
-    let link = UdpLink::bind(listen, UdpConfig::default())
+    let link = UdpLink::bind(listen, udp_config(&config))
         .map_err(|error| ServeError::Listen { address: listen, error })?;
     let words = format!("{}; {}; {:?}", device.describe(), link.describe(), profile.poll);
     let socket = link.fd();

@@ -49,7 +49,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 (exec, mark, self.local_version(key))
             }
             Asked::Range { from, to, limit } => {
-                // PROTOCOL 8.1-r: one lane, and every slot touches a range.
+                // PROTOCOL 8.1-r: of this lane, in which every slot touches a range.
                 let mark = self.core.mark(|_| true);
                 (exec, mark, self.local_keys(from, *to, *limit))
             }

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     pub node: u8,
     pub cluster: u64,
+    /// Which lane tells this, and how many the node has; CPU and memory are those of all.
+    #[serde(default)]
+    pub lane: u8,
+    #[serde(default = "one_lane")]
+    pub lanes: u8,
     pub incarnation: u32,
     /// The id of this node's disk, 32 hexadecimal digits.
     #[serde(default)]
@@ -49,6 +54,10 @@ pub struct Status {
     pub uptime_ms: u64,
     /// How this node waits, flushes and sends, in words.
     pub runtime: String,
+}
+
+fn one_lane() -> u8 {
+    1
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use common::{CLUSTER, Cluster, MS, address};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_engine::wire::node::{Known, KnownAs, kind, put_hello};
 use racos_net::memory::MemoryLink;
-use racos_net::{Identity, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Transport, TransportConfig};
 use racos_protocol::Policy;
 use racos_storage::device::memory::Timing;
 
@@ -186,7 +186,8 @@ struct Fake {
 
 impl Fake {
     fn new(cluster: &Cluster) -> Fake {
-        let identity = Identity { cluster: CLUSTER, node: Some(4), incarnation: 1, boot: 1 };
+        let identity =
+            Identity { cluster: CLUSTER, node: Some(4), incarnation: 1, boot: 1, lane: Lane::ONLY };
         let (link, pool) = (cluster.hub.link(address(4)), cluster.pool.clone());
         Fake { net: Transport::new(link, identity, pool, TransportConfig::default()) }
     }
@@ -244,7 +245,8 @@ fn a_disk_that_no_change_names_is_refused_by_those_that_hear_it() {
     assert_eq!(cluster.replace(0, 4, 1, 44), Ok(()));
     cluster.new_disk(4, 45);
     // Cut off from everything that would bring it on, it hears one answer.
-    let identity = Identity { cluster: CLUSTER, node: Some(4), incarnation: 2, boot: 1 };
+    let identity =
+        Identity { cluster: CLUSTER, node: Some(4), incarnation: 2, boot: 1, lane: Lane::ONLY };
     let (link, pool) = (cluster.hub.link(address(4)), cluster.pool.clone());
     let net = Transport::new(link, identity, pool, TransportConfig::default());
     let mut fake = Fake { net };

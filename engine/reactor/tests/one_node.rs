@@ -13,7 +13,7 @@ use racos_engine::wire::node::{
 use racos_engine::{Bounds, Node, NodeConfig};
 use racos_machine::{OpId, SessionId, Stamp};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
-use racos_net::{Identity, Message, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Message, Transport, TransportConfig};
 use racos_protocol::{Message as Word, Slot, Value};
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use std::net::SocketAddr;
@@ -185,7 +185,7 @@ fn transport(
     node: Option<u16>,
     boot: u32,
 ) -> Transport<MemoryLink> {
-    let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot };
+    let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot, lane: Lane::ONLY };
     let link = hub.link(address(place));
     Transport::new(link, identity, pool.clone(), TransportConfig::default())
 }

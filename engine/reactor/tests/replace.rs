@@ -5,7 +5,7 @@ mod common;
 use common::{CLUSTER, Cluster, MS, address};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_engine::wire::node::kind;
-use racos_net::{Identity, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Transport, TransportConfig};
 
 fn value(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|index| (index / 7) as u8 ^ seed).collect()
@@ -138,7 +138,8 @@ fn a_boot_of_the_lost_disk_does_not_stop_the_new_one() {
     rebuilt(&mut cluster, 4);
     let tell = |cluster: &mut Cluster, incarnation: u32| {
         let head = [incarnation.to_le_bytes(), 99u32.to_le_bytes()].concat();
-        let identity = Identity { cluster: CLUSTER, node: Some(0), incarnation: 1, boot: 1 };
+        let identity =
+            Identity { cluster: CLUSTER, node: Some(0), incarnation: 1, boot: 1, lane: Lane::ONLY };
         let (link, pool) = (cluster.hub.link(address(50)), cluster.pool.clone());
         let mut peer = Transport::new(link, identity, pool, TransportConfig::default());
         peer.send(address(4), kind::BOOT, &head, &[], cluster.now).unwrap();

@@ -4,7 +4,7 @@
 
 use racos_buffer::Pool;
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
-use racos_net::{Identity, Message, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Message, Transport, TransportConfig};
 use std::net::SocketAddr;
 
 pub const CLUSTER: u64 = 11;
@@ -46,7 +46,8 @@ impl World {
 
     fn end(&self, address: SocketAddr, node: u16, boot: u32, config: TransportConfig) -> End {
         let pool = Pool::new(POOL_BYTES);
-        let identity = Identity { cluster: CLUSTER, node: Some(node), incarnation: 1, boot };
+        let identity =
+            Identity { cluster: CLUSTER, node: Some(node), incarnation: 1, boot, lane: Lane::ONLY };
         let transport = Transport::new(self.hub.link(address), identity, pool.clone(), config);
         End { address, pool, transport, messages: Vec::new() }
     }

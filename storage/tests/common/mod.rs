@@ -15,7 +15,8 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-pub const IDENTITY: Identity = Identity { cluster: 0xc0ffee, node: 3, incarnation: 1 };
+pub const IDENTITY: Identity =
+    Identity { cluster: 0xc0ffee, node: 3, incarnation: 1, lane: 0, lanes: 1 };
 pub const DISK_ID: u128 = 0x1234_5678_9abc_def0_0fed_cba9_8765_4321;
 
 pub type SharedDisk = Rc<RefCell<Disk>>;

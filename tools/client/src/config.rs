@@ -13,6 +13,8 @@ pub struct ClientConfig {
     pub cluster: u64,
     /// Nodes to talk to, at least one; numbered from 0 in this order.
     pub endpoints: Vec<SocketAddr>,
+    /// Lanes that every node should have, for [`crate::Client::connect`] to check; it asks anyway.
+    pub lanes: Option<u8>,
     /// A random number that tells this client from all others.
     pub client: u64,
     /// Writes of the session that may be outstanding, 1 to 4096.
@@ -37,6 +39,7 @@ impl ClientConfig {
         ClientConfig {
             cluster,
             endpoints,
+            lanes: None,
             client,
             window: SESSION_WINDOW_DEFAULT,
             patience_ns: 10_000 * MS,

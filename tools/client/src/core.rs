@@ -23,7 +23,7 @@ use racos_engine::wire::client::{
 };
 use racos_engine::wire::node::get_keys;
 use racos_machine::{KEY_BYTES_MAX, SESSION_WINDOW_MAX, STRIPES_MAX, SessionId, Stamp};
-use racos_net::{Identity, Link, Message, SendError, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Link, Message, SendError, Transport, TransportConfig};
 use std::collections::VecDeque;
 
 pub use crate::pending::OUTSTANDING_MAX;
@@ -59,6 +59,22 @@ pub struct Counts {
     pub sessions: u64,
 }
 
+impl Counts {
+    /// The sums.
+    pub(crate) fn plus(self, other: Counts) -> Counts {
+        Counts {
+            submitted: self.submitted + other.submitted,
+            completed: self.completed + other.completed,
+            failed: self.failed + other.failed,
+            resent: self.resent + other.resent,
+            failovers: self.failovers + other.failovers,
+            late: self.late + other.late,
+            junk: self.junk + other.junk,
+            sessions: self.sessions + other.sessions,
+        }
+    }
+}
+
 /// The client's state machine over a link.
 pub struct ClientCore<L: Link> {
     pub(crate) config: ClientConfig,
@@ -87,11 +103,18 @@ impl<L: Link> ClientCore<L> {
     /// `pool` gives the buffers of large values that arrive. Panics if there is no endpoint or the
     /// window is out of its bounds.
     pub fn new(link: L, pool: Pool, config: ClientConfig) -> ClientCore<L> {
+        ClientCore::of_lane(link, pool, config, Lane::ONLY)
+    }
+
+    /// The client of one lane; the endpoints are those of that lane. In a lane of which it is not known
+    /// how many there are, only a status is answered.
+    pub fn of_lane(link: L, pool: Pool, config: ClientConfig, lane: Lane) -> ClientCore<L> {
         assert!(!config.endpoints.is_empty(), "a client has at least one endpoint");
         let window = config.window;
         assert!((1..=SESSION_WINDOW_MAX).contains(&window), "a window of {window} is not 1..4096");
         let boot = (config.client ^ (config.client >> 32)) as u32;
-        let identity = Identity { cluster: config.cluster, node: None, incarnation: 0, boot };
+        let cluster = config.cluster;
+        let identity = Identity { cluster, node: None, incarnation: 0, boot, lane };
         let transport = Transport::new(link, identity, pool.clone(), TransportConfig::default());
         let (least, most) = (config.resend_ns_min, config.resend_ns_max);
         ClientCore {
@@ -117,14 +140,12 @@ impl<L: Link> ClientCore<L> {
     /// Takes an operation. It leaves with the next [`ClientCore::flush`] or [`ClientCore::poll`] at
     /// the latest; its completion comes from a later poll.
     pub fn submit(&mut self, op: Op, route: Route, now_ns: u64) -> Ticket {
+        if let Err(error) = self.check(&op, route) {
+            return self.refuse(op, error);
+        }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.counts.submitted += 1;
-        if let Err(error) = self.check(&op, route) {
-            let (key, value) = give_back(op);
-            self.finish(ticket, 0, Err(error), key, value);
-            return ticket;
-        }
         match op {
             Op::Put { key, value } if value.len() > self.config.stripe_bytes => {
                 self.begin_large_put(ticket, key, value, route, now_ns);
@@ -139,6 +160,16 @@ impl<L: Link> ClientCore<L> {
         ticket
     }
 
+    /// Completes an operation with an error before anything of it is sent.
+    pub(crate) fn refuse(&mut self, op: Op, error: ClientError) -> Ticket {
+        self.tickets += 1;
+        self.counts.submitted += 1;
+        let ticket = Ticket(self.tickets);
+        let (key, value) = give_back(op);
+        self.finish(ticket, 0, Err(error), key, value);
+        ticket
+    }
+
     fn check(&self, op: &Op, route: Route) -> Result<(), ClientError> {
         let limit = |text: String| Err(ClientError::Limit { text });
         match route {
@@ -147,17 +178,12 @@ impl<L: Link> ClientCore<L> {
             }
             _ => {}
         }
-        let key = match op {
-            Op::Put { key, .. }
-            | Op::Delete { key }
-            | Op::Get { key }
-            | Op::GetDescribed { key }
-            | Op::PutStripes { key, .. } => key,
-            Op::List { limit: most, .. } if *most == 0 || *most > LIST_LIMIT_MAX => {
-                return limit(format!("a list of {most} keys: 1 to {LIST_LIMIT_MAX} at a time"));
-            }
-            _ => return Ok(()),
-        };
+        if let Op::List { limit: most, .. } = op
+            && !(1..=LIST_LIMIT_MAX).contains(most)
+        {
+            return limit(format!("a list of {most} keys: 1 to {LIST_LIMIT_MAX} at a time"));
+        }
+        let Some(key) = op.key() else { return Ok(()) };
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return limit(format!("a key of {} bytes: 1 to {KEY_BYTES_MAX}", key.len()));
         }

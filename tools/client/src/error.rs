@@ -19,6 +19,8 @@ pub enum ClientError {
     DataLoss { text: String },
     /// The cluster says that the request is wrong.
     Refused { text: String },
+    /// The nodes have another number of lanes than this client was told.
+    Lanes { told: u8, are: u8 },
     /// A value, key or number beyond a limit, found before anything was sent.
     Limit { text: String },
     /// A node's answer contradicts itself or what was asked.
@@ -77,6 +79,11 @@ impl fmt::Display for ClientError {
             }
             ClientError::DataLoss { text } => write!(out, "data loss: {text}")?,
             ClientError::Refused { text } => write!(out, "refused: {text}")?,
+            ClientError::Lanes { told, are } => write!(
+                out,
+                "the nodes of this cluster have {are} lane(s), and this client was told {told}: give it \
+                 the right number, or none"
+            )?,
             ClientError::Limit { text } => write!(out, "{text}")?,
             ClientError::BadAnswer { text } => write!(out, "a node answered nonsense: {text}")?,
             ClientError::Replaced => {

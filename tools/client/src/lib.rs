@@ -1,9 +1,10 @@
 //! Native client of racos.
 //!
-//! Two layers:
+//! Three layers:
 //!
 //! - [`ClientCore`]: a state machine without clock or threads, many operations at once over one
 //!   link; what the bench and the simulator drive.
+//! - [`Lanes`]: one of them for each lane of the nodes; keys choose.
 //! - [`Client`]: blocking calls on top of it over UDP: put, get, delete, list, and values of any
 //!   size with bounded memory.
 //!
@@ -17,6 +18,7 @@ mod config;
 mod core;
 mod endpoints;
 mod error;
+mod lanes;
 mod large;
 mod op;
 mod pending;
@@ -26,6 +28,7 @@ pub use blocking::{Client, ListPage, Progress};
 pub use config::ClientConfig;
 pub use core::{ClientCore, Counts, OUTSTANDING_MAX};
 pub use error::ClientError;
+pub use lanes::Lanes;
 pub use op::{Answer, Completion, Op, Route, Ticket};
 
 pub use racos_engine::wire::node::KeyEntry;

@@ -56,6 +56,20 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The key that it reads or writes, if it is one.
+    pub fn key(&self) -> Option<&[u8]> {
+        match self {
+            Op::Put { key, .. }
+            | Op::Delete { key }
+            | Op::Get { key }
+            | Op::GetDescribed { key }
+            | Op::PutStripes { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
 /// Which node an operation is sent to; numbers are places in the list of endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {

@@ -7,7 +7,7 @@ use crate::input::Input;
 use racos_buffer::Pool;
 use racos_net::chunk::{ChunkHeader, KIND_CHUNK};
 use racos_net::memory::{MemoryConfig, MemoryHub};
-use racos_net::{Identity, Transport, TransportConfig, frame};
+use racos_net::{Identity, Lane, Transport, TransportConfig, frame};
 use std::net::SocketAddr;
 
 const CLUSTER: u64 = 11;
@@ -58,7 +58,13 @@ pub(crate) fn check(input: &[u8]) {
     let mut input = Input(input);
     let hub = MemoryHub::new(1, MemoryConfig::default());
     let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
-    let identity = |node| Identity { cluster: CLUSTER, node: Some(node), incarnation: 1, boot: 1 };
+    let identity = |node| Identity {
+        cluster: CLUSTER,
+        node: Some(node),
+        incarnation: 1,
+        boot: 1,
+        lane: Lane::ONLY,
+    };
     let pool = Pool::new(POOL_BYTES);
     let config = TransportConfig { assembly_bytes_max: 1 << 20, ..TransportConfig::default() };
     let mut end = Transport::new(hub.link(address(1)), identity(1), pool.clone(), config);

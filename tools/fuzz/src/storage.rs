@@ -9,7 +9,7 @@ use racos_storage::device::Device;
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use racos_storage::{Class, Full, Identity, Log, LogConfig};
 
-const IDENTITY: Identity = Identity { cluster: 11, node: 3, incarnation: 1 };
+const IDENTITY: Identity = Identity { cluster: 11, node: 3, incarnation: 1, lane: 0, lanes: 1 };
 const RECORDS: u64 = 12;
 /// Files of the disk that is damaged: the superblock and the first segments.
 const FILES: u32 = 5;

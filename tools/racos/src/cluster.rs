@@ -32,6 +32,8 @@ pub struct Plan {
     pub f: usize,
     pub k: usize,
     pub policy: Policy,
+    /// Lanes of each node, which uses as many ports.
+    pub lanes: u8,
     /// First port; `None` or 0: whatever is free.
     pub port_base: Option<u16>,
     /// First port of the etcd API; `None`: it is not served, 0: whatever is free.
@@ -48,12 +50,14 @@ impl Plan {
     pub fn new(n: usize, f: usize, k: usize) -> Plan {
         let (limits, tuning) = (String::new(), String::new());
         let (segment_mib, initial_segments) = (64, 2);
-        let (policy, port_base, etcd_port_base) = (Policy::OwnerSlots, None, None);
+        let (policy, lanes) = (Policy::OwnerSlots, 1);
+        let (port_base, etcd_port_base) = (None, None);
         Plan {
             n,
             f,
             k,
             policy,
+            lanes,
             port_base,
             etcd_port_base,
             segment_mib,
@@ -78,6 +82,7 @@ pub struct Cluster {
     pub f: usize,
     pub k: usize,
     pub policy: Policy,
+    pub lanes: u8,
     /// Options for the nodes that are started, beside their configuration.
     pub node_options: Vec<String>,
     children: Vec<Option<Child>>,
@@ -91,10 +96,11 @@ impl Cluster {
         Thresholds::new(plan.n, plan.f, plan.k).map_err(|error| usage(error.to_string()))?;
         fs::create_dir_all(dir)
             .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
-        let members = choose_addresses("--port-base", plan.port_base, plan.n, UdpSocket::bind)?;
+        let members =
+            choose_addresses("--port-base", plan.port_base, (plan.n, plan.lanes), UdpSocket::bind)?;
         let etcd = match plan.etcd_port_base {
             None => Vec::new(),
-            base => choose_addresses("--etcd-port-base", base, plan.n, TcpListener::bind)?,
+            base => choose_addresses("--etcd-port-base", base, (plan.n, 1), TcpListener::bind)?,
         };
         let etcd: Vec<String> = etcd.iter().map(ToString::to_string).collect();
         let target = Target { cluster: random_u64().max(1), endpoints: members };
@@ -103,7 +109,7 @@ impl Cluster {
             write_file(&dir.join(format!("node{node}.toml")), &text)?;
         }
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Cluster::new(dir, target, etcd, (plan.f, plan.k), plan.policy))
+        Ok(Cluster::new(dir, target, etcd, plan))
     }
 
     /// The cluster whose configuration is in this directory, if there is one; starts nothing.
@@ -115,24 +121,20 @@ impl Cluster {
         let config = config::read(&first).map_err(|error| usage(error.to_string()))?;
         let etcd = config.etcd.map_or_else(Vec::new, |etcd| etcd.settings.endpoints);
         let config = config.node.config;
-        let (code, policy) = ((config.f, config.k), config.policy);
+        let mut plan = Plan::new(config.members.len(), config.f, config.k);
+        (plan.policy, plan.lanes) = (config.policy, config.lane.count);
         let target = Target { cluster: config.cluster, endpoints: config.members };
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        Ok(Some(Cluster::new(dir, target, etcd, code, policy)))
+        Ok(Some(Cluster::new(dir, target, etcd, &plan)))
     }
 
-    fn new(
-        dir: &Path,
-        target: Target,
-        etcd: Vec<String>,
-        (f, k): (usize, usize),
-        policy: Policy,
-    ) -> Cluster {
+    fn new(dir: &Path, target: Target, etcd: Vec<String>, plan: &Plan) -> Cluster {
+        let Plan { f, k, policy, lanes, .. } = *plan;
         let (sender, events) = channel();
         let children = target.endpoints.iter().map(|_| None).collect();
         let dir = dir.to_path_buf();
         let node_options = Vec::new();
-        Cluster { dir, target, etcd, f, k, policy, node_options, children, events, sender }
+        Cluster { dir, target, etcd, f, k, policy, lanes, node_options, children, events, sender }
     }
 
     pub fn n(&self) -> usize {
@@ -371,24 +373,57 @@ fn event_of(node: usize, line: &str) -> Option<Event> {
     Some(Event::Prepared { node, done: done.parse().ok()?, total: total.parse().ok()? })
 }
 
-/// Addresses of `n` nodes on this machine: from a first port on, or whatever `bind` finds free.
+/// How often ports that follow each other are looked for.
+const PORT_TRIES: usize = 100;
+
+/// Addresses of `n` nodes on this machine, each with `ports` ports: from a first port on, or whatever
+/// `bind` finds free.
 fn choose_addresses<S: LocalAddress>(
     option: &str,
     base: Option<u16>,
-    n: usize,
+    (n, ports): (usize, u8),
     bind: impl Fn(SocketAddr) -> std::io::Result<S>,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     if let Some(base) = base.filter(|base| *base != 0) {
-        if usize::from(base) + n > 65_536 {
-            return Err(usage(format!("{option} {base}: no room for {n} ports")));
+        let needed = n * usize::from(ports);
+        if usize::from(base) + needed > 65_536 {
+            return Err(usage(format!("{option} {base}: no room for {needed} ports")));
         }
-        return Ok((0..n as u16).map(|node| local(base + node)).collect());
+        return Ok((0..n as u16).map(|node| local(base + node * u16::from(ports))).collect());
     }
     // All are held until all are chosen, so that none is chosen twice.
-    let sockets: std::io::Result<Vec<_>> = (0..n).map(|_| bind(local(0))).collect();
-    let addresses = sockets.and_then(|sockets| sockets.iter().map(S::local_address).collect());
-    addresses.map_err(|error| failed(format!("no free ports on 127.0.0.1: {error}")))
+    let (mut held, mut addresses) = (Vec::new(), Vec::new());
+    for _ in 0..n {
+        let run = free_run(ports, &|port| bind(local(port)));
+        let run = run.map_err(|error| failed(format!("no free ports on 127.0.0.1: {error}")))?;
+        addresses.push(local(run.0));
+        held.push(run);
+    }
+    Ok(addresses)
+}
+
+/// The first of some free ports that follow each other, and what holds them.
+fn free_run<S: LocalAddress>(
+    ports: u8,
+    bind: &dyn Fn(u16) -> std::io::Result<S>,
+) -> std::io::Result<(u16, Vec<S>)> {
+    let try_run = || -> std::io::Result<(u16, Vec<S>)> {
+        let mut held = vec![bind(0)?];
+        let first = held[0].local_address()?.port();
+        for after in 1..u16::from(ports) {
+            held.push(bind(first.checked_add(after).ok_or(std::io::ErrorKind::AddrNotAvailable)?)?);
+        }
+        Ok((first, held))
+    };
+    let mut run = try_run();
+    for _ in 1..PORT_TRIES {
+        if run.is_ok() {
+            break;
+        }
+        run = try_run();
+    }
+    run
 }
 
 /// A socket that tells its address.
@@ -413,10 +448,14 @@ fn node_toml(dir: &Path, target: &Target, etcd: &[String], plan: &Plan, node: us
     let members: Vec<_> = target.endpoints.iter().map(|member| format!("\"{member}\"")).collect();
     let data_dir = dir.join(format!("node{node}"));
     let data_dir = toml::Value::String(data_dir.to_string_lossy().into_owned());
+    let lanes = match plan.lanes {
+        1 => String::new(),
+        lanes => format!("lanes = {lanes}\n"),
+    };
     let write = write!(
         text,
         "cluster = \"{:016x}\"\nnode = {node}\nmembers = [{}]\nf = {}\nk = {}\n\
-         policy = \"{}\"\ndata_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
+         policy = \"{}\"\n{lanes}data_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
          [tuning]\n{}",
         target.cluster,
         members.join(", "),

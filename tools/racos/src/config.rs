@@ -7,6 +7,7 @@
 //! guessed or silently corrected.
 
 use racos_engine::api::AutoCompaction;
+use racos_engine::lanes::{LANES_MAX, lane_address};
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
@@ -50,6 +51,7 @@ struct File {
     f: Spanned<u64>,
     k: Spanned<u64>,
     policy: Option<Spanned<String>>,
+    lanes: Option<Spanned<u64>>,
     data_dir: PathBuf,
     listen: Option<Spanned<String>>,
     #[serde(default)]
@@ -104,6 +106,8 @@ struct Tuning {
     flush_cpu: Option<Spanned<u64>>,
 }
 
+/// Least memory for buffers, in MiB, of each lane.
+const BUFFER_MIB_MIN: u64 = 64;
 /// Largest request of an etcd client, in MiB, unless said otherwise.
 const REQUEST_MIB_DEFAULT: u64 = 64;
 
@@ -139,7 +143,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         config.contacts = source.addresses("contacts", contacts)?;
     }
     config.policy = source.policy(&file)?;
-    config.bounds = source.bounds(&file.limits)?;
+    config.lane.count = source.lanes(&file, &config.members, listen)?;
+    config.bounds = source.bounds(&file.limits, config.lane.count)?;
     let tuning = &file.tuning;
     if let Some(bytes) = &tuning.inline_bytes_max {
         config.inline_bytes_max = source.number("inline_bytes_max", bytes, 0, 4096)? as usize;
@@ -152,7 +157,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         let most = config.alpha / config.members.len() as u64;
         config.own_slots_max = source.number("own_slots_in_flight", slots, 1, most)? as usize;
     }
-    let profile = source.profile(tuning)?;
+    let profile = source.profile(tuning, config.lane.count)?;
     let etcd = file.etcd.as_ref().map(|etcd| source.etcd(etcd, &config)).transpose()?;
     if let Some(etcd) = &file.etcd {
         if let Some(quota) = &etcd.quota_mib {
@@ -330,6 +335,49 @@ impl Source<'_> {
         Ok(named)
     }
 
+    /// How many lanes, and whether the ports behind each address are free for them.
+    fn lanes(
+        &self,
+        file: &File,
+        members: &[SocketAddr],
+        listen: SocketAddr,
+    ) -> Result<u8, ConfigError> {
+        let Some(value) = &file.lanes else { return Ok(1) };
+        let lanes = self.number("lanes", value, 1, u64::from(LANES_MAX))? as u8;
+        if let (2.., Some(etcd)) = (lanes, &file.etcd) {
+            // PROTOCOL 3.1-k
+            let reason = format!(
+                "lanes = {lanes} has native clients only, and [etcd] is given: etcd's revisions and \
+                 transactions need one order of all keys"
+            );
+            let fix = "remove [etcd], or found the cluster with lanes = 1";
+            return Err(self.refuse(Some(etcd.endpoints.span()), reason, fix));
+        }
+        let span = || Some(value.span());
+        for (at, member) in members.iter().enumerate() {
+            if lane_address(*member, lanes - 1).is_none()
+                || lane_address(listen, lanes - 1).is_none()
+            {
+                let reason =
+                    format!("lanes = {lanes} needs as many ports from that of {member} on");
+                return Err(self.refuse(span(), reason, "choose lower ports"));
+            }
+            let same_host = members[..at].iter().find(|other| {
+                other.ip() == member.ip() && other.port().abs_diff(member.port()) < lanes.into()
+            });
+            if let Some(other) = same_host {
+                let reason = format!(
+                    "{other} and {member} are too close: with lanes = {lanes} a node uses its port and \
+                     the {} after it",
+                    lanes - 1
+                );
+                let fix = "leave room between the ports of nodes on one host";
+                return Err(self.refuse(span(), reason, fix));
+            }
+        }
+        Ok(lanes)
+    }
+
     fn no_place(&self, node: &Spanned<u64>, members: usize) -> ConfigError {
         let reason = format!("node = {} is not a place in `members`", node.get_ref());
         let fix = format!(
@@ -360,10 +408,13 @@ impl Source<'_> {
         Err(self.refuse(Some(span), reason, &fix))
     }
 
-    fn bounds(&self, limits: &Limits) -> Result<Bounds, ConfigError> {
+    fn bounds(&self, limits: &Limits, lanes: u8) -> Result<Bounds, ConfigError> {
         let mut bounds = Bounds::default();
+        // They share it, and each needs some.
+        let least_mib = BUFFER_MIB_MIN * u64::from(lanes);
+        bounds.buffer_bytes_max = bounds.buffer_bytes_max.max((least_mib as usize) << 20);
         if let Some(value) = &limits.buffer_mib {
-            let mib = self.number("buffer_mib", value, 64, 1 << 20)?;
+            let mib = self.number("buffer_mib", value, least_mib, 1 << 20)?;
             bounds.buffer_bytes_max = (mib as usize) << 20;
         }
         if let Some(value) = &limits.cache_mib {
@@ -392,7 +443,7 @@ impl Source<'_> {
         Ok(bounds)
     }
 
-    fn profile(&self, tuning: &Tuning) -> Result<Profile, ConfigError> {
+    fn profile(&self, tuning: &Tuning, lanes: u8) -> Result<Profile, ConfigError> {
         let spin_us = match &tuning.spin_us {
             Some(value) => self.number("spin_us", value, 1, 1_000_000)?,
             None => SPIN_US_DEFAULT,
@@ -418,8 +469,9 @@ impl Source<'_> {
             None => Ok(None),
         };
         let (cpu, flush_cpu) = (cpu("cpu", &tuning.cpu)?, cpu("flush_cpu", &tuning.flush_cpu)?);
-        if let (PollMode::Busy, Some(_), Some(value)) = (poll, cpu, &tuning.flush_cpu)
-            && cpu == flush_cpu
+        let flushes_on = |cpus: Range<usize>| flush_cpu.is_some_and(|cpu| cpus.contains(&cpu));
+        if let (PollMode::Busy, Some(first), Some(value)) = (poll, cpu, &tuning.flush_cpu)
+            && flushes_on(first..first + usize::from(lanes))
         {
             let reason = "flush_cpu is the CPU that a busy node never leaves".to_string();
             return Err(self.refuse(Some(value.span()), reason, "give another CPU"));
@@ -583,6 +635,41 @@ mod tests {
         assert_eq!(keep("keep_minutes = 5\n"), Ok(AutoCompaction::Period(300_000_000_000)));
         let error = keep("keep_revisions = 1\nkeep_minutes = 5\n").unwrap_err();
         assert!(error.reason.contains("both given"), "{error}");
+    }
+
+    /// tests PROTOCOL 3.1-k
+    #[test]
+    fn lanes_are_for_native_clients_and_need_ports_of_their_own() {
+        let plain = |text: &str| text.split("[etcd]").next().unwrap().to_string();
+        let lanes = |count: u32, apart: u32| {
+            example(|text| {
+                let mut text = plain(text).replace("# lanes = 1", &format!("lanes = {count}"));
+                for node in (1..5).rev() {
+                    let port = |node: u32, apart: u32| format!("127.0.0.1:{}", 7400 + node * apart);
+                    text = text.replacen(&port(node, 1), &port(node, apart), 1);
+                }
+                text
+            })
+        };
+        assert_eq!(example(str::to_string).unwrap().node.config.lane.count, 1);
+        let four = lanes(4, 4).unwrap().node.config;
+        assert_eq!((four.lane.count, four.bounds.buffer_bytes_max), (4, 256 << 20));
+        assert_eq!(lanes(64, 64).unwrap().node.config.bounds.buffer_bytes_max, 4096 << 20);
+        let error = lanes(4, 3).err().expect("must be refused");
+        assert!(error.reason.contains("too close") && error.fix.contains("room"), "{error}");
+        assert_eq!(error.line, line_of("# lanes = 1"));
+        for count in [0, 65] {
+            let error = lanes(count, 100).err().expect("must be refused");
+            assert!(error.fix.contains("from 1 to 64"), "{error}");
+        }
+        let error = refused("# lanes = 1", "lanes = 2");
+        assert!(error.reason.contains("one order of all keys"), "{error}");
+        assert_eq!(error.line, line_of("endpoints ="));
+        let error = example(|text| {
+            plain(text).replace("# lanes = 1", "lanes = 2").replace("7404", "65535")
+        });
+        let error = error.err().expect("must be refused");
+        assert!(error.fix.contains("lower ports"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use crate::config::parse_cluster;
 use crate::exit::{Failure, usage};
 use clap::Args;
-use racos_client::{Client, ClientConfig};
+use racos_client::{Client, ClientConfig, ClientError};
 use std::fmt::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -85,9 +85,14 @@ impl Connect {
 impl Target {
     /// A client for this cluster.
     pub fn client(&self, change: impl FnOnce(&mut ClientConfig)) -> Result<Client, Failure> {
+        Ok(self.connect(change)?)
+    }
+
+    /// [`Target::client`] that tells programs what is wrong.
+    pub fn connect(&self, change: impl FnOnce(&mut ClientConfig)) -> Result<Client, ClientError> {
         let mut config = ClientConfig::new(self.cluster, self.endpoints.clone(), random_u64());
         change(&mut config);
-        Ok(Client::connect(config)?)
+        Client::connect(config)
     }
 
     /// Leaves a file for other commands to find this cluster.

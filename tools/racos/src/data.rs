@@ -192,7 +192,8 @@ pub fn del(args: &DelArgs) -> Outcome {
 /// List the keys that begin with a prefix, in order.
 #[derive(Args, Debug)]
 #[command(after_help = format!("Examples:\n  racos ls\n  racos ls --long backup/\n\n{KEYS}\n\
-    Each thousand keys are consistent in themselves; keys may change between two thousands."))]
+    Each thousand keys are consistent in themselves; keys may change between two thousands. If the nodes\n\
+    have several lanes, each has an order of its own: then a listing is one of no single moment."))]
 pub struct LsArgs {
     /// The prefix; without it, all keys.
     #[arg(default_value = "")]

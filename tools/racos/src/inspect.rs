@@ -3,11 +3,12 @@
 //! Invariant: nothing in the directory is changed; what is said of it is said by the code that a node
 //! starts with.
 
-use crate::exit::{Outcome, failed};
+use crate::exit::{Failure, Outcome, failed};
 use crate::output;
 use clap::Args;
 use racos_buffer::Pool;
 use racos_engine::inspect::{Outline, kind_name};
+use racos_engine::lanes::LANES_MAX;
 use racos_storage::device::picture::PictureDevice;
 use racos_storage::survey::{Contents, CopyLook, Depth, SegmentLook, Survey, Tally};
 use racos_storage::survey::{rehearse, survey};
@@ -30,7 +31,7 @@ const DAMAGE_LINES: usize = 20;
                         torn.\nExit status 0 if a node would start and nothing is damaged, 1 if not."
 )]
 pub struct InspectArgs {
-    /// `data_dir` of a node.
+    /// `data_dir` of a node; with several lanes, all of them are shown.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Check the checksums of everything, large bodies too.
@@ -55,11 +56,42 @@ struct Found {
 
 pub fn run(args: &InspectArgs) -> Outcome {
     let depth = if args.verify { Depth::Payloads } else { Depth::Records };
-    let found = look(&args.dir, depth)?;
-    match args.json {
-        true => output::line(&to_json(&found).to_string()),
-        false => output::line(to_text(&found, args.segments).trim_end()),
-    };
+    let lanes = lane_dirs(&args.dir);
+    if lanes.is_empty() {
+        let found = look(&args.dir, depth)?;
+        match args.json {
+            true => output::line(&to_json(&found).to_string()),
+            false => output::line(to_text(&found, args.segments).trim_end()),
+        };
+        return judge(&found);
+    }
+    let (mut all, mut outcome) = (Vec::new(), Ok(()));
+    for (lane, dir) in lanes.iter().enumerate() {
+        let found = look(dir, depth)?;
+        match args.json {
+            true => all.push(to_json(&found)),
+            false => {
+                output::line(&format!("lane {lane}:\n{}", to_text(&found, args.segments)));
+            }
+        }
+        outcome = outcome.and(judge(&found).map_err(|failure| Failure {
+            text: format!("lane {lane}: {}", failure.text),
+            ..failure
+        }));
+    }
+    if args.json {
+        output::line(&json!({ "lanes": all }).to_string());
+    }
+    outcome
+}
+
+/// The directories of the lanes in a node's directory; none: it is one log.
+fn lane_dirs(dir: &Path) -> Vec<PathBuf> {
+    let lanes = (0..LANES_MAX).map(|lane| dir.join(format!("lane-{lane}")));
+    lanes.take_while(|lane| lane.exists()).collect()
+}
+
+fn judge(found: &Found) -> Outcome {
     let damage = found.survey.damage.len();
     match &found.start {
         Err(error) => Err(failed(format!("a node would not start: {error}"))),
@@ -68,7 +100,7 @@ pub fn run(args: &InspectArgs) -> Outcome {
     }
 }
 
-fn look(dir: &Path, depth: Depth) -> Result<Found, crate::exit::Failure> {
+fn look(dir: &Path, depth: Depth) -> Result<Found, Failure> {
     let about = |error: String| failed(format!("cannot look at {}: {error}", dir.display()));
     let open = || PictureDevice::open(dir).map_err(|error| about(error.to_string()));
     let mut picture = open()?;

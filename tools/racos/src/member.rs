@@ -9,9 +9,11 @@ use crate::reconfigure::{self, AddArgs, ForceArgs, RemoveArgs, SetArgs};
 use crate::status;
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
-use racos_engine::runtime::{Options, PrepareError, prepare};
+use racos_engine::lanes::{Part, check_layout, part};
+use racos_engine::runtime::{PrepareError, prepare};
 use racos_engine::status::{MemberStatus, Status};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Show the members, add or remove one, choose another f or k, or replace the disk of one.
@@ -71,9 +73,9 @@ pub fn run(args: &MemberArgs) -> Outcome {
     }
 }
 
-/// The newest report, of the nodes that answer soon.
-pub fn newest(client: &mut Client) -> Result<Status, Failure> {
-    let reports = client.status_all();
+/// The newest report on a lane, of the nodes that answer soon.
+pub fn newest(client: &mut Client, lane: usize) -> Result<Status, Failure> {
+    let reports = client.status_all(lane);
     let newest = reports.into_iter().flatten().max_by_key(|status| (status.epoch, status.exec));
     newest.ok_or_else(|| Failure { code: UNAVAILABLE, text: "no node answered".into() })
 }
@@ -86,13 +88,29 @@ fn client_of(target: &Target, connect: &Connect) -> Result<Client, Failure> {
 fn list(args: &ListArgs) -> Outcome {
     let target = args.connect.target()?;
     let mut client = client_of(&target, &args.connect)?;
-    let newest = newest(&mut client)?;
-    // Those that joined, too.
-    let addresses = newest.members.iter().filter_map(|member| member.address.parse().ok());
+    for lane in 0..client.lanes() {
+        if client.lanes() > 1 {
+            output::line(&format!("lane {lane}:"));
+        }
+        list_lane(args, &target, &mut client, lane)?;
+    }
+    Ok(())
+}
+
+fn list_lane(args: &ListArgs, target: &Target, client: &mut Client, lane: usize) -> Outcome {
+    let newest = newest(client, lane)?;
+    // Those that joined, too. They tell their address of this lane; clients are given that of lane 0.
+    let address = |member: &MemberStatus| member.address.parse::<SocketAddr>().ok();
+    let first = |address: SocketAddr| {
+        let port = address.port().checked_sub(lane as u16)?;
+        Some(SocketAddr::new(address.ip(), port))
+    };
+    let addresses = newest.members.iter().filter_map(address).filter_map(first);
     let all = Target { cluster: target.cluster, endpoints: addresses.collect() };
     let reports = match all.endpoints.is_empty() {
-        true => client.status_all(),
-        false => client_of(&all, &args.connect)?.status_all(),
+        true => client.status_all(lane),
+        // That they cannot be reached from here is told of each.
+        false => client_of(&all, &args.connect).map_or(vec![], |mut them| them.status_all(lane)),
     };
     let heading = ["node", "address", "incarnation", "disk", "state"];
     let mut rows = vec![heading.map(String::from).to_vec()];
@@ -162,17 +180,73 @@ fn replace(args: &ReplaceArgs) -> Outcome {
             target.cluster
         )));
     }
-    let mut client = client_of(&target, &args.connect)?;
-    let status = newest(&mut client)?;
+    let patience_ns = (args.connect.timeout.max(0.001) * 1e9) as u64;
+    let mut client = target.client(|config| config.patience_ns = patience_ns)?;
+    // The node that is replaced does not answer: its status is not waited for as long.
+    let mut quick = client_of(&target, &args.connect)?;
+    let (told, are) = (usize::from(options.config.lane.count), client.lanes());
+    if told != are {
+        return Err(usage(format!(
+            "{} says lanes = {told}, and the cluster has {are}: set `lanes = {are}`",
+            path.display()
+        )));
+    }
+    check_layout(&options.dir, options.config.lane.count).map_err(usage)?;
+    // Each lane has a disk of its own; one after the other, so that what was cut off can be repeated.
+    for lane in 0..are {
+        let part = part(&options, lane as u8).map_err(|error| usage(error.to_string()))?;
+        replace_lane(args, &part, (&mut quick, &mut client), lane)
+            .map_err(|failure| in_lane(are, lane, failure))?;
+    }
+    output::line(&format!(
+        "start the node (`racos node --config {}`), then follow it with `racos member list`",
+        path.display()
+    ));
+    Ok(())
+}
+
+/// A failure that says in which lane, if there are several, and that lanes before it are done.
+pub fn in_lane(lanes: usize, lane: usize, failure: Failure) -> Failure {
+    let text = match (lanes, lane) {
+        (1, _) => return failure,
+        (_, 0) => format!("lane 0 of {lanes}: {}", failure.text),
+        _ => format!(
+            "lane {lane} of {lanes}: {}; the lanes before it are done: run the same command again to go \
+             on",
+            failure.text
+        ),
+    };
+    Failure { text, ..failure }
+}
+
+/// A line about a lane; with one lane, about the node.
+pub fn lane_line(lanes: usize, lane: usize, text: &str) {
+    match lanes {
+        1 => output::line(text),
+        _ => output::line(&format!("lane {lane}: {text}")),
+    };
+}
+
+fn replace_lane(
+    args: &ReplaceArgs,
+    part: &Part,
+    (quick, client): (&mut Client, &mut Client),
+    lane: usize,
+) -> Outcome {
+    let (node, lanes) = (args.node, client.lanes());
+    let status = newest(quick, lane)?;
     let member = status.members.iter().find(|member| member.node == node);
     let expected = member.map_or(1, |member| member.incarnation);
-    if let Some(member) = member.filter(|_| !args.erase)
-        && holds(&options, expected, &member.disk)
+    // A lane whose disk is there keeps it; what an attempt that was cut off has made is not erased again.
+    let keeps = |member: &MemberStatus| !args.erase || (lanes > 1 && member.is_rebuilding);
+    if let Some(member) = member.filter(|member| keeps(member))
+        && holds(part, expected, &member.disk, lanes > 1)
     {
-        output::line(&format!("node {node} has this disk already: incarnation {expected}"));
+        let text = format!("node {node} has this disk already: incarnation {expected}");
+        lane_line(lanes, lane, &text);
         return Ok(());
     }
-    let prepared = make_directory(&options, expected, args.erase)?;
+    let prepared = make_directory(part, expected, args.erase)?;
     let id = format!("{:032x}", prepared.disk_id);
     let change = Replace {
         node,
@@ -182,49 +256,44 @@ fn replace(args: &ReplaceArgs) -> Outcome {
         is_forced: args.force.force,
     };
     let action = Action::ReplaceNode(Box::new(change));
-    let mut client = target.client(|config| {
-        config.patience_ns = (args.connect.timeout.max(0.001) * 1e9) as u64;
-    })?;
-    reconfigure::list_at_risk(&mut client, &action, args.force)?;
+    reconfigure::list_at_risk(client, lane, &action, args.force)?;
     let operation = Op::Members { action };
-    if let Err(error) = client.run(operation, Route::Any) {
-        settle(&mut client, node, &id, error)?;
+    if let Err(error) = client.run_in(lane, operation, Route::Any) {
+        settle(quick, lane, (node, &id), error)?;
     }
-    output::line(&format!(
-        "node {node} is incarnation {} now; start it (`racos node --config {}`), then follow it with \
-         `racos member list`",
-        expected + 1,
-        path.display()
-    ));
+    lane_line(lanes, lane, &format!("node {node} is incarnation {} now", expected + 1));
     Ok(())
 }
 
 /// A request that failed may have taken effect: then the members show it.
-fn settle(client: &mut Client, node: u8, id: &str, error: ClientError) -> Outcome {
-    let status = newest(client)?;
+fn settle(client: &mut Client, lane: usize, (node, id): (u8, &str), error: ClientError) -> Outcome {
+    let status = newest(client, lane)?;
     let is_done = status.members.iter().any(|member| member.node == node && member.disk == id);
     if is_done { Ok(()) } else { Err(error.into()) }
 }
 
-/// Whether the directory holds the disk that is a member: the command was run before, to the end.
-fn holds(options: &Options, incarnation: u32, disk: &str) -> bool {
-    let mut config = options.config.clone();
+/// Whether the directory holds the disk that is a member: the command was run before, to the end; or,
+/// where several lanes have disks, this one's was not lost. The cluster does not know the ids of the disks
+/// that it was founded with.
+fn holds(part: &Part, incarnation: u32, disk: &str, or_founding: bool) -> bool {
+    let is_founding = or_founding && disk.bytes().all(|digit| digit == b'0');
+    let mut config = part.config.clone();
     config.incarnation = incarnation;
-    options.dir.join("superblock").exists()
-        && prepare(&config, &options.dir, &mut |_, _| {})
-            .is_ok_and(|held| format!("{:032x}", held.disk_id) == disk)
+    part.dir.join("superblock").exists()
+        && prepare(&config, &part.dir, &mut |_, _| {})
+            .is_ok_and(|held| is_founding || format!("{:032x}", held.disk_id) == disk)
 }
 
 /// The directory as the node's next incarnation.
 fn make_directory(
-    options: &Options,
+    part: &Part,
     expected: u32,
     erase: bool,
 ) -> Result<racos_engine::runtime::Prepared, Failure> {
-    let (dir, node) = (&options.dir, options.config.node);
+    let (dir, node) = (&part.dir, part.config.node);
     fs::create_dir_all(dir)
         .map_err(|error| failed(format!("cannot make {}: {error}", dir.display())))?;
-    let mut config = options.config.clone();
+    let mut config = part.config.clone();
     let mut progress = |_: u64, _: u64| {};
     config.incarnation = expected + 1;
     match prepare(&config, dir, &mut progress) {

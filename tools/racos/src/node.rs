@@ -74,8 +74,12 @@ pub fn run(args: &NodeArgs) -> Outcome {
     options.take_device = args.take_device;
     let stop = stop_flag()?;
     let node = options.config.node;
+    let lanes = match options.config.lane.count {
+        1 => String::new(),
+        lanes => format!(" (and the {} ports after it, for {lanes} lanes)", lanes - 1),
+    };
     let greeting = format!(
-        "{READY}node {node} of cluster {:016x} on {}, data in {}",
+        "{READY}node {node} of cluster {:016x} on {}{lanes}, data in {}",
         options.config.cluster,
         options.listen,
         options.dir.display()

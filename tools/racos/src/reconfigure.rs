@@ -7,10 +7,11 @@
 use crate::connect::{Connect, Target, resolve};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::keys;
-use crate::member::newest;
+use crate::member::{in_lane, lane_line, newest};
 use crate::output;
 use clap::Args;
 use racos_client::{Action, Client, Joining, KeyEntry, Op, Reconfigure, Route};
+use racos_engine::lanes::lane_address;
 use racos_engine::status::Status;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -115,18 +116,45 @@ struct Wish<'a> {
     command: &'a str,
 }
 
+/// Does in each lane what is to be done in all: one after the other, and none that has it already, so
+/// that a command that was cut off can be repeated.
+fn in_each(client: &mut Client, each: &mut dyn FnMut(&mut Client, usize) -> Outcome) -> Outcome {
+    let lanes = client.lanes();
+    for lane in 0..lanes {
+        each(client, lane).map_err(|failure| in_lane(lanes, lane, failure))?;
+    }
+    Ok(())
+}
+
 pub fn add(args: &AddArgs) -> Outcome {
     let target = args.connect.target()?;
     let address = resolve(&args.address)?;
     let mut client = args.connect.client()?;
-    let mut joiner = client_of(&target, address, &args.connect)?;
-    let joining = caught_up(&mut client, &mut joiner, address, args.connect.timeout)?;
+    let mut joiner = client_of(&target, address, &args.connect)
+        .map_err(|failure| not_there(address, failure))?;
+    let (lanes, its) = (client.lanes(), joiner.lanes());
+    if lanes != its {
+        return Err(usage(format!(
+            "the node at {address} has lanes = {its}, and the cluster has {lanes}: set `lanes = {lanes}`"
+        )));
+    }
+    in_each(&mut client, &mut |client, lane| add_in(args, client, &mut joiner, (address, lane)))
+}
+
+fn add_in(
+    args: &AddArgs,
+    client: &mut Client,
+    joiner: &mut Client,
+    (address, lane): (SocketAddr, usize),
+) -> Outcome {
+    let joining = caught_up(client, joiner, (address, lane), args.connect.timeout)?;
     let (status, own) = joining;
     if let Some(member) = status.members.iter().find(|member| member.node == own.node) {
         let is_same = member.is_member && member.disk == own.disk_id;
         return match is_same {
             true => {
-                output::line(&format!("node {} is a member already", own.node));
+                let text = format!("node {} is a member already", own.node);
+                lane_line(client.lanes(), lane, &text);
                 Ok(())
             }
             false => Err(usage(format!(
@@ -140,45 +168,61 @@ pub fn add(args: &AddArgs) -> Outcome {
     let disk = u128::from_str_radix(&own.disk_id, 16).map_err(|_| {
         failed(format!("node {} tells no disk id: is it older than this one?", own.node))
     })?;
+    let at = lane_address(address, lane as u8).expect("it answered there");
     let wish = Wish {
-        joins: Some((own.node, disk, address.to_string())),
+        joins: Some((own.node, disk, at.to_string())),
         command: "racos member add",
         ..wish(&args.code)
     };
-    change(&mut client, &status, &wish)
+    change(client, lane, &status, &wish)
 }
 
 pub fn remove(args: &RemoveArgs) -> Outcome {
     let mut client = args.connect.client()?;
-    let status = newest(&mut client)?;
-    let is_member = |node: u8| status.members.iter().any(|it| it.node == node && it.is_member);
-    if !is_member(args.node) {
-        let was = status.members.iter().any(|member| member.node == args.node);
+    let all = (0..client.lanes()).map(|lane| newest(&mut client, lane));
+    let all: Vec<Status> = all.collect::<Result<_, _>>()?;
+    let is_member = |status: &Status| {
+        status.members.iter().any(|member| member.node == args.node && member.is_member)
+    };
+    if !all.iter().any(is_member) {
+        let mut members = all.iter().flat_map(|status| &status.members);
+        let was = members.any(|member| member.node == args.node);
         let text = if was { "is not a member any more" } else { "never was a member" };
         return Err(usage(format!("node {} {text}; see `racos member list`", args.node)));
     }
-    let wish = Wish {
-        leaves: Some(args.node),
-        is_lost: args.lost,
-        command: "racos member remove",
-        ..wish(&args.code)
-    };
-    change(&mut client, &status, &wish)
+    in_each(&mut client, &mut |client, lane| {
+        let status = newest(client, lane)?;
+        if !is_member(&status) {
+            // By a command that was cut off.
+            lane_line(client.lanes(), lane, &format!("node {} has left already", args.node));
+            return Ok(());
+        }
+        let wish = Wish {
+            leaves: Some(args.node),
+            is_lost: args.lost,
+            command: "racos member remove",
+            ..wish(&args.code)
+        };
+        change(client, lane, &status, &wish)
+    })
 }
 
 pub fn set(args: &SetArgs) -> Outcome {
     let mut client = args.connect.client()?;
-    let status = newest(&mut client)?;
-    let wish = Wish { n: args.n, command: "racos member set", ..wish(&args.code) };
-    let is_same = |wanted: Option<u8>, is: usize| wanted.is_none_or(|it| usize::from(it) == is);
-    if is_same(wish.f, status.f)
-        && is_same(wish.k, status.k)
-        && args.n.is_none_or(|n| n == status.n)
-    {
-        output::line(&format!("n = {}, f = {}, k = {} already", status.n, status.f, status.k));
-        return Ok(());
-    }
-    change(&mut client, &status, &wish)
+    in_each(&mut client, &mut |client, lane| {
+        let status = newest(client, lane)?;
+        let wish = Wish { n: args.n, command: "racos member set", ..wish(&args.code) };
+        let is_same = |wanted: Option<u8>, is: usize| wanted.is_none_or(|it| usize::from(it) == is);
+        if is_same(wish.f, status.f)
+            && is_same(wish.k, status.k)
+            && args.n.is_none_or(|n| n == status.n)
+        {
+            let text = format!("n = {}, f = {}, k = {} already", status.n, status.f, status.k);
+            lane_line(client.lanes(), lane, &text);
+            return Ok(());
+        }
+        change(client, lane, &status, &wish)
+    })
 }
 
 fn wish(code: &CodeArgs) -> Wish<'static> {
@@ -190,32 +234,36 @@ fn client_of(target: &Target, address: SocketAddr, connect: &Connect) -> Result<
     one.client(|config| config.patience_ns = (connect.timeout.clamp(0.001, 2.0) * 1e9) as u64)
 }
 
+fn not_there(address: SocketAddr, failure: Failure) -> Failure {
+    if failure.code != UNAVAILABLE {
+        return failure;
+    }
+    let text = format!(
+        "no node of this cluster answers at {address}: start it first (`racos node --config FILE`), see \
+         `racos member add --help`"
+    );
+    Failure { text, ..failure }
+}
+
 /// Waits until a node that looks on knows nearly all that the members know (PROTOCOL 10-m).
 fn caught_up(
     client: &mut Client,
     joiner: &mut Client,
-    address: SocketAddr,
+    (address, lane): (SocketAddr, usize),
     timeout: f64,
 ) -> Result<(Status, Status), Failure> {
     let mut progress_at = Instant::now();
     let mut told = None;
     loop {
-        let own = newest(joiner).map_err(|_| Failure {
-            code: UNAVAILABLE,
-            text: format!(
-                "no node of this cluster answers at {address}: start it first (`racos node --config \
-                 FILE`), see `racos member add --help`"
-            ),
-        })?;
-        let status = newest(client)?;
+        let own = newest(joiner, lane).map_err(|failure| not_there(address, failure))?;
+        let status = newest(client, lane)?;
         if own.exec + BEHIND_MAX >= status.exec {
             return Ok((status, own));
         }
         if told != Some(own.exec) {
-            output::line(&format!(
-                "node {} catches up: {} of {} slots",
-                own.node, own.exec, status.exec
-            ));
+            let text =
+                format!("node {} catches up: {} of {} slots", own.node, own.exec, status.exec);
+            lane_line(client.lanes(), lane, &text);
             (told, progress_at) = (Some(own.exec), Instant::now());
         }
         if progress_at.elapsed().as_secs_f64() > timeout {
@@ -272,34 +320,36 @@ fn plan(status: &Status, wish: &Wish<'_>) -> Result<Reconfigure, String> {
     Ok(Reconfigure { expected, members, joining, lost_max: f, data: k, lost, is_forced })
 }
 
-/// Asks for a change, and shows how it takes effect.
-fn change(client: &mut Client, before: &Status, wish: &Wish<'_>) -> Outcome {
+/// Asks for a change in a lane, and shows how it takes effect.
+fn change(client: &mut Client, lane: usize, before: &Status, wish: &Wish<'_>) -> Outcome {
+    let lanes = client.lanes();
     let change = plan(before, wish).map_err(usage)?;
     let wanted = (change.members.len(), usize::from(change.lost_max), usize::from(change.data));
     let members = change.members.clone();
     let action = Action::Reconfigure(Box::new(change));
-    list_at_risk(client, &action, wish.force)?;
+    list_at_risk(client, lane, &action, wish.force)?;
     let operation = Op::Members { action };
-    if let Err(error) = client.run(operation, Route::Any) {
+    if let Err(error) = client.run_in(lane, operation, Route::Any) {
         // It may have taken effect all the same.
-        let status = newest(client)?;
+        let status = newest(client, lane)?;
         let is_done = status.epoch == before.epoch + 1 && is_as(&status, &members, wanted);
         if !is_done {
             return Err(error.into());
         }
     }
     let (n, f, k) = wanted;
-    output::line(&format!("admitted: n = {n}, f = {f}, k = {k}"));
+    lane_line(lanes, lane, &format!("admitted: n = {n}, f = {f}, k = {k}"));
     loop {
-        let status = newest(client)?;
+        let status = newest(client, lane)?;
         if status.epoch > before.epoch && status.exec >= status.effect {
-            output::line(&format!("in effect from slot {} on", status.effect));
+            lane_line(lanes, lane, &format!("in effect from slot {} on", status.effect));
             break;
         }
-        output::line(&format!("slot {} of {}", status.exec, status.effect));
+        lane_line(lanes, lane, &format!("slot {} of {}", status.exec, status.effect));
         std::thread::sleep(LOOK);
     }
-    if let Some(node) = wish.leaves.filter(|_| !wish.is_lost) {
+    let is_last = lane + 1 == lanes;
+    if let Some(node) = wish.leaves.filter(|_| is_last && !wish.is_lost) {
         output::line(&format!(
             "keep node {node} running until `racos member list` calls it released: values written \
              before lie on it"
@@ -309,12 +359,17 @@ fn change(client: &mut Client, before: &Status, wish: &Wish<'_>) -> Outcome {
 }
 
 /// PROTOCOL 10-ja: before a change is forced, what it may cost is listed.
-pub fn list_at_risk(client: &mut Client, change: &Action, force: ForceArgs) -> Outcome {
+pub fn list_at_risk(
+    client: &mut Client,
+    lane: usize,
+    change: &Action,
+    force: ForceArgs,
+) -> Outcome {
     if !force.force {
         return Ok(());
     }
     let mut count = 0u64;
-    client.at_risk(change, &mut |entry: &KeyEntry| {
+    client.at_risk(lane, change, &mut |entry: &KeyEntry| {
         count += 1;
         output::line(&format!(
             "at risk: {} ({} bytes, written at revision {})",

@@ -5,6 +5,7 @@ use crate::exit::{Failure, Outcome, UNAVAILABLE};
 use crate::output;
 use clap::Args;
 use racos_client::ClientError;
+use racos_engine::lanes::lane_address;
 use racos_engine::status::{RecodeStatus, RepairStatus, ScrubStatus, Status};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -27,18 +28,33 @@ pub fn run(args: &StatusArgs) -> Outcome {
     let target = args.connect.target()?;
     // A node that is there answers at once; do not wait long for the others.
     let patience_ns = (args.connect.timeout.clamp(0.001, 2.0) * 1e9) as u64;
-    let mut client = target.client(|config| config.patience_ns = patience_ns)?;
-    let reports = client.status_all();
+    let (endpoints, reports) = match target.connect(|config| config.patience_ns = patience_ns) {
+        Ok(mut client) => (of_lanes(&target.endpoints, client.lanes()), client.status_lanes()),
+        Err(error) if error.is_unavailable() => {
+            (target.endpoints.clone(), vec![Err(error); target.endpoints.len()])
+        }
+        Err(error) => return Err(error.into()),
+    };
     if args.json {
-        output::line(&to_json(target.cluster, &target.endpoints, &reports));
+        output::line(&to_json(target.cluster, &endpoints, &reports));
     } else {
-        output::line(to_table(target.cluster, &target.endpoints, &reports).trim_end());
+        output::line(to_table(target.cluster, &endpoints, &reports).trim_end());
     }
     if reports.iter().all(Result::is_err) {
         let text = format!("none of {} nodes answered", reports.len());
         return Err(Failure { code: UNAVAILABLE, text });
     }
     Ok(())
+}
+
+/// Where each lane of each node is.
+fn of_lanes(endpoints: &[SocketAddr], lanes: usize) -> Vec<SocketAddr> {
+    let lanes = 0..lanes as u8;
+    let at = |endpoint: &SocketAddr| {
+        let endpoint = *endpoint;
+        lanes.clone().filter_map(move |lane| lane_address(endpoint, lane))
+    };
+    endpoints.iter().flat_map(at).collect()
 }
 
 fn to_json(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String {
@@ -61,7 +77,11 @@ fn to_json(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String
 
 fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String {
     let answered = || reports.iter().flatten();
-    let newest = answered().map(|status| status.exec).max().unwrap_or(0);
+    let lanes = answered().map(|status| status.lanes).max().unwrap_or(1);
+    let newest = |lane: u8| {
+        let of_lane = answered().filter(|status| status.lane == lane);
+        of_lane.map(|status| status.exec).max().unwrap_or(0)
+    };
     let heading = [
         "node", "endpoint", "executed", "lag", "repair", "scrub", "keys", "peers", "live", "disk",
         "bound", "reserve", "fast", "slow", "told", "null", "memory", "up",
@@ -69,7 +89,7 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
     let mut rows = vec![heading.map(String::from).to_vec()];
     for (endpoint, report) in endpoints.iter().zip(reports) {
         rows.push(match report {
-            Ok(status) => row(endpoint, status, newest),
+            Ok(status) => row(endpoint, status, newest(status.lane)),
             Err(_) => vec!["?".into(), endpoint.to_string(), "unreachable".into()],
         });
     }
@@ -78,16 +98,31 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
         format!(", {} nodes, {} may be down, k = {}", status.n, status.f, status.k)
     });
     let revision = answered().map(|status| status.revision).max();
-    let revision = revision.map_or(String::new(), |revision| format!(", revision {revision}"));
+    let revision = match (revision, lanes) {
+        (Some(revision), 1) => format!(", revision {revision}"),
+        // Each has its own.
+        (Some(_), _) => format!(", {lanes} lanes"),
+        (None, _) => String::new(),
+    };
     let mut text = format!("cluster {cluster:016x}{code}{revision}\n{}", output::table(&rows));
-    let ahead = answered().max_by_key(|status| (status.epoch, status.exec));
-    text += &ahead.and_then(|status| recode(&status.recode)).map_or(String::new(), |it| it + "\n");
+    for lane in 0..lanes {
+        let of_lane = answered().filter(|status| status.lane == lane);
+        let ahead = of_lane.max_by_key(|status| (status.epoch, status.exec));
+        if let Some(line) = ahead.and_then(|status| recode(&status.recode)) {
+            text += &format!("{}{line}\n", if lanes > 1 { in_lane(lane) } else { String::new() });
+        }
+    }
     for status in answered() {
         if let Some(problem) = &status.problem {
-            text += &format!("node {}: {problem}\n", status.node);
+            let lane = if lanes > 1 { in_lane(status.lane) } else { String::new() };
+            text += &format!("{lane}node {}: {problem}\n", status.node);
         }
     }
     text
+}
+
+fn in_lane(lane: u8) -> String {
+    format!("lane {lane}: ")
 }
 
 fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
@@ -102,7 +137,10 @@ fn row(endpoint: &SocketAddr, status: &Status, newest: u64) -> Vec<String> {
     let full = if status.disk.full { " FULL" } else { "" };
     let slots = &status.slots;
     vec![
-        status.node.to_string(),
+        match status.lanes {
+            0 | 1 => status.node.to_string(),
+            _ => format!("{}.{}", status.node, status.lane),
+        },
         endpoint.to_string(),
         status.exec.to_string(),
         newest.saturating_sub(status.exec).to_string(),

@@ -36,10 +36,15 @@ pub struct UpArgs {
     /// Who fills the slots: owner or queue; the latter without the etcd API [default: owner].
     #[arg(long)]
     policy: Option<Policy>,
+    /// Independent lanes of each node, 1 to 64, for native clients: with more than one, without the etcd
+    /// API [default: 1].
+    #[arg(long, value_name = "L")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    lanes: Option<u8>,
     /// Where configuration and data are kept.
     #[arg(long, value_name = "DIR", env = "RACOS_DIR", default_value = DIR_DEFAULT)]
     dir: PathBuf,
-    /// The nodes use this UDP port on 127.0.0.1 and those after it; 0: any that are free
+    /// The nodes use this UDP port on 127.0.0.1 and those after it, one for each lane; 0: any that are free
     /// [default: 7400].
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
@@ -72,20 +77,28 @@ pub fn run(args: &UpArgs) -> Outcome {
             // Whoever wants any ports means all of them.
             let etcd_default = if plan.port_base == Some(0) { 0 } else { ETCD_PORT_DEFAULT };
             plan.policy = args.policy.unwrap_or_default();
-            plan.etcd_port_base = match plan.policy {
-                Policy::OwnerSlots => Some(args.etcd_port_base.unwrap_or(etcd_default)),
-                Policy::Queue if args.etcd_port_base.is_none() => None,
-                Policy::Queue => {
-                    let why = "--etcd-port-base: with --policy queue there are native clients only; leave \
-                               it out, or the policy";
-                    return Err(usage(why));
+            plan.lanes = args.lanes.unwrap_or(1);
+            let native = match (plan.policy, plan.lanes) {
+                (Policy::Queue, _) => Some("--policy queue"),
+                (Policy::OwnerSlots, 2..) => Some("more than one lane"),
+                (Policy::OwnerSlots, _) => None,
+            };
+            plan.etcd_port_base = match (native, args.etcd_port_base) {
+                (None, asked) => Some(asked.unwrap_or(etcd_default)),
+                (Some(_), None) => None,
+                (Some(what), Some(_)) => {
+                    return Err(usage(format!(
+                        "--etcd-port-base: with {what} there are native clients only; leave one of \
+                         them out"
+                    )));
                 }
             };
             plan.segment_mib = args.segment_mib;
             if let Some(minutes) = args.session_idle_minutes {
                 plan.limits = format!("session_idle_minutes = {minutes}\n");
             }
-            plan.tuning = profile_here(&args.dir, n).to_toml();
+            let threads = (n * usize::from(plan.lanes)).min(64);
+            plan.tuning = profile_here(&args.dir, threads).to_toml();
             Cluster::create(&args.dir, &plan)?
         }
     };
@@ -157,6 +170,7 @@ fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::F
         ("--nodes", args.nodes, cluster.n()),
         ("--f", args.f, cluster.f),
         ("--k", args.k, cluster.k),
+        ("--lanes", args.lanes.map(usize::from), usize::from(cluster.lanes)),
         (
             "--port-base",
             args.port_base.filter(|base| *base != 0).map(usize::from),
@@ -188,6 +202,10 @@ fn greet(dir: &Path, cluster: &Cluster) {
         false => format!(" --dir {}", dir.display()),
     };
     let (n, f, k) = (cluster.n(), cluster.f, cluster.k);
+    let lanes = match cluster.lanes {
+        1 => String::new(),
+        lanes => format!(" of {lanes} lanes"),
+    };
     let etcd = match cluster.etcd.is_empty() {
         true => String::new(),
         false => {
@@ -203,7 +221,7 @@ fn greet(dir: &Path, cluster: &Cluster) {
         }
     };
     output::line(&format!(
-        "cluster {:016x}: {n} nodes, {f} may be down, each stores 1/{k} of every value\n\
+        "cluster {:016x}: {n} nodes{lanes}, {f} may be down, each stores 1/{k} of every value\n\
          endpoints: {}\n\
          data: {}\n\
          try, in another terminal:\n  \

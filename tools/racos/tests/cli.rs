@@ -407,6 +407,196 @@ fn nodes_join_and_leave_a_running_cluster_and_f_and_k_change() {
     assert_eq!(server.stop(Signal::INT), Some(0));
 }
 
+/// A change in the text of a configuration file.
+fn edit(file: &str, from: &str, to: &str) {
+    let config = fs::read_to_string(file).unwrap();
+    assert!(config.contains(from), "{config}");
+    fs::write(file, config.replace(from, to)).unwrap();
+}
+
+/// tests PROTOCOL 3.1-j: keys of several lanes are stored, listed and found after a restart; other lanes
+/// than the directories were made for are refused before anything is written.
+#[test]
+fn nodes_of_two_lanes_keep_them() {
+    let dir = Dir::new("lanes");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16", "--lanes", "2"];
+    let up = [&up[..], &["--nodes", "3", "--f", "1", "--k", "1"]].concat();
+    let refused = bad(&[&up[..], &["--etcd-port-base", "0"]].concat(), 2);
+    assert!(refused.contains("more than one lane there are native clients only"), "{refused}");
+    let server = Server::start(&up, "Ctrl-C");
+    let to = ["--dir", &data];
+    let keys: Vec<String> = (0..12).map(|key| format!("key{key:02}")).collect();
+    for key in &keys {
+        good(&[&["put", key, key], &to[..]].concat());
+    }
+    let large = pattern(5_000_000);
+    assert!(run(&[&["put", "large", "-"], &to[..]].concat(), &large).status.success());
+    good(&[&["del", "key03"], &to[..]].concat());
+    let all_there = || {
+        for key in &keys {
+            match key.as_str() {
+                "key03" => drop(bad(&[&["get", key], &to[..]].concat(), 3)),
+                _ => assert_eq!(text(good(&[&["get", key], &to[..]].concat())), *key),
+            }
+        }
+        assert!(good(&[&["get", "large"], &to[..]].concat()) == large);
+        let listed = text(good(&[&["ls", "key"], &to[..]].concat()));
+        let expected = keys.iter().filter(|key| *key != "key03");
+        assert!(listed.lines().eq(expected), "{listed}");
+    };
+    all_there();
+    let status = text(good(&[&["status"], &to[..]].concat()));
+    assert!(status.contains(", 2 lanes") && status.contains(" 2.1 "), "{status}");
+    let status = good(&[&["status", "--json"], &to[..]].concat());
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    let nodes = status["nodes"].as_array().unwrap();
+    let of_lane = |lane: u64| nodes.iter().filter(move |node| node["lane"] == lane);
+    let held = |lane| of_lane(lane).map(|node| node["keys"].as_u64().unwrap()).max().unwrap();
+    assert_eq!(nodes.len(), 6, "{status}");
+    // The one that was deleted is remembered.
+    assert_eq!(held(0) + held(1), 13, "{status}");
+    assert!(held(0) > 0 && held(1) > 0, "{status}");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let looked = text(good(&["inspect", &dir.path("cluster/node0")]));
+    assert!(looked.contains("lane 0:") && looked.contains("lane 1:"), "{looked}");
+
+    // Another number, and directories that were swapped.
+    let config = dir.path("cluster/node0.toml");
+    let refused = bad(&["up", "--dir", &data, "--lanes", "4"], 2);
+    assert!(refused.contains("--lanes 4") && refused.contains("has 2"), "{refused}");
+    edit(&config, "lanes = 2\n", "");
+    let refused = bad(&["node", "--config", &config], 1);
+    assert!(refused.contains("lane-0") && refused.contains("set `lanes = 2`"), "{refused}");
+    edit(&config, "policy", "lanes = 2\npolicy");
+    let lane = |name: &str| dir.path(&format!("cluster/node0/{name}"));
+    let swap = || {
+        fs::rename(lane("lane-0"), lane("aside")).unwrap();
+        fs::rename(lane("lane-1"), lane("lane-0")).unwrap();
+        fs::rename(lane("aside"), lane("lane-1")).unwrap();
+    };
+    swap();
+    let refused = bad(&["node", "--config", &config], 1);
+    assert!(refused.contains("lane-0 holds the log of lane 1"), "{refused}");
+    swap();
+    let server = Server::start(&["up", "--dir", &data], "Ctrl-C");
+    all_there();
+    assert_eq!(server.stop(Signal::INT), Some(0));
+}
+
+/// A node with one lane has its log in `data_dir` itself, and is not taken for one with more.
+#[test]
+fn the_directory_of_one_lane_is_not_used_with_more() {
+    let dir = Dir::new("one-lane");
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port.min(65_000);
+    let config = format!(
+        "cluster = \"abc\"\nnode = 0\nmembers = [\"127.0.0.1:{port}\"]\nf = 0\nk = 1\n\
+         data_dir = {:?}\n[limits]\nsegment_mib = 16\ndisk_reserve_mib = 64\n",
+        dir.path("data")
+    );
+    fs::write(dir.path("node.toml"), config).unwrap();
+    let config = dir.path("node.toml");
+    let node = Server::start(&["node", "--config", &config], "ready: ");
+    assert_eq!(node.stop(Signal::TERM), Some(0));
+    edit(&config, "f = 0", "lanes = 3\nf = 0");
+    let refused = bad(&["node", "--config", &config], 1);
+    assert!(refused.contains("with one lane") && refused.contains("remove `lanes`"), "{refused}");
+    let names = fs::read_dir(dir.path("data")).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with("lane-")));
+}
+
+/// Each lane makes the same change; one that was cut off half way is completed when it is run again.
+#[test]
+fn members_of_lanes_change_in_all_of_them() {
+    let dir = Dir::new("lane-members");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16", "--lanes", "2"];
+    let up = [&up[..], &["--nodes", "3", "--f", "1", "--k", "1"]].concat();
+    let server = Server::start(&up, "Ctrl-C");
+    let ok = |args: &[&'static str]| text(good(&[args, &["--dir", &data]].concat()));
+    let keys: Vec<String> = (0..8).map(|key| format!("key{key}")).collect();
+    for key in &keys {
+        good(&["put", "--dir", &data, key, key]);
+    }
+    let all_there = || {
+        for key in &keys {
+            assert_eq!(text(good(&["get", "--dir", &data, key])), *key);
+        }
+    };
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free.port().min(65_000);
+    let address = format!("127.0.0.1:{free}");
+    let config = fs::read_to_string(Path::new(&data).join("node0.toml")).unwrap();
+    let config = config.replace("node = 0", "node = 3").replace("node0", "node3");
+    let file = dir.path("node3.toml");
+    fs::write(&file, format!("listen = \"{address}\"\n{config}")).unwrap();
+    let joiner = Server::start(&["node", "--config", &file], "ready: ");
+    let added = text(good(&["member", "add", &address, "--dir", &data]));
+    for lane in ["lane 0: admitted: n = 4", "lane 1: admitted: n = 4"] {
+        assert!(added.contains(lane), "{added}");
+    }
+    let again = text(good(&["member", "add", &address, "--dir", &data]));
+    assert!(again.contains("lane 1: node 3 is a member already"), "{again}");
+
+    // Cut off after lane 0.
+    let endpoints = fs::read_to_string(Path::new(&data).join("endpoints")).unwrap();
+    set_k_in_lane_0(&endpoints, 2);
+    let listed = ok(&["member", "list"]);
+    assert!(listed.contains("k = 2") && listed.contains("k = 1"), "{listed}");
+    let set = ok(&["member", "set", "--k", "2"]);
+    assert!(set.contains("lane 0: n = 4, f = 1, k = 2 already"), "{set}");
+    assert!(set.contains("lane 1: admitted: n = 4, f = 1, k = 2"), "{set}");
+    all_there();
+    drop(joiner);
+    let removed = ok(&["member", "remove", "3", "--lost", "--k", "1"]);
+    assert!(removed.contains("lane 1: admitted: n = 3, f = 1, k = 1"), "{removed}");
+    let refused = bad(&["member", "remove", "3", "--dir", &data], 2);
+    assert!(refused.contains("not a member any more"), "{refused}");
+    all_there();
+    assert_eq!(server.stop(Signal::INT), Some(0));
+
+    // One lane's disk is lost: the node is refused whole, and only that disk is replaced.
+    let nodes = [0, 1].map(|node| dir.path(&format!("cluster/node{node}.toml")));
+    let _nodes = nodes.map(|config| Server::start(&["node", "--config", &config], "ready: "));
+    fs::remove_dir_all(dir.path("cluster/node2/lane-1")).unwrap();
+    let lost = dir.path("cluster/node2.toml");
+    let why = bad(&["node", "--config", &lost], 1);
+    assert!(why.contains("lane 1: ") && why.contains("racos member replace 2`"), "{why}");
+    let replaced = ok(&["member", "replace", "2"]);
+    assert!(replaced.contains("lane 0: node 2 has this disk already"), "{replaced}");
+    assert!(replaced.contains("lane 1: node 2 is incarnation 2 now"), "{replaced}");
+    let again = ok(&["member", "replace", "2"]);
+    assert!(again.contains("lane 1: node 2 has this disk already"), "{again}");
+    let back = Server::start(&["node", "--config", &lost], "ready: ");
+    all_there();
+    assert_eq!(back.stop(Signal::TERM), Some(0));
+}
+
+/// What a command that is cut off after its first lane has done.
+fn set_k_in_lane_0(endpoints: &str, data: u8) {
+    use racos_client::{Action, Client, ClientConfig, Op, Reconfigure, Route};
+    let lines = |word: &'static str| {
+        endpoints.lines().filter_map(move |line| line.strip_prefix(word)?.strip_prefix(' '))
+    };
+    let cluster = u64::from_str_radix(lines("cluster").next().unwrap(), 16).unwrap();
+    let at = lines("endpoint").map(|line| line.parse().unwrap()).collect();
+    let mut client = Client::connect(ClientConfig::new(cluster, at, 5)).unwrap();
+    assert_eq!(client.lanes(), 2);
+    let status = client.status(0).unwrap();
+    let change = Reconfigure {
+        expected: status.epoch,
+        members: (0..4).collect(),
+        joining: Vec::new(),
+        lost_max: 1,
+        data,
+        lost: Vec::new(),
+        is_forced: false,
+    };
+    let action = Action::Reconfigure(Box::new(change));
+    client.run_in(0, Op::Members { action }, Route::Any).unwrap();
+}
+
 #[test]
 fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
     let dir = Dir::new("mistakes");
@@ -430,14 +620,20 @@ fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
 #[test]
 fn a_short_bench_of_its_own_cluster_checks_what_it_reads() {
     let dir = Dir::new("bench");
-    ["owner", "queue"].into_iter().for_each(|policy| short_bench(&dir.path(policy), policy));
+    for (name, more) in [
+        ("owner", ["--policy", "owner"]),
+        ("queue", ["--policy", "queue"]),
+        ("lanes", ["--lanes", "2"]),
+    ] {
+        short_bench(&dir.path(name), more);
+    }
 }
 
-fn short_bench(keep: &str, policy: &str) {
+fn short_bench(keep: &str, more: [&str; 2]) {
     let sizes = ["--prepare", "64m", "--clients", "8", "--value-size", "3000", "--keys", "50"];
     let short = ["--seconds", "0.5", "--warm", "0.1", "--nodes", "3", "--f", "1", "--k", "1"];
-    let base = ["bench", "--op", "mix", "--json", "--keep", keep, "--policy", policy];
-    let out = good(&[&base[..], &sizes[..], &short[..]].concat());
+    let base = ["bench", "--op", "mix", "--json", "--keep", keep];
+    let out = good(&[&base[..], &sizes[..], &short[..], &more[..]].concat());
     let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
     for key in ["ops_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us", "cpu_s_per_1000_ops"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");

@@ -435,7 +435,7 @@ pub fn a_session_used_since_is_not_ended() -> Result<(), String> {
     }
 }
 
-const IDENTITY: Identity = Identity { cluster: 7, node: 1, incarnation: 1 };
+const IDENTITY: Identity = Identity { cluster: 7, node: 1, incarnation: 1, lane: 0, lanes: 1 };
 
 /// A log of small segments on a fresh disk.
 fn fresh_log(timing: DiskTiming) -> (Rc<RefCell<Disk>>, Pool, LogConfig) {

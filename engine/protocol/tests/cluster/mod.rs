@@ -36,6 +36,7 @@ pub fn config((n, f, k): (usize, usize, usize), me: Node, seed: u64) -> Config {
         k,
         me,
         incarnation: 1,
+        lane: 0,
         alpha: (n * 16) as Slot,
         policy: racos_protocol::Policy::OwnerSlots,
         own_slots_max: 2,

@@ -8,7 +8,7 @@ use racos_engine::wire::client::{self, Reply, Request, RequestError};
 use racos_engine::{Bounds, Node, NodeConfig, OpenError};
 use racos_machine::{Action, Joining, OpId, Reconfigure, Replace, SessionId, Stamp};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
-use racos_net::{Identity, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Transport, TransportConfig};
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -93,7 +93,8 @@ impl Cluster {
             Host { node: None, disk, config }
         });
         let hosts = hosts.collect();
-        let identity = Identity { cluster: CLUSTER, node: None, incarnation: 1, boot: 1 };
+        let identity =
+            Identity { cluster: CLUSTER, node: None, incarnation: 1, boot: 1, lane: Lane::ONLY };
         let link = hub.link(address(100));
         let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
         let session = SessionId::default();

@@ -10,7 +10,7 @@ use racos_machine::{
     Action, Content, Limits, Machine, Op, OpId, Outcome, Refusal, SessionId, Stamp, Value,
 };
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
-use racos_net::{Identity, Message, Transport, TransportConfig};
+use racos_net::{Identity, Lane, Message, Transport, TransportConfig};
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
 
@@ -77,7 +77,13 @@ impl World {
         let pool = Pool::new(256 << 20);
         let addresses: Vec<_> = (0..nodes).map(address).collect();
         let transports = addresses.iter().zip(0..).map(|(address, node)| {
-            let identity = Identity { cluster: CLUSTER, node: Some(node), incarnation: 1, boot: 1 };
+            let identity = Identity {
+                cluster: CLUSTER,
+                node: Some(node),
+                incarnation: 1,
+                boot: 1,
+                lane: Lane::ONLY,
+            };
             let link = hub.link(*address);
             Transport::new(link, identity, pool.clone(), TransportConfig::default())
         });

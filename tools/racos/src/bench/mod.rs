@@ -119,6 +119,10 @@ struct OwnArgs {
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
     policy: Policy,
+    /// Independent lanes of each node.
+    #[arg(long, value_name = "L", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    lanes: u8,
     /// Log files of each node written with zeros before measuring [default: what the load will
     /// need, at most 4g].
     #[arg(long, value_name = "SIZE", value_parser = output::parse_bytes)]
@@ -150,9 +154,10 @@ struct OwnArgs {
 impl OwnArgs {
     /// The `[tuning]` lines of the nodes: as asked, the rest as measured.
     fn tuning(&self, dir: &Path) -> Result<String, Failure> {
+        let threads = (self.nodes * usize::from(self.lanes)).min(64);
         let mut profile = match (&self.poll, &self.flush) {
-            (Some(_), Some(_)) => racos_tuning::choose(&[], 1, self.nodes),
-            _ => profile_here(dir, self.nodes),
+            (Some(_), Some(_)) => racos_tuning::choose(&[], 1, threads),
+            _ => profile_here(dir, threads),
         };
         let spin_us = self.spin_us.unwrap_or(racos_tuning::SPIN_US_DEFAULT);
         if let Some(poll) = &self.poll {
@@ -228,6 +233,9 @@ pub fn run(args: &BenchArgs) -> Outcome {
         if args.own.policy == Policy::Queue {
             return Err(usage("--policy queue: with --api native only"));
         }
+        if args.own.lanes > 1 {
+            return Err(usage("--lanes: with --api native only"));
+        }
         return etcd::run(args, &stop, &bar);
     }
     if let Some(fault) = args.fault {
@@ -274,9 +282,10 @@ fn on_own_cluster<T>(
 ) -> Result<T, Failure> {
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
-    plan.policy = own.policy;
+    (plan.policy, plan.lanes) = (own.policy, own.lanes);
     plan.etcd_port_base = etcd_port_base;
     plan.segment_mib = SEGMENT_MIB as u32;
+    let prepare = prepare / u64::from(own.lanes);
     plan.initial_segments = prepare.div_ceil(SEGMENT_MIB << 20).max(2) as u32;
     plan.limits = format!("cache_mib = {}\n", own.cache >> 20);
     plan.tuning = own.tuning(scratch.path())?;

@@ -21,7 +21,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Asks all nodes. Nodes that do not answer are left out; with none it is an error.
     pub fn take(client: &mut Client) -> Result<Snapshot, Failure> {
-        let reports = client.status_all();
+        let reports = client.status_lanes();
         let unreachable = reports.iter().filter(|report| report.is_err()).count();
         let nodes: Vec<_> = reports.into_iter().flatten().collect();
         if nodes.is_empty() {
@@ -34,6 +34,11 @@ impl Snapshot {
 
     fn sum(&self, of: impl Fn(&Status) -> u64) -> u64 {
         self.nodes.iter().map(of).sum()
+    }
+
+    /// What every lane of a node tells of the whole process, counted once.
+    fn processes(&self) -> impl Iterator<Item = &Status> {
+        self.nodes.iter().filter(|status| status.lane == 0)
     }
 }
 
@@ -102,10 +107,12 @@ impl Report {
 
     pub fn finish(&mut self, before: &Snapshot, after: &Snapshot, seconds: f64) {
         let over = |of: fn(&Status) -> u64| after.sum(of).saturating_sub(before.sum(of));
+        let cpu_us =
+            |snapshot: &Snapshot| -> u64 { snapshot.processes().map(|node| node.cpu_us).sum() };
         let client_cpu_us = after.own_cpu_us.saturating_sub(before.own_cpu_us);
         self.seconds = seconds;
         self.costs = Costs {
-            cpu_us: over(|node| node.cpu_us) + client_cpu_us,
+            cpu_us: cpu_us(after).saturating_sub(cpu_us(before)) + client_cpu_us,
             client_cpu_us,
             flushed_bytes: over(|node| node.disk.flushed_bytes),
             flushes: over(|node| node.disk.flushes),
@@ -114,7 +121,7 @@ impl Report {
             null: over(|node| node.slots.null),
             told: over(|node| node.slots.told),
             skipped: over(|node| node.slots.skipped),
-            memory_bytes_max: after.nodes.iter().map(|node| node.memory_bytes).max().unwrap_or(0),
+            memory_bytes_max: after.processes().map(|node| node.memory_bytes).max().unwrap_or(0),
             unreachable: before.unreachable.max(after.unreachable),
             runtime: after.nodes.first().map(|node| node.runtime.clone()).unwrap_or_default(),
         };

@@ -239,11 +239,11 @@ pub fn run(
     for slot in 0..this.slots.len() {
         this.begin(slot)?;
     }
-    let resent_before = this.client.core().counts().resent;
+    let resent_before = this.client.counts().resent;
     loop {
         let phase = shared.phase();
         if phase == Phase::Over {
-            this.tally.resent = this.client.core().counts().resent - resent_before;
+            this.tally.resent = this.client.counts().resent - resent_before;
             return Ok(this.tally);
         }
         let until_ns = this.client.now_ns() + TURN_NS_MAX;

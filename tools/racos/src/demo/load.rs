@@ -229,7 +229,7 @@ pub fn verify(
     mut told: impl FnMut(usize),
 ) -> Result<Vec<String>, Failure> {
     const AT_ONCE: usize = 16;
-    let nodes = client.core().config().endpoints.len();
+    let nodes = client.config().endpoints.len();
     let mut keys = journal.iter().enumerate();
     let mut under_way: BTreeMap<Ticket, &Vec<u8>> = BTreeMap::new();
     let (mut wrong, mut done, mut checked) = (Vec::new(), Vec::new(), 0);

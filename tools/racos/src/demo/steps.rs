@@ -186,7 +186,7 @@ fn check_file(
 fn disk(show: &mut Show, client: &mut Client, files: &Selection) -> Outcome {
     show.begin("bytes on disk");
     let mut shares = Vec::new();
-    for (node, report) in client.status_all().into_iter().enumerate() {
+    for (node, report) in client.status_all(0).into_iter().enumerate() {
         let share = report?.disk.log_bytes as f64 / files.bytes as f64;
         show.check((0.33..0.42).contains(&share), || {
             format!("node {node} has {share:.2} bytes on disk for each byte stored, not about 1/3")
@@ -246,7 +246,7 @@ fn settle(show: &mut Show, client: &mut Client, load: Load) -> Outcome {
 /// Waits until a node has executed what the others had when this was called.
 fn catch_up(show: &mut Show, client: &mut Client, node: usize) -> Result<Duration, Failure> {
     let since = Instant::now();
-    let reports = client.status_all();
+    let reports = client.status_all(0);
     let others = reports.iter().enumerate().filter(|(other, _)| *other != node);
     let goal = others.filter_map(|(_, report)| report.as_ref().ok()).map(|report| report.exec);
     let goal = goal.max().ok_or_else(|| failed("no other node answers"))?;

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
-const IDENTITY: Identity = Identity { cluster: 1, node: 0, incarnation: 1 };
+const IDENTITY: Identity = Identity { cluster: 1, node: 0, incarnation: 1, lane: 0, lanes: 1 };
 /// Bytes of log written with zeros beforehand: what is measured is appending, not preparing.
 const PREPARED: u64 = 2 << 30;
 

@@ -168,7 +168,13 @@ impl Lone {
         let node = Bench::open(config, hub.link(address(0)), device, pool.clone(), 0);
         let node = node.map_err(about)?;
         let open_ns = clock.elapsed().as_nanos() as u64;
-        let identity = Identity { cluster: CLUSTER, node: None, incarnation: 1, boot: 1 };
+        let identity = Identity {
+            cluster: CLUSTER,
+            node: None,
+            incarnation: 1,
+            boot: 1,
+            lane: racos_net::Lane::ONLY,
+        };
         let link = hub.link(address(1));
         let client = Transport::new(link, identity, pool.clone(), TransportConfig::default());
         let mut lone = Lone {
