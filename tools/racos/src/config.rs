@@ -354,14 +354,12 @@ impl Source<'_> {
             return Err(self.refuse(Some(etcd.endpoints.span()), reason, fix));
         }
         let span = || Some(value.span());
+        let has_room = |base: &SocketAddr| lane_address(*base, lanes - 1).is_some();
+        if let Some(full) = members.iter().chain([&listen]).find(|base| !has_room(base)) {
+            let reason = format!("lanes = {lanes} needs as many ports from that of {full} on");
+            return Err(self.refuse(span(), reason, "choose lower ports"));
+        }
         for (at, member) in members.iter().enumerate() {
-            if lane_address(*member, lanes - 1).is_none()
-                || lane_address(listen, lanes - 1).is_none()
-            {
-                let reason =
-                    format!("lanes = {lanes} needs as many ports from that of {member} on");
-                return Err(self.refuse(span(), reason, "choose lower ports"));
-            }
             let same_host = members[..at].iter().find(|other| {
                 other.ip() == member.ip() && other.port().abs_diff(member.port()) < lanes.into()
             });

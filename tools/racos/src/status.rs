@@ -77,7 +77,7 @@ fn to_json(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String
 
 fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> String {
     let answered = || reports.iter().flatten();
-    let lanes = answered().map(|status| status.lanes).max().unwrap_or(1);
+    let lanes = answered().map(|status| status.lanes).max().unwrap_or(1).max(1);
     let newest = |lane: u8| {
         let of_lane = answered().filter(|status| status.lane == lane);
         of_lane.map(|status| status.exec).max().unwrap_or(0)
