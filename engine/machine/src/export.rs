@@ -11,7 +11,7 @@
 //! chain   = XXH3-128 of (the part's format and number, chain of the part before, XXH3-128 of
 //!           the entries): names this part and every one before it
 //! entries = HEAD, SESSION in order of last use, WAITING in order of age, LEASE in order of id,
-//!           ALARM in order, (KEY, VERSION in order of revision) in order of keys, END
+//!           ALARM in order, AUTH if there ever was a user, (KEY, VERSION in order of revision) in order of keys, END
 //! ```
 //!
 //! Invariant: the parts are a function of the state pinned and of the part size alone: equal on
@@ -19,10 +19,13 @@
 //! it: a table that drops or changes an entry without saving it, an order that is a node's own, or
 //! the end of a part that depends on how the work was cut into slices.
 
+use crate::auth::{Auth, Place};
 use crate::hash::halves;
 use crate::machine::{Machine, Sweep};
 use crate::op::OpId;
+use crate::wire::auth::put_entry;
 use crate::wire::{put_key, put_varint};
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The version of the encoding.
@@ -44,6 +47,13 @@ pub(crate) mod entry {
     pub(crate) const KEY: u8 = 6;
     pub(crate) const VERSION: u8 = 7;
     pub(crate) const END: u8 = 8;
+    /// Between ALARM and KEY; later than those that follow it, so that exports without it are as before.
+    pub(crate) const AUTH: u8 = 9;
+
+    /// Where entries of a kind stand among the others.
+    pub(crate) fn rank(kind: u8) -> u16 {
+        if kind == AUTH { 2 * u16::from(ALARM) + 1 } else { 2 * u16::from(kind) }
+    }
 }
 
 /// What a slice of an export came to.
@@ -86,6 +96,7 @@ enum Section {
     Sessions,
     Waiting,
     Leases,
+    Auth,
     Keys,
     End,
 }
@@ -99,6 +110,8 @@ pub(crate) struct Export {
     chain: u128,
     bytes: Vec<u8>,
     section: Section,
+    auth: Arc<Auth>,
+    auth_place: Place,
     /// Keys, versions, sessions, waiting parts and leases of the pinned state.
     counts: [u64; 5],
 }
@@ -138,7 +151,11 @@ impl Machine {
         self.index.pin(self.revision);
         let section = Section::Sessions;
         let bytes_max = PART_HEADER + part_bytes.max(1);
-        let export = Export { bytes_max, number: 0, chain: 0, bytes, section, counts };
+        // A store that never had users has nothing to tell.
+        let auth_place = if self.auth.is_unused() { Place::End } else { Place::Start };
+        let auth = self.auth.clone();
+        let (number, chain) = (0, 0);
+        let export = Export { bytes_max, number, chain, bytes, section, auth, auth_place, counts };
         self.export = Some(Box::new(export));
     }
 
@@ -163,6 +180,7 @@ impl Machine {
                 Section::Sessions => self.sessions.export(&mut out),
                 Section::Waiting => self.values.export_waiting(&mut out),
                 Section::Leases => self.leases.export(&mut out),
+                Section::Auth => export.put_auth(&mut out),
                 Section::Keys => self.index.export(&self.values, &mut out),
                 Section::End => unreachable!("left above"),
             };
@@ -172,7 +190,8 @@ impl Machine {
             export.section = match export.section {
                 Section::Sessions => Section::Waiting,
                 Section::Waiting => Section::Leases,
-                Section::Leases => Section::Keys,
+                Section::Leases => Section::Auth,
+                Section::Auth => Section::Keys,
                 Section::Keys | Section::End => Section::End,
             };
         }
@@ -240,6 +259,20 @@ impl Machine {
 }
 
 impl Export {
+    /// Writes on about users and roles; true when all is written.
+    fn put_auth(&mut self, out: &mut Out<'_>) -> bool {
+        while self.auth_place != Place::End {
+            if out.is_full() {
+                return false;
+            }
+            if let Some(entry) = self.auth.next(&mut self.auth_place) {
+                out.bytes.push(entry::AUTH);
+                put_entry(out.bytes, &entry);
+            }
+        }
+        true
+    }
+
     /// Completes the header of a part and makes ready for the next.
     fn finish_part(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
         self.chain = chain(self.chain, self.number, &bytes[PART_HEADER..]);

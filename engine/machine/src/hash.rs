@@ -29,6 +29,9 @@ pub(crate) enum Kind {
     Alarm,
     Seat,
     Layout,
+    Auth,
+    AuthEntry,
+    WithAuth,
 }
 
 /// Hash of one entry: its kind and its fields, always in the same order.

@@ -7,6 +7,7 @@
 //! whose violation makes the machine panic before the hash is compared.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::export::{EXPORT_FORMAT, PART_HEADER, chain, entry};
 use crate::index::export::{Bounds, KeysIn};
@@ -160,7 +161,8 @@ impl Import {
         // Nothing is taken before the head, or behind the end.
         let follows = self.last != 0
             && self.last != entry::END
-            && (kind >= self.last || (kind == entry::KEY && self.last == entry::VERSION));
+            && (entry::rank(kind) >= entry::rank(self.last)
+                || (kind == entry::KEY && self.last == entry::VERSION));
         require(follows, "entry", "entries stand in the order of their kinds")?;
         let Machine { limits, applied, revision, index, values, sessions, leases, .. } =
             &mut self.machine;
@@ -179,6 +181,10 @@ impl Import {
             }
             entry::LEASE => leases.import(from),
             entry::ALARM => self.alarm(from),
+            entry::AUTH => {
+                let taken = Arc::make_mut(&mut self.machine.auth).take(&from.auth_entry()?);
+                taken.map_err(|rule| DecodeError::new("auth", Problem::Inconsistent(rule)))
+            }
             entry::KEY => {
                 let key = from.key("key")?;
                 self.keys.key(key)

@@ -18,6 +18,7 @@
 #[macro_use]
 extern crate racos_mutants;
 
+mod auth;
 mod changes;
 mod export;
 mod hash;
@@ -41,6 +42,10 @@ mod txn;
 mod values;
 mod wire;
 
+pub use auth::{
+    AUTH_ENTRIES_MAX, Auth, AuthEntry, AuthPlace, AuthStep, Caller, Name, PASSWORD_BYTES_MAX,
+    Password, Permission, PermissionKind, Permit, ROOT, Role, Secret, User,
+};
 pub use changes::Changed;
 pub use export::{EXPORT_ENTRY_BYTES_MAX, EXPORT_FORMAT, EXPORT_PART_BYTES, Exported};
 pub use hash_kv::Hashing;

@@ -4,17 +4,19 @@
 //! same outcome on every node and stops none. What would break it: a panic that an operation's
 //! contents can cause, or a refusal that depends on anything but the state and the limits.
 
+use crate::auth::Auth;
 use crate::export::Export;
 use crate::hash::{self, Kind};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::changes::{Changed, Changes};
 use crate::index::{Change, Index, Named, Revision, Version};
 use crate::leases::Leases;
 use crate::members::{Founding, Members};
 use crate::op::{
-    AUTH_REVISION_FIRST, Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId,
-    SESSION_WINDOW_MAX, SessionId, Stamp, Value,
+    Action, AlarmKind, Content, Key, LEASE_TTL_MAX, Op, OpId, SESSION_WINDOW_MAX, SessionId, Stamp,
+    Value,
 };
 use crate::outcome::{Done, Outcome, Refusal};
 use crate::select::{Item, Selection};
@@ -78,6 +80,8 @@ pub struct Machine {
     pub(crate) sessions: Sessions,
     pub(crate) leases: Leases,
     pub(crate) alarms: BTreeSet<(u64, AlarmKind)>,
+    /// Shared with an export under way: a change makes another one then.
+    pub(crate) auth: Arc<Auth>,
     /// Derived from the index; empty unless it is kept.
     changes: Changes,
     /// While an operation is applied: that a report is wanted, and the report.
@@ -122,6 +126,7 @@ impl Machine {
             sessions: Sessions::default(),
             leases: Leases::default(),
             alarms: BTreeSet::new(),
+            auth: Arc::default(),
             changes: Changes::default(),
             reporting: None,
             members: Members::default(),
@@ -195,8 +200,8 @@ impl Machine {
             return self.refuse(Refusal::Malformed);
         }
         // Before the session: a client sends it again under the same number, let in anew.
-        if op.author.as_ref().is_some_and(|author| author.auth_revision != AUTH_REVISION_FIRST) {
-            return self.refuse(Refusal::AuthRevision);
+        if let Err(reason) = self.judge_author(op) {
+            return self.refuse(reason);
         }
         let Some(stamp) = &op.stamp else {
             return match self.execute(at, op) {
@@ -291,6 +296,7 @@ impl Machine {
                 Ok(0)
             }
             Action::Restore(step) => self.restore(at, op.id, step),
+            Action::Auth(step) => Arc::make_mut(&mut self.auth).apply(step).map(|()| 0),
             Action::ReplaceNode(_)
             | Action::Reconfigure(_)
             | Action::NodeRebuilt { .. }
@@ -709,7 +715,7 @@ impl Machine {
     pub fn state_hash(&self) -> u128 {
         let tables =
             [self.index.hash(), self.values.hash(), self.sessions.hash(), self.leases.hash()];
-        self.combine(tables)
+        self.combine(tables, self.auth.hash())
     }
 
     /// [`Machine::state_hash`] computed from the state itself, to check the one kept along.
@@ -720,10 +726,10 @@ impl Machine {
             self.sessions.full_hash(),
             self.leases.full_hash(self.index.leased(&self.values)),
         ];
-        self.combine(tables)
+        self.combine(tables, self.auth.full_hash())
     }
 
-    fn combine(&self, [index, values, sessions, leases]: [u128; 4]) -> u128 {
+    fn combine(&self, [index, values, sessions, leases]: [u128; 4], auth: u128) -> u128 {
         let mut alarms = hash::Sum::default();
         for (member, kind) in &self.alarms {
             alarms.add(hash::entry(Kind::Alarm, [*member, *kind as u64]));
@@ -740,7 +746,7 @@ impl Machine {
         let [sweep_low, sweep_high] = hash::halves(sweep);
         let [members_low, members_high] = hash::halves(self.members_hash);
         let compacted = self.compacted.map_or(0, |compacted| compacted + 1);
-        hash::entry(
+        let state = hash::entry(
             Kind::State,
             [
                 index_low,
@@ -761,7 +767,13 @@ impl Machine {
                 members_low,
                 members_high,
             ],
-        )
+        );
+        // That of a store without users is what it was before there could be any.
+        let ([low, high], [auth_low, auth_high]) = (hash::halves(state), hash::halves(auth));
+        match auth {
+            0 => state,
+            _ => hash::entry(Kind::WithAuth, [low, high, auth_low, auth_high]),
+        }
     }
 
     pub(crate) fn check_readable(&self, revision: u64) -> Result<(), Refusal> {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::auth::AuthStep;
 use crate::members::{self, Reconfigure, Replace};
 use crate::restore::Restore;
 use crate::txn::{Span, Step, Txn};
@@ -255,6 +256,8 @@ pub enum Action {
     },
     /// Fills an empty store from a backup.
     Restore(Restore),
+    /// Changes users, roles, or whether they count.
+    Auth(Box<AuthStep>),
     /// Puts a disk in the place of a node's, as its next incarnation, if the node's is the expected one
     /// and the change is admitted (PROTOCOL 10).
     ReplaceNode(Box<Replace>),
@@ -283,7 +286,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it changes keys or leases by a client's will, or because one does nothing.
+    /// Whether it changes keys, leases or users by a client's will, or because one does nothing.
     pub(crate) fn is_client_work(&self) -> bool {
         matches!(
             self,
@@ -295,6 +298,7 @@ impl Action {
                 | Action::LeaseGrant { .. }
                 | Action::LeaseRevoke { .. }
                 | Action::LeaseExpire { .. }
+                | Action::Auth(_)
         )
     }
 }
@@ -357,6 +361,7 @@ impl Op {
             }
             Action::Alarm { .. } => Ok(()),
             Action::Restore(step) => step.check(self.id),
+            Action::Auth(step) => step.check(),
             Action::Txn(txn) => txn.check(self.id),
             Action::NodeRebuilt { .. } | Action::NodeLost { .. } | Action::NodeReleased { .. } => {
                 Ok(())

@@ -101,11 +101,32 @@ pub enum Refusal {
     RestoreMismatch,
     /// Users or roles have changed since the operation was let in.
     AuthRevision,
+    /// Of no user, or of one without a name.
+    UserEmpty,
+    /// The user was deleted, or has another password, since the caller proved to be the user.
+    AuthToken,
+    /// The user may not do this.
+    PermissionDenied,
+    UserExists,
+    UserNotFound,
+    RoleEmpty,
+    RoleExists,
+    RoleNotFound,
+    /// The user does not have the role.
+    RoleNotGranted,
+    /// The role does not permit this.
+    PermissionNotGranted,
+    /// There is no user root.
+    RootUserMissing,
+    /// The user root does not have the role root.
+    RootRoleMissing,
+    /// It would leave nobody who may do everything, or permit what cannot be.
+    AuthManagement,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 30] = [
+    const ALL: [Refusal; 43] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -136,6 +157,19 @@ impl Refusal {
         Refusal::OutOfOrder,
         Refusal::RestoreMismatch,
         Refusal::AuthRevision,
+        Refusal::UserEmpty,
+        Refusal::AuthToken,
+        Refusal::PermissionDenied,
+        Refusal::UserExists,
+        Refusal::UserNotFound,
+        Refusal::RoleEmpty,
+        Refusal::RoleExists,
+        Refusal::RoleNotFound,
+        Refusal::RoleNotGranted,
+        Refusal::PermissionNotGranted,
+        Refusal::RootUserMissing,
+        Refusal::RootRoleMissing,
+        Refusal::AuthManagement,
     ];
 
     /// PROTOCOL 11-k: whether the same request is to be tried again, and may succeed then: it is not
@@ -145,6 +179,11 @@ impl Refusal {
             self,
             Refusal::OtherLayout | Refusal::Restoring | Refusal::Unresolved | Refusal::OutOfOrder
         )
+    }
+
+    /// Whether it is about users and roles.
+    pub fn is_of_auth(self) -> bool {
+        self as u8 >= Refusal::AuthRevision as u8
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -196,6 +235,27 @@ impl fmt::Display for Refusal {
                 "what is restored contradicts itself or the limits of this cluster"
             }
             Refusal::AuthRevision => "users or roles have changed meanwhile; send it again",
+            Refusal::UserEmpty => {
+                "authentication is enabled and the request is of no user; give one (etcdctl --user \
+                 NAME:PASSWORD). Native clients have none: use etcd's API"
+            }
+            Refusal::AuthToken => "the user was deleted, or has another password; log in again",
+            Refusal::PermissionDenied => "the user has no permission for this",
+            Refusal::UserExists => "there is a user of this name",
+            Refusal::UserNotFound => "there is no user of this name",
+            Refusal::RoleEmpty => "a role has a name",
+            Refusal::RoleExists => "there is a role of this name",
+            Refusal::RoleNotFound => "there is no role of this name",
+            Refusal::RoleNotGranted => "the user does not have this role",
+            Refusal::PermissionNotGranted => "the role has no such permission",
+            Refusal::RootUserMissing => "there is no user root; add one first",
+            Refusal::RootRoleMissing => {
+                "the user root does not have the role root; grant it first"
+            }
+            Refusal::AuthManagement => {
+                "the user and the role root stay while authentication is on, and a permission is for a \
+                 key or a range that ends behind its beginning"
+            }
         })
     }
 }
@@ -212,7 +272,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::AuthRevision as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::AuthManagement as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -11,11 +11,13 @@
 //! What would break it: a change to keys that is taken while the alarm stands, or a list of changes
 //! that is kept before the end: keys do not come in the order of revisions.
 
+use crate::auth::AuthEntry;
 use crate::index::export::Bounds;
 use crate::index::{Change, Named, Revision};
 use crate::machine::{Machine, Sweep};
 use crate::op::{AlarmKind, Content, Key, LEASE_TTL_MAX, OpId};
 use crate::outcome::Refusal;
+use std::sync::Arc;
 
 /// The alarm is of no member.
 const NO_MEMBER: u64 = 0;
@@ -30,6 +32,8 @@ pub enum Restore {
         id: i64,
         ttl: i64,
     },
+    /// Users and roles, each behind what it names, and their state last: it tells the revision.
+    Auth(Box<AuthEntry>),
     Version(Box<RestoredVersion>),
     /// What must have come.
     End(RestoreEnd),
@@ -80,6 +84,7 @@ impl Machine {
                     && self.index.len() == 0
                     && self.leases.is_empty()
                     && self.compacted.is_none()
+                    && self.auth.is_unused()
                     && !self.is_restoring();
                 if !is_new {
                     return Err(Refusal::NotEmpty);
@@ -90,6 +95,10 @@ impl Machine {
             }
             _ if !self.is_restoring() => Err(Refusal::NotRestoring),
             Restore::Lease { id, ttl } => self.restore_lease(*id, *ttl),
+            Restore::Auth(entry) => {
+                let taken = Arc::make_mut(&mut self.auth).take(entry);
+                taken.map_err(|_| Refusal::RestoreMismatch).map(|()| 0)
+            }
             Restore::Version(version) => self.restore_version(at.0, id, version),
             Restore::End(end) => self.restore_end(end),
         }

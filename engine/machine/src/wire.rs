@@ -8,13 +8,14 @@
 //! value  = [op (16 bytes)], len (varint), digest (16), crc (4), head (min(len, 8)), k (1), n (1),
 //!          [layout (varint), if it is not 0: then 0x80 is added to n]
 //! ```
-//! Transactions are described in `wire/txn.rs`. Fixed-width integers are little-endian; varints are LEB128. Optional fields stand behind flag
+//! Transactions are described in `wire/txn.rs`, users and roles in `wire/auth.rs`. Fixed-width integers are little-endian; varints are LEB128. Optional fields stand behind flag
 //! bits, so that new ones can be added; a reader refuses flags it does not know.
 //!
 //! Invariant: the encoding is canonical. Bytes that decode are the bytes that the result encodes
 //! to, so batches may be compared and digested as bytes. What would break it: accepting a longer
 //! form of a number, an ignored byte, or two ways to say the same.
 
+pub(crate) mod auth;
 mod restore;
 mod txn;
 
@@ -54,6 +55,7 @@ mod kind {
     pub(super) const ALARM: u8 = 13;
     pub(super) const RESTORE: u8 = 14;
     pub(super) const KEEP_HISTORY: u8 = 15;
+    pub(super) const AUTH: u8 = 16;
     pub(super) const REPLACE_NODE: u8 = 32;
     pub(super) const NODE_REBUILT: u8 = 33;
     pub(super) const RECONFIGURE: u8 = 34;
@@ -244,6 +246,7 @@ impl Op {
                 out.push(*kind as u8);
             }
             Action::Restore(step) => restore::put_step(out, step),
+            Action::Auth(step) => auth::put_step(out, step),
             Action::ReplaceNode(change) => {
                 out.push(change.node);
                 put_varint(out, u64::from(change.expected));
@@ -301,6 +304,7 @@ impl Op {
             Action::Alarm { raised: true, .. } => (kind::ALARM, flag::RAISED),
             Action::Alarm { .. } => (kind::ALARM, 0),
             Action::Restore(_) => (kind::RESTORE, 0),
+            Action::Auth(_) => (kind::AUTH, 0),
             Action::ReplaceNode(change) if !change.address.is_empty() => {
                 (kind::REPLACE_NODE, flag::ADDRESS)
             }
@@ -605,6 +609,7 @@ impl<'a> Reader<'a> {
                 Action::Alarm { member, kind, raised: flags & flag::RAISED != 0 }
             }
             kind::RESTORE => Action::Restore(self.restore_step(id)?),
+            kind::AUTH => Action::Auth(Box::new(self.auth_step()?)),
             kind::REPLACE_NODE => Action::ReplaceNode(Box::new(self.replace(flags)?)),
             kind::RECONFIGURE => Action::Reconfigure(Box::new(Reconfigure::get(self)?)),
             kind::NODE_LOST => Action::NodeLost { node: self.byte("node")? },

@@ -4,10 +4,12 @@
 //! step    = kind (1 byte), begin: revision | lease: id, ttl (signed)
 //!                          | version: key, before, modified (main, sub each), create, number,
 //!                                     lease (signed), content
+//!                          | auth: as in `wire/auth.rs`
 //!                          | end: keys, versions, leases, compacted + 1 or 0, hash (4)
 //! content = kind (1 byte), nothing | own value | stripe count, named value...
 //! ```
 
+use super::auth::put_entry;
 use super::{Reader, put_key, put_signed, put_value, put_varint};
 use crate::index::Revision;
 use crate::op::{Content, OpId, Value, check_key};
@@ -18,6 +20,7 @@ const BEGIN: u8 = 1;
 const LEASE: u8 = 2;
 const VERSION: u8 = 3;
 const END: u8 = 4;
+const AUTH: u8 = 5;
 
 const NOTHING: u8 = 0;
 const OWN: u8 = 1;
@@ -33,6 +36,10 @@ pub(super) fn put_step(out: &mut Vec<u8>, step: &Restore) {
             out.push(LEASE);
             put_signed(out, *id);
             put_signed(out, *ttl);
+        }
+        Restore::Auth(entry) => {
+            out.push(AUTH);
+            put_entry(out, entry);
         }
         Restore::Version(version) => {
             out.push(VERSION);
@@ -79,6 +86,7 @@ impl Restore {
         match self {
             Restore::Begin { revision } => rule(*revision >= 1, "revisions begin at 1"),
             Restore::Lease { .. } => Ok(()),
+            Restore::Auth(entry) => entry.check(),
             Restore::Version(version) => {
                 check_key("key", &version.key, 1)?;
                 match &version.content {
@@ -113,6 +121,7 @@ impl Reader<'_> {
         Ok(match self.byte("restore step")? {
             BEGIN => Restore::Begin { revision: self.varint("revision")? },
             LEASE => Restore::Lease { id: self.signed("lease")?, ttl: self.signed("ttl")? },
+            AUTH => Restore::Auth(Box::new(self.auth_entry()?)),
             VERSION => Restore::Version(Box::new(self.restored_version(id)?)),
             END => Restore::End(RestoreEnd {
                 keys: self.varint("keys")?,

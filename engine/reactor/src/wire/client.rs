@@ -278,7 +278,20 @@ impl ErrorCode {
             | Refusal::StillMember
             | Refusal::NotEmpty
             | Refusal::NotRestoring
-            | Refusal::RestoreMismatch => ErrorCode::BadRequest,
+            | Refusal::RestoreMismatch
+            | Refusal::UserEmpty
+            | Refusal::AuthToken
+            | Refusal::PermissionDenied
+            | Refusal::UserExists
+            | Refusal::UserNotFound
+            | Refusal::RoleEmpty
+            | Refusal::RoleExists
+            | Refusal::RoleNotFound
+            | Refusal::RoleNotGranted
+            | Refusal::PermissionNotGranted
+            | Refusal::RootUserMissing
+            | Refusal::RootRoleMissing
+            | Refusal::AuthManagement => ErrorCode::BadRequest,
         }
     }
 
