@@ -3,7 +3,7 @@
 //! ```text
 //! backup  = magic (16 bytes), chunk..., zeros to a multiple of 512 bytes, SHA-256 (32 bytes)
 //! chunk   = length (4 bytes), CRC-32C (4 bytes), kind (1 byte), message (see `racos.proto`)
-//! chunks  = HEAD, LEASES..., VERSIONS..., END
+//! chunks  = HEAD, LEASES..., AUTH..., VERSIONS..., END
 //! ```
 //! Length and CRC are of kind and message, the numbers little endian. The SHA-256 is of everything
 //! before it; that it stands behind a multiple of 512 bytes is what etcdctl looks for.
@@ -15,6 +15,7 @@
 use crate::pb::racospb as pb;
 use crc32c::crc32c;
 use prost::Message;
+use racos_machine::AuthEntry;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -31,12 +32,20 @@ const HEAD: u8 = 1;
 const LEASES: u8 = 2;
 const VERSIONS: u8 = 3;
 const END: u8 = 4;
+/// Later than the others: a backup of a cluster without users is what it was.
+const AUTH: u8 = 5;
+
+/// Where chunks of a kind stand among the others.
+fn rank(kind: u8) -> u8 {
+    if kind == AUTH { 2 * LEASES + 1 } else { 2 * kind }
+}
 
 /// What a backup is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
     Head(pb::BackupHead),
     Leases(pb::BackupLeases),
+    Auth(pb::BackupAuth),
     Versions(pb::BackupVersions),
     End(pb::BackupEnd),
 }
@@ -54,6 +63,7 @@ impl Writer {
         let (kind, message) = match piece {
             Piece::Head(it) => (HEAD, it.encode_to_vec()),
             Piece::Leases(it) => (LEASES, it.encode_to_vec()),
+            Piece::Auth(it) => (AUTH, it.encode_to_vec()),
             Piece::Versions(it) => (VERSIONS, it.encode_to_vec()),
             Piece::End(it) => (END, it.encode_to_vec()),
         };
@@ -171,6 +181,7 @@ impl Reader {
         let piece = match kind {
             HEAD => pb::BackupHead::decode(message).map(Piece::Head),
             LEASES => pb::BackupLeases::decode(message).map(Piece::Leases),
+            AUTH => pb::BackupAuth::decode(message).map(Piece::Auth),
             VERSIONS => pb::BackupVersions::decode(message).map(Piece::Versions),
             END => pb::BackupEnd::decode(message).map(Piece::End),
             _ => return Err(self.wrong("a chunk of an unknown kind")),
@@ -178,7 +189,7 @@ impl Reader {
         let piece = piece.map_err(|_| self.wrong("a chunk that cannot be decoded"))?;
         let in_order = match kind {
             HEAD => self.last == 0,
-            _ => self.last != 0 && kind >= self.last,
+            _ => self.last != 0 && rank(kind) >= rank(self.last),
         };
         if !in_order {
             return Err(self.wrong("a chunk out of order"));
@@ -210,6 +221,10 @@ impl Reader {
                 self.last_lease = Some(lease.id);
                 self.seen.leases += 1;
                 require(in_order && lease.id != 0, "leases out of order")
+            }),
+            Piece::Auth(auth) => auth.entries.iter().try_for_each(|entry| {
+                let known = AuthEntry::decode(entry).is_ok();
+                require(known, "users or roles that cannot be decoded")
             }),
             Piece::Versions(versions) => {
                 versions.versions.iter().try_for_each(|version| self.check_version(version))
@@ -301,9 +316,11 @@ mod tests {
             hash: 77,
             value_bytes: 15,
         };
+        let role = AuthEntry::Role { name: b"r"[..].into() }.encoded();
         vec![
             Piece::Head(pb::BackupHead { cluster_id: 5, revision: 9, ..Default::default() }),
             Piece::Leases(pb::BackupLeases { leases: vec![lease(1), lease(2)] }),
+            Piece::Auth(pb::BackupAuth { entries: vec![role.into()] }),
             Piece::Versions(pb::BackupVersions { versions: vec![version("a", 2)] }),
             Piece::Versions(pb::BackupVersions {
                 versions: vec![version("a", 4), version("b", 3)],
@@ -362,10 +379,18 @@ mod tests {
             (vec![good[1].clone()], "a chunk out of order"),
             (vec![good[0].clone(), good[0].clone()], "a chunk out of order"),
             (vec![good[0].clone(), good[2].clone(), good[1].clone()], "a chunk out of order"),
-            (vec![good[0].clone(), good[4].clone()], "not as much as the end says"),
-            (vec![good[0].clone(), good[3].clone(), good[2].clone()], "keys out of order"),
+            (vec![good[0].clone(), good[3].clone(), good[2].clone()], "a chunk out of order"),
+            (vec![good[0].clone(), good[5].clone()], "not as much as the end says"),
+            (vec![good[0].clone(), good[4].clone(), good[3].clone()], "keys out of order"),
             (
-                vec![good[0].clone(), good[2].clone(), good[2].clone()],
+                vec![
+                    good[0].clone(),
+                    Piece::Auth(pb::BackupAuth { entries: vec![vec![77].into()] }),
+                ],
+                "users or roles that cannot be decoded",
+            ),
+            (
+                vec![good[0].clone(), good[3].clone(), good[3].clone()],
                 "versions of a key out of order",
             ),
             (

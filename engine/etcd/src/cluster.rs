@@ -65,7 +65,8 @@ impl Cluster for Face {
         &self,
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
+        face.require_root().await?;
         let address = peer_address(&asked.peer_ur_ls).await?;
         if asked.is_learner {
             return Err(refused(
@@ -73,7 +74,7 @@ impl Cluster for Face {
                  --learner to make it a member",
             ));
         }
-        let done = answer(self.node.member_add(address)).await?;
+        let done = answer(face.node.member_add(address)).await?;
         reply(pb::MemberAddResponse {
             header: self.header(done.revision),
             member: done.members.iter().find(|it| it.id == done.id).map(|it| self.member(it)),
@@ -85,8 +86,8 @@ impl Cluster for Face {
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        let asked = self.open(request)?;
-        let done = answer(self.node.member_remove(asked.id)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let done = answer(face.node.member_remove(asked.id)).await?;
         let (header, members) = (self.header(done.revision), self.members(&done));
         reply(pb::MemberRemoveResponse { header, members })
     }
@@ -95,8 +96,9 @@ impl Cluster for Face {
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        let asked = self.open(request)?;
-        let (member, told) = self.find_member(asked.id).await?;
+        let (face, asked) = self.enter(request).await?;
+        face.require_root().await?;
+        let (member, told) = face.find_member(asked.id).await?;
         let address = peer_address(&asked.peer_ur_ls).await?;
         if told.members.iter().any(|it| it.address == address && it.id != asked.id) {
             return Err(status_of(Error::MemberExists));
@@ -117,8 +119,8 @@ impl Cluster for Face {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        let asked = self.open(request)?;
-        let told = answer(self.node.members(!asked.linearizable)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let told = answer(face.node.members(!asked.linearizable)).await?;
         let (header, members) = (self.header(told.revision), self.members(&told));
         reply(pb::MemberListResponse { header, members })
     }
@@ -127,8 +129,9 @@ impl Cluster for Face {
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        let asked = self.open(request)?;
-        self.find_member(asked.id).await?;
+        let (face, asked) = self.enter(request).await?;
+        face.require_root().await?;
+        face.find_member(asked.id).await?;
         // All that are listed are members.
         Err(known(MEMBER_NOT_LEARNER))
     }

@@ -26,15 +26,15 @@ impl Election for Face {
         &self,
         request: Request<pb::CampaignRequest>,
     ) -> Result<Response<pb::CampaignResponse>, Status> {
-        let asked = self.open(request)?;
-        let lease = queue::session(&self.node, asked.lease).await?;
+        let (face, asked) = self.enter(request).await?;
+        let lease = queue::session(&face.node, asked.lease).await?;
         let value = asked.value.clone();
-        let (mut place, before) = queue::enter(&self.node, &asked.name, lease, value).await?;
+        let (mut place, before) = queue::enter(&face.node, &asked.name, lease, value).await?;
         let mut header = self.header(place.revision);
         if before.is_some_and(|kv| kv.value != asked.value) {
-            header = self.header(self.proclaim_at(&place, asked.value).await?);
+            header = self.header(face.proclaim_at(&place, asked.value).await?);
         }
-        place.come_first(&self.node).await?;
+        place.come_first(&face.node).await?;
         let leader = pb::LeaderKey { name: asked.name, key: place.key, rev: place.created, lease };
         reply(pb::CampaignResponse { header, leader: Some(leader) })
     }
@@ -43,9 +43,9 @@ impl Election for Face {
         &self,
         request: Request<pb::ProclaimRequest>,
     ) -> Result<Response<pb::ProclaimResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         let place = place_of(asked.leader)?;
-        let revision = self.proclaim_at(&place, asked.value).await?;
+        let revision = face.proclaim_at(&place, asked.value).await?;
         reply(pb::ProclaimResponse { header: self.header(revision) })
     }
 
@@ -53,11 +53,11 @@ impl Election for Face {
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<pb::LeaderResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         let first = first_of(&prefix_of(&asked.name));
-        let mut found = answer(self.node.range(first, false)).await?;
+        let mut found = answer(face.node.range(first, false)).await?;
         let kv = found.kvs.pop().ok_or_else(|| known(NO_LEADER))?;
-        reply(leader_response(self, found.revision, kv))
+        reply(leader_response(&face, found.revision, kv))
     }
 
     type ObserveStream = Pin<Box<dyn Stream<Item = Result<pb::LeaderResponse, Status>> + Send>>;
@@ -66,10 +66,9 @@ impl Election for Face {
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         // One answer is on its way while the next is being found: no queue grows.
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let face = self.clone();
         tokio::spawn(async move {
             let prefix = prefix_of(&asked.name);
             let observed = face.observe_into(&prefix, &sender);
@@ -89,10 +88,10 @@ impl Election for Face {
         &self,
         request: Request<pb::ResignRequest>,
     ) -> Result<Response<pb::ResignResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         let place = place_of(asked.leader)?;
         let delete = Delete { keys: Keys::One(place.key.clone()), prev_kv: false };
-        let done = self.if_held(&place, TxnOp::Delete(delete)).await?;
+        let done = face.if_held(&place, TxnOp::Delete(delete)).await?;
         reply(pb::ResignResponse { header: self.header(done.revision) })
     }
 }

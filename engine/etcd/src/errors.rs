@@ -3,6 +3,7 @@
 //! What racos adds, the reason in its own words, travels in the metadata `racos-detail`.
 
 use racos_engine::api::Error;
+use racos_machine::Refusal;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -49,6 +50,24 @@ pub const ROOT_USER_NOT_FOUND: Known =
     (Code::FailedPrecondition, "etcdserver: root user does not exist");
 pub const USER_NOT_FOUND: Known = (Code::FailedPrecondition, "etcdserver: user name not found");
 pub const ROLE_NOT_FOUND: Known = (Code::FailedPrecondition, "etcdserver: role name not found");
+pub const ROOT_ROLE_MISSING: Known =
+    (Code::FailedPrecondition, "etcdserver: root user does not have root role");
+pub const USER_EXISTS: Known = (Code::FailedPrecondition, "etcdserver: user name already exists");
+pub const ROLE_EXISTS: Known = (Code::FailedPrecondition, "etcdserver: role name already exists");
+pub const ROLE_NOT_GRANTED: Known =
+    (Code::FailedPrecondition, "etcdserver: role is not granted to the user");
+pub const PERMISSION_NOT_GRANTED: Known =
+    (Code::FailedPrecondition, "etcdserver: permission is not granted to the role");
+pub const PERMISSION_DENIED: Known = (Code::PermissionDenied, "etcdserver: permission denied");
+pub const AUTH_FAILED: Known =
+    (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password");
+/// In etcd's words and with its code, by an oversight there.
+pub const NO_PASSWORD: Known =
+    (Code::Unknown, "auth: authentication failed, password was given for no password user");
+pub const AUTH_MANAGEMENT: Known = (Code::InvalidArgument, "etcdserver: invalid auth management");
+pub const INVALID_TOKEN: Known = (Code::Unauthenticated, "etcdserver: invalid auth token");
+pub const AUTH_REVISION: Known =
+    (Code::InvalidArgument, "etcdserver: revision of auth store is old");
 pub const USER_EMPTY: Known = (Code::InvalidArgument, "etcdserver: user name is empty");
 pub const ROLE_EMPTY: Known = (Code::InvalidArgument, "etcdserver: role name is empty");
 pub const PERMISSION_NOT_GIVEN: Known = (Code::InvalidArgument, "etcdserver: permission not given");
@@ -77,6 +96,7 @@ pub fn status_of(error: Error) -> Status {
         Error::TooFewMembers(_) => TOO_FEW_MEMBERS,
         Error::MembersUnhealthy(_) => UNHEALTHY,
         Error::MemberRefused(text) => return refused(text),
+        Error::Auth(reason) => auth_known(*reason),
         Error::Invalid(text) => return Status::invalid_argument(format!("racos: {text}")),
         Error::DataLoss(text) => return Status::data_loss(format!("racos: {text}")),
     };
@@ -85,6 +105,26 @@ pub fn status_of(error: Error) -> Status {
         status.metadata_mut().insert("racos-detail", detail);
     }
     status
+}
+
+/// What a refusal about users and roles is called in etcd.
+pub fn auth_known(reason: Refusal) -> Known {
+    match reason {
+        Refusal::AuthRevision => AUTH_REVISION,
+        Refusal::UserEmpty => USER_EMPTY,
+        Refusal::AuthToken => INVALID_TOKEN,
+        Refusal::UserExists => USER_EXISTS,
+        Refusal::UserNotFound => USER_NOT_FOUND,
+        Refusal::RoleEmpty => ROLE_EMPTY,
+        Refusal::RoleExists => ROLE_EXISTS,
+        Refusal::RoleNotFound => ROLE_NOT_FOUND,
+        Refusal::RoleNotGranted => ROLE_NOT_GRANTED,
+        Refusal::PermissionNotGranted => PERMISSION_NOT_GRANTED,
+        Refusal::RootUserMissing => ROOT_USER_NOT_FOUND,
+        Refusal::RootRoleMissing => ROOT_ROLE_MISSING,
+        Refusal::AuthManagement => AUTH_MANAGEMENT,
+        _ => PERMISSION_DENIED,
+    }
 }
 
 /// What cannot be as things are, in racos' own words: etcd has none for it.

@@ -80,6 +80,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
 
 /// Headers that begin like this are metadata of the call.
 const METADATA_PREFIX: &str = "grpc-metadata-";
+/// This one is, too: a token.
+const TOKEN_HEADER: &str = "authorization";
 
 #[derive(Clone)]
 struct Method {
@@ -170,7 +172,13 @@ fn parse(input: &MessageDescriptor, body: &[u8]) -> Result<Vec<DynamicMessage>, 
 fn metadata_of(headers: &HeaderMap) -> MetadataMap {
     let mut metadata = MetadataMap::new();
     for (name, value) in headers {
-        let Some(name) = name.as_str().strip_prefix(METADATA_PREFIX) else { continue };
+        let name = match name.as_str() {
+            name if *name == *TOKEN_HEADER => name,
+            name => match name.strip_prefix(METADATA_PREFIX) {
+                Some(name) => name,
+                None => continue,
+            },
+        };
         let value = value.to_str().ok().and_then(|text| text.parse().ok());
         if let (Ok(name), Some(value)) = (AsciiMetadataKey::from_bytes(name.as_bytes()), value) {
             metadata.insert(name, value);

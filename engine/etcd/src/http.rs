@@ -73,7 +73,7 @@ impl Pages {
     async fn reads(&self, serializable: bool) -> Result<(), String> {
         let mut range = Range::new(Keys::One(bytes::Bytes::from_static(b"\0")));
         range.count_only = true;
-        let pending = self.face.node.range(range, serializable);
+        let pending = self.face.node.itself().range(range, serializable);
         match tokio::time::timeout(HEALTH_PATIENCE, pending).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -83,7 +83,7 @@ impl Pages {
 
     /// How the node is, if it says so in time.
     async fn status(&self) -> Result<StatusAnswer, String> {
-        match tokio::time::timeout(HEALTH_PATIENCE, self.face.node.status()).await {
+        match tokio::time::timeout(HEALTH_PATIENCE, self.face.node.itself().status()).await {
             Ok(status) => status.map_err(|error| error.to_string()),
             Err(_) => Err("no answer in time".into()),
         }
@@ -144,7 +144,7 @@ impl Pages {
     }
 
     async fn metrics(&self) -> Response<Body> {
-        match self.face.node.status().await {
+        match self.face.node.itself().status().await {
             Ok(status) => {
                 let page = self.face.metrics.page(self.face.node.identity(), &status);
                 page_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)

@@ -6,6 +6,7 @@ use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::{check, convert};
 use pb::request_op;
+use racos_engine::api::Handle;
 use tonic::{Request, Response, Status};
 
 #[tonic::async_trait]
@@ -14,10 +15,10 @@ impl Kv for Face {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         check::range(&asked).map_err(known)?;
         let serializable = asked.serializable;
-        let found = answer(self.node.range(convert::range(asked), serializable)).await?;
+        let found = answer(face.node.range(convert::range(asked), serializable)).await?;
         reply(convert::range_answer(self.header(found.revision), found))
     }
 
@@ -25,9 +26,9 @@ impl Kv for Face {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         check::put(&asked).map_err(known)?;
-        let done = answer(self.node.put(convert::put(asked))).await?;
+        let done = face.ask(convert::put(asked), Handle::put).await?;
         reply(convert::put_answer(self.header(done.revision), done))
     }
 
@@ -35,9 +36,9 @@ impl Kv for Face {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         check::delete(&asked).map_err(known)?;
-        let done = answer(self.node.delete(convert::delete(asked))).await?;
+        let done = face.ask(convert::delete(asked), Handle::delete).await?;
         reply(convert::delete_answer(self.header(done.revision), done))
     }
 
@@ -45,10 +46,11 @@ impl Kv for Face {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         check::txn(&asked).map_err(known)?;
         let serializable = is_serializable(&asked);
-        let done = answer(self.node.txn(convert::txn(asked)?, serializable)).await?;
+        let txn = convert::txn(asked)?;
+        let done = face.ask(txn, |node, txn| node.txn(txn, serializable)).await?;
         reply(convert::txn_answer(self.header(done.revision), done))
     }
 
@@ -56,8 +58,9 @@ impl Kv for Face {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        let asked = self.open(request)?;
-        let done = answer(self.node.compact(asked.revision, asked.physical)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let ask = |node: &Handle, (revision, physical)| node.compact(revision, physical);
+        let done = face.ask((asked.revision, asked.physical), ask).await?;
         reply(pb::CompactionResponse { header: self.header(done.revision) })
     }
 }

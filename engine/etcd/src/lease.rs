@@ -1,8 +1,9 @@
 //! The service Lease.
 
-use crate::face::{Face, answer, reply};
+use crate::face::{Face, Token, answer, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::lease_server::Lease;
+use racos_engine::api::Handle;
 use std::pin::Pin;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -13,8 +14,9 @@ impl Lease for Face {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        let asked = self.open(request)?;
-        let lease = answer(self.node.lease_grant(asked.id, asked.ttl)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let lease =
+            face.ask((asked.id, asked.ttl), |node, (id, ttl)| node.lease_grant(id, ttl)).await?;
         let header = self.header(lease.revision);
         reply(pb::LeaseGrantResponse { header, id: lease.id, ttl: lease.ttl, error: String::new() })
     }
@@ -23,8 +25,8 @@ impl Lease for Face {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let asked = self.open(request)?;
-        let done = answer(self.node.lease_revoke(asked.id)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let done = face.ask(asked.id, Handle::lease_revoke).await?;
         reply(pb::LeaseRevokeResponse { header: self.header(done.revision) })
     }
 
@@ -37,11 +39,12 @@ impl Lease for Face {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.check_leader(request.metadata())?;
-        let face = self.clone();
+        let (face, token) = (self.clone(), Token::of(request.metadata()));
         let answers = request.into_inner().then(move |asked| {
-            let face = face.clone();
+            let (face, token) = (face.clone(), token.clone());
             async move {
                 let id = asked?.id;
+                let face = face.of(&token).await?;
                 face.metrics.count(&face.metrics.keep_alives, 1);
                 let lease = answer(face.node.lease_keep_alive(id)).await?;
                 let header = face.header(lease.revision);
@@ -55,8 +58,8 @@ impl Lease for Face {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let asked = self.open(request)?;
-        let lease = answer(self.node.lease_time_to_live(asked.id, asked.keys)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let lease = answer(face.node.lease_time_to_live(asked.id, asked.keys)).await?;
         reply(pb::LeaseTimeToLiveResponse {
             header: self.header(lease.revision),
             id: lease.id,
@@ -70,8 +73,8 @@ impl Lease for Face {
         &self,
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        self.open(request)?;
-        let found = answer(self.node.leases()).await?;
+        let (face, _) = self.enter(request).await?;
+        let found = answer(face.node.leases()).await?;
         let leases = found.ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
         reply(pb::LeaseLeasesResponse { header: self.header(found.revision), leases })
     }

@@ -13,6 +13,7 @@
 //! | `kv`, `watch`, `lease`, `cluster`, `maintenance`, `auth`, `health` | a service each |
 //! | `backup`, `save`, `restore` | the format of backups; made of a cluster, and filled into one |
 //! | `queue`, `lock`, `election` | locks and elections, made of the other services |
+//! | `token`, `password` | who asks, and how that is proved |
 //! | `check`, `convert`, `errors` | requests judged, translated, refused in etcd's words |
 #![forbid(unsafe_code)]
 
@@ -33,12 +34,14 @@ mod lease;
 mod lock;
 mod maintenance;
 mod metrics;
+mod password;
 pub mod pb;
 mod queue;
 mod restore;
 mod save;
 mod server;
 mod services;
+mod token;
 mod watch;
 
 pub use face::Settings;

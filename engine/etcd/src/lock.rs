@@ -14,13 +14,13 @@ impl Lock for Face {
         &self,
         request: Request<pb::LockRequest>,
     ) -> Result<Response<pb::LockResponse>, Status> {
-        let asked = self.open(request)?;
-        let lease = queue::session(&self.node, asked.lease).await?;
-        let (mut place, _) = queue::enter(&self.node, &asked.name, lease, Bytes::new()).await?;
+        let (face, asked) = self.enter(request).await?;
+        let lease = queue::session(&face.node, asked.lease).await?;
+        let (mut place, _) = queue::enter(&face.node, &asked.name, lease, Bytes::new()).await?;
         let entered = place.revision;
-        place.come_first(&self.node).await?;
+        place.come_first(&face.node).await?;
         // Who waited may have lost the lease meanwhile.
-        if place.revision != entered && !place.is_held(&self.node).await? {
+        if place.revision != entered && !place.is_held(&face.node).await? {
             return Err(Status::unknown("mutex: session is expired"));
         }
         reply(pb::LockResponse { header: self.header(place.revision), key: place.key })
@@ -30,9 +30,9 @@ impl Lock for Face {
         &self,
         request: Request<pb::UnlockRequest>,
     ) -> Result<Response<pb::UnlockResponse>, Status> {
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         let delete = Delete { keys: Keys::One(asked.key), prev_kv: false };
-        let done = answer(self.node.delete(delete)).await?;
+        let done = answer(face.node.delete(delete)).await?;
         reply(pb::UnlockResponse { header: self.header(done.revision) })
     }
 }

@@ -26,29 +26,29 @@ impl Maintenance for Face {
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
         use pb::alarm_request::AlarmAction;
-        let asked = self.open(request)?;
+        let (face, asked) = self.enter(request).await?;
         let kind = match asked.alarm() {
             pb::AlarmType::None => None,
             pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
             pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
         };
-        let standing = answer(self.node.alarms()).await?;
+        let standing = answer(face.node.alarms()).await?;
         let alarms = match (asked.action(), kind) {
             (AlarmAction::Get, kind) => {
                 standing.into_iter().filter(|alarm| kind.is_none_or(|it| alarm.1 == it)).collect()
             }
             (_, None) => Vec::new(),
             (AlarmAction::Activate, Some(kind)) => {
-                answer(self.node.alarm(asked.member_id, kind, true)).await?;
+                answer(face.node.alarm(asked.member_id, kind, true)).await?;
                 vec![(asked.member_id, kind)]
             }
             (AlarmAction::Deactivate, Some(kind)) => {
-                answer(self.node.alarm(asked.member_id, kind, false)).await?;
+                answer(face.node.alarm(asked.member_id, kind, false)).await?;
                 // Only what stood is told as ended.
                 standing.into_iter().filter(|alarm| *alarm == (asked.member_id, kind)).collect()
             }
         };
-        let revision = answer(self.node.status()).await?.revision;
+        let revision = answer(face.node.status()).await?.revision;
         let alarms = alarms.iter().map(alarm_member).collect();
         reply(pb::AlarmResponse { header: self.header(revision), alarms })
     }
@@ -57,8 +57,8 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        self.open(request)?;
-        let status = answer(self.node.status()).await?;
+        let (face, _) = self.enter(request).await?;
+        let status = answer(face.node.status()).await?;
         let identity = self.node.identity();
         let mut errors = Vec::new();
         if status.leader == 0 {
@@ -94,7 +94,8 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        self.open(request)?;
+        let (face, _) = self.enter(request).await?;
+        face.require_root().await?;
         reply(pb::DefragmentResponse { header: None })
     }
 
@@ -102,8 +103,8 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
-        self.open(request)?;
-        let found = answer(self.node.hash_kv(0)).await?;
+        let (face, _) = self.enter(request).await?;
+        let found = answer(face.node.hash_kv(0)).await?;
         reply(pb::HashResponse { header: self.header(found.revision), hash: found.hash })
     }
 
@@ -111,8 +112,8 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
-        let asked = self.open(request)?;
-        let found = answer(self.node.hash_kv(asked.revision)).await?;
+        let (face, asked) = self.enter(request).await?;
+        let found = answer(face.node.hash_kv(asked.revision)).await?;
         reply(pb::HashKvResponse {
             header: self.header(found.revision),
             hash: found.hash,
@@ -127,8 +128,8 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.open(request)?;
-        reply(Saving::start(self.clone()))
+        let (face, _) = self.enter(request).await?;
+        reply(Saving::start(face))
     }
 
     /// There is no leader that could be moved; no node is the one that is asked for.
@@ -136,14 +137,17 @@ impl Maintenance for Face {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        self.open(request)?;
+        let (face, _) = self.enter(request).await?;
+        face.require_root().await?;
         Err(known(NOT_LEADER))
     }
 
     async fn downgrade(
         &self,
-        _: Request<pb::DowngradeRequest>,
+        request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let (face, _) = self.enter(request).await?;
+        face.require_root().await?;
         Err(not_served("a racos node has no older etcd version to become"))
     }
 }

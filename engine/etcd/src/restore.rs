@@ -7,14 +7,16 @@
 //! Invariant: bytes and steps on their way are bounded. Nobody sees what was restored before the end
 //! of the backup has come, undamaged, and the state machine has found that all is there.
 
+use crate::auth::draw_secret;
 use crate::backup::{FormatError, Piece, Reader};
 use crate::errors::status_of;
-use crate::face::{Face, answer, reply};
+use crate::face::{Face, Token, answer, reply};
 use crate::pb::racospb as pb;
 use crate::pb::racospb::backup_server::Backup;
 use bytes::Bytes;
 use racos_engine::api::types::{BackupVersion, Done, RestoreStep};
 use racos_engine::api::{Error, Pending};
+use racos_machine::AuthEntry;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio_stream::StreamExt;
@@ -34,9 +36,13 @@ impl Backup for Face {
         request: Request<Streaming<pb::RestoreRequest>>,
     ) -> Result<Response<pb::RestoreResponse>, Status> {
         self.check_leader(request.metadata())?;
+        let face = self.of(&Token::of(request.metadata())).await?;
+        face.require_root().await?;
         let mut blobs = request.into_inner();
         let mut reader = Reader::default();
-        let mut restoring = Restoring::new(self.clone());
+        // From here on it is this node that restores: the users of the backup are not those who ask.
+        let node = face.node.itself();
+        let mut restoring = Restoring::new(Face { node, ..face });
         while let Some(blob) = blobs.next().await {
             reader.push(&blob?.blob);
             while let Some(piece) = reader.next_piece().map_err(malformed)? {
@@ -90,6 +96,11 @@ impl Restoring {
                     self.send(RestoreStep::Lease { id: lease.id, ttl: lease.ttl }, 16).await?;
                 }
             }
+            Piece::Auth(auth) => {
+                for entry in auth.entries {
+                    self.auth(&entry).await?;
+                }
+            }
             Piece::Versions(versions) => {
                 for version in versions.versions {
                     self.version(version).await?;
@@ -97,6 +108,21 @@ impl Restoring {
             }
             // It is acted upon when the sum behind it has come.
             Piece::End(_) => {}
+        }
+        Ok(())
+    }
+
+    /// One after the other: each may name those before it. Tokens of the cluster that was saved are good
+    /// for nothing in this one.
+    async fn auth(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let mut entry = AuthEntry::decode(bytes)
+            .map_err(|error| Status::invalid_argument(format!("racos: {error}")))?;
+        if let AuthEntry::State { secret, .. } = &mut entry {
+            *secret = draw_secret();
+        }
+        self.send(RestoreStep::Auth(Box::new(entry)), bytes.len()).await?;
+        while !self.flying.is_empty() {
+            self.land().await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::face::{Face, answer};
 use crate::http::API_VERSION;
 use crate::pb::etcdserverpb as pb;
 use crate::pb::racospb::{
-    BackupEnd, BackupHead, BackupLease, BackupLeases, BackupVersion, BackupVersions,
+    BackupAuth, BackupEnd, BackupHead, BackupLease, BackupLeases, BackupVersion, BackupVersions,
 };
 use bytes::Bytes;
 use racos_engine::api::types::{self, BackupPage, BackupPlace};
@@ -89,11 +89,33 @@ impl Saver {
             let leases = leases.iter().map(|(id, ttl)| BackupLease { id: *id, ttl: *ttl });
             self.send(&Piece::Leases(BackupLeases { leases: leases.collect() })).await?;
         }
+        self.save_auth().await?;
         self.save_versions(head.revision, &mut end).await?;
         // One step tells what was compacted and what the history then is.
         let hashed = answer(node.hash_kv(head.revision)).await?;
         (end.compact_revision, end.hash) = (hashed.compact_revision, hashed.hash);
         self.send(&Piece::End(end)).await
+    }
+
+    async fn save_auth(&mut self) -> Result<(), Ended> {
+        let (mut after, mut revision) = (None, None);
+        loop {
+            let page = answer(self.face.node.backup_auth(after)).await?;
+            if revision.is_some_and(|revision| revision != page.auth_revision) {
+                let text = "racos: users or roles changed while they were saved; save again";
+                return Err(Ended::Failed(Status::unavailable(text)));
+            }
+            revision = Some(page.auth_revision);
+            let entries: Vec<Bytes> =
+                page.entries.iter().map(|entry| entry.encoded().into()).collect();
+            if !entries.is_empty() {
+                self.send(&Piece::Auth(BackupAuth { entries })).await?;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn save_versions(&mut self, revision: i64, end: &mut BackupEnd) -> Result<(), Ended> {

@@ -10,6 +10,7 @@ use crate::face::{Face, Settings};
 use crate::gateway::Gateway;
 use crate::http::Pages;
 use crate::metrics::Metrics;
+use crate::password::Passwords;
 use crate::services::Services;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -127,7 +128,8 @@ struct Shared {
 async fn accept(listener: TcpListener, settings: Settings, node: Handle) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("it is non-blocking");
     let bytes_max = (settings.request_bytes_max * HELD_REQUESTS).max(HELD_BYTES_MIN);
-    let face = Face { node, settings: Arc::new(settings), metrics: Arc::new(Metrics::default()) };
+    let (settings, metrics) = (Arc::new(settings), Arc::new(Metrics::default()));
+    let face = Face { node, settings, metrics, passwords: Passwords::default() };
     tokio::spawn(face.node.ringer());
     let services = Services::new(face.clone());
     let gateway = Gateway::new();

@@ -7,17 +7,17 @@
 //! sent whole before the next.
 
 use crate::convert;
-use crate::errors::{NO_LEADER, STOPPED, known, status_of};
-use crate::face::{Face, reply};
+use crate::errors::{NO_LEADER, STOPPED, auth_known, known, status_of};
+use crate::face::{Face, Token, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use racos_engine::api::WatchStream;
 use racos_engine::api::types::{Event, Events, WatchNews, WatchRefusal, WatchResponse};
+use racos_machine::Caller;
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +28,7 @@ use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// Requests taken from a client before it is looked what there is to send.
@@ -80,10 +80,11 @@ struct Opening(Face);
 impl StreamingService<pb::WatchRequest> for Opening {
     type Response = Outgoing;
     type ResponseStream = Session;
-    type Future = Ready<Result<Response<Session>, Status>>;
+    type Future = BoxFuture<Response<Session>, Status>;
 
     fn call(&mut self, request: Request<Streaming<pb::WatchRequest>>) -> Self::Future {
-        ready(Session::open(&self.0, request).and_then(reply))
+        let face = self.0.clone();
+        Box::pin(async move { reply(Session::open(face, request).await?) })
     }
 }
 
@@ -168,15 +169,26 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn open(face: &Face, request: Request<Streaming<pb::WatchRequest>>) -> Result<Session, Status> {
+    async fn open(
+        face: Face,
+        request: Request<Streaming<pb::WatchRequest>>,
+    ) -> Result<Session, Status> {
         face.check_leader(request.metadata())?;
+        let face = match face.of(&Token::of(request.metadata())).await {
+            // As in etcd, not the stream is refused but each watch on it: such a user there never is.
+            Err(status) if status.code() == Code::Unauthenticated => {
+                let nobody = Caller { user: Default::default(), since: 0 };
+                Face { node: face.node.on_behalf_of(nobody), ..face }
+            }
+            face => face?,
+        };
         let asks_leader = request.metadata().get("hasleader").is_some();
         face.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
         Ok(Session {
             leader_check: asks_leader.then(|| tokio::time::interval(LEADER_CHECK_EVERY)),
             requests: Some(request.into_inner()),
             news: face.node.watches(),
-            face: face.clone(),
+            face,
             asked: VecDeque::new(),
             fragmenting: BTreeSet::new(),
             ready: VecDeque::new(),
@@ -252,6 +264,11 @@ impl Session {
                         "mvcc: duplicate watch ID provided on the WatchStream".into()
                     }
                     WatchRefusal::EmptyRange => "mvcc: watcher range is empty".into(),
+                    WatchRefusal::Auth(reason) => {
+                        // As Go prints a status.
+                        let (code, text) = auth_known(reason);
+                        format!("rpc error: code = {code:?} desc = {text}")
+                    }
                 };
             }
             WatchNews::Events(events) => {

@@ -49,6 +49,19 @@ impl<L: Link, D: Device> Node<L, D> {
             let text = Refusal::Restoring.to_string();
             return self.refuse_request(&waiter, ErrorCode::Unavailable, &text);
         }
+        // Who has no name may do nothing. Members are an operator's to change, here at the nodes' own
+        // ports: whoever reaches those can do as a node does.
+        let is_open = matches!(
+            asked,
+            Request::Status
+                | Request::Members { .. }
+                | Request::AtRisk { .. }
+                | Request::CloseSession { .. }
+        );
+        if self.machine.auth().is_enabled() && !is_open {
+            let text = Refusal::UserEmpty.to_string();
+            return self.refuse_request(&waiter, ErrorCode::BadRequest, &text);
+        }
         match asked {
             Request::OpenSession { window } => {
                 self.write(waiter, None, Action::OpenSession { window }, None)

@@ -12,8 +12,9 @@ use crate::tune::profile_here;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use racos_etcd::backup::{Piece, Reader};
-use racos_etcd::pb::etcdserverpb::SnapshotRequest;
+use racos_etcd::pb::etcdserverpb::auth_client::AuthClient;
 use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
+use racos_etcd::pb::etcdserverpb::{AuthenticateRequest, SnapshotRequest};
 use racos_etcd::pb::racospb::backup_client::BackupClient;
 use racos_etcd::pb::racospb::{BackupEnd, BackupHead, RestoreRequest, RestoreResponse};
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
 
 const ETCD_ENDPOINT: &str = "127.0.0.1:2379";
 const ETCD_PORT: u16 = 2379;
@@ -52,6 +54,9 @@ struct SaveArgs {
     /// Where a node serves etcd's API, HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", default_value = ETCD_ENDPOINT)]
     endpoint: String,
+    /// Where authentication is on: a user with the role root.
+    #[arg(long, value_name = "NAME:PASSWORD")]
+    user: Option<String>,
     /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
@@ -150,7 +155,7 @@ async fn save(args: &SaveArgs) -> Outcome {
     let mut partial = path.clone().into_os_string();
     partial.push(".part");
     let partial = PathBuf::from(partial);
-    let saved = save_to(&partial, &args.endpoint).await;
+    let saved = save_to(&partial, &args.endpoint, args.user.as_deref()).await;
     match saved {
         Ok((head, end)) => {
             fs::rename(&partial, path).map_err(|error| about(path, error))?;
@@ -166,11 +171,36 @@ async fn save(args: &SaveArgs) -> Outcome {
     }
 }
 
-async fn save_to(partial: &Path, endpoint: &str) -> Result<(BackupHead, BackupEnd), Failure> {
+/// A request that shows who asks.
+async fn shown<T>(asked: T, channel: Channel, user: Option<&str>) -> Result<Request<T>, Failure> {
+    let mut request = Request::new(asked);
+    let Some(user) = user else { return Ok(request) };
+    let (name, password) =
+        user.split_once(':').ok_or_else(|| usage("--user is NAME:PASSWORD".to_string()))?;
+    let (name, password) = (name.into(), password.into());
+    let asked = AuthenticateRequest { name, password };
+    let told = AuthClient::new(channel).authenticate(asked).await;
+    let refused = |text: &str| failed(format!("logging in as the user of --user: {text}"));
+    let token = told.map_err(|status| refused(status.message()))?.into_inner().token;
+    let token = token.parse().map_err(|_| refused("the token is not text"))?;
+    request.metadata_mut().insert("token", token);
+    Ok(request)
+}
+
+async fn save_to(
+    partial: &Path,
+    endpoint: &str,
+    user: Option<&str>,
+) -> Result<(BackupHead, BackupEnd), Failure> {
     let channel = connect(endpoint).await?;
+    let asked = shown(SnapshotRequest {}, channel.clone(), user).await?;
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let broken = |status: tonic::Status| failed(format!("{endpoint}: {}", status.message()));
-    let mut blobs = client.snapshot(SnapshotRequest {}).await.map_err(broken)?.into_inner();
+    let broken = |status: Status| {
+        let needs_user = user.is_none() && status.code() == Code::InvalidArgument;
+        let advice = if needs_user { "; give --user NAME:PASSWORD" } else { "" };
+        failed(format!("{endpoint}: {}{advice}", status.message()))
+    };
+    let mut blobs = client.snapshot(asked).await.map_err(broken)?.into_inner();
     let mut file = File::create(partial).map_err(|error| about(partial, error))?;
     let bar = output::step_bar(0);
     let (mut reader, mut head) = (Reader::default(), BackupHead::default());

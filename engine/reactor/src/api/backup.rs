@@ -7,6 +7,7 @@
 //! What would break it: a page that is answered without versions whose values were gone, though they
 //! are not compacted.
 
+use super::auth::Who;
 use super::gather::{Lost, Values};
 use super::pending::Answer;
 use super::types::*;
@@ -15,7 +16,7 @@ use crate::batch::Payload;
 use crate::node::Node;
 use bytes::Bytes;
 use racos_machine::{
-    Action, Content, Key, Op, Refusal, Restore, RestoreEnd, RestoredVersion, Revision,
+    Action, AuthPlace, Content, Key, Op, Refusal, Restore, RestoreEnd, RestoredVersion, Revision,
 };
 use racos_net::Link;
 use racos_storage::device::Device;
@@ -66,9 +67,10 @@ impl Draft {
 
 impl<L: Link, D: Device> Node<L, D> {
     /// What a backup begins with: a state that holds all that was completed before.
-    pub(super) fn backup_begin(&mut self, answer: Answer<BackupHead>) {
+    pub(super) fn backup_begin(&mut self, who: Who, answer: Answer<BackupHead>) {
         self.at_pin(Box::new(move |node, pinned| {
-            let head = pinned.and_then(|()| match node.machine.is_restoring() {
+            let allowed = pinned.and_then(|()| node.may_administer(&who));
+            let head = allowed.and_then(|()| match node.machine.is_restoring() {
                 true => Err(node.refusal(Refusal::Restoring)),
                 false => Ok(BackupHead {
                     revision: node.machine.revision() as i64,
@@ -77,6 +79,12 @@ impl<L: Link, D: Device> Node<L, D> {
             });
             answer.send(head);
         }));
+    }
+
+    /// Users and roles behind a place.
+    pub(super) fn backup_auth(&self, after: Option<AuthPlace>) -> BackupAuth {
+        let (entries, next) = self.machine.auth_entries_behind(after);
+        BackupAuth { entries, auth_revision: self.machine.auth().revision(), next }
     }
 
     /// The versions behind `after` that a backup of a revision holds.
@@ -149,6 +157,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let restore = match step {
             RestoreStep::Begin { revision } => Restore::Begin { revision },
             RestoreStep::Lease { id, ttl } => Restore::Lease { id, ttl },
+            RestoreStep::Auth(entry) => Restore::Auth(entry),
             RestoreStep::End { keys, versions, leases, compact_revision, hash } => {
                 let compacted = u64::try_from(compact_revision).ok();
                 Restore::End(RestoreEnd { keys, versions, leases, compacted, hash })
@@ -158,7 +167,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 return self.restore_version(before, version, answer);
             }
         };
-        self.propose_action(Action::Restore(restore), move |result| {
+        self.propose_action(&Who::Node, Action::Restore(restore), move |result| {
             answer.send(result.map(|revision| Done { revision }));
         });
     }
@@ -176,7 +185,7 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let Some(value) = value else {
             let restore = Restore::Version(Box::new(restored(None)));
-            return self.propose_action(Action::Restore(restore), move |result| {
+            return self.propose_action(&Who::Node, Action::Restore(restore), move |result| {
                 answer.send(result.map(|revision| Done { revision }));
             });
         };
@@ -186,12 +195,12 @@ impl<L: Link, D: Device> Node<L, D> {
                 Ok(stored) => {
                     let version = restored(Some(contents_of_one(stored)));
                     let action = Action::Restore(Restore::Version(Box::new(version)));
-                    node.propose_action(action, move |result| {
+                    node.propose_action(&Who::Node, action, move |result| {
                         answer.send(result.map(|revision| Done { revision }));
                     });
                 }
             });
-            return self.store_stripes(vec![(0, value)], then);
+            return self.store_stripes(Who::Node, vec![(0, value)], then);
         }
         let Some(body) = self.pool.copy(&value) else {
             return answer.send(Err(super::write::no_buffers()));

@@ -98,7 +98,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(revision) = revision.filter(|revision| *revision > done) {
             let op = Op {
                 id: self.next_op_id(),
-                author: None,
+                author: self.own_author(),
                 stamp: None,
                 action: Action::Compact { revision },
             };

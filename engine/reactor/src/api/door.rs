@@ -4,10 +4,12 @@
 //! reactor that sleeps is woken for the first request after it last looked.
 //! What would break it: clearing `signalled` after the queue was emptied instead of before.
 
+use super::auth::{AuthAnswer, AuthAsk, AuthView, LoginAnswer, Who};
 use super::bells::{Bells, Ringer};
 use super::pending::{Answer, Pending, pending};
 use super::stream::{StreamShared, WatchStream};
 use super::types::*;
+use racos_machine::{AuthPlace, AuthStep, Caller, Name};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,6 +108,26 @@ pub(crate) enum Request {
         step: RestoreStep,
         answer: Answer<Done>,
     },
+    Auth {
+        ask: AuthAsk,
+        answer: Answer<AuthAnswer>,
+    },
+    AuthStep {
+        step: AuthStep,
+        answer: Answer<Done>,
+    },
+    Login {
+        user: Name,
+        answer: Answer<LoginAnswer>,
+    },
+    /// Answered once this node has executed what was completed before.
+    CatchUp {
+        answer: Answer<Done>,
+    },
+    BackupAuth {
+        after: Option<AuthPlace>,
+        answer: Answer<BackupAuth>,
+    },
     OpenStream {
         stream: Arc<StreamShared>,
     },
@@ -137,17 +159,25 @@ impl Request {
     }
 }
 
+/// A request, and who asks.
+pub(crate) struct Asked {
+    pub(super) who: Who,
+    pub(super) request: Request,
+}
+
 /// Wakes a reactor that sleeps.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct Door {
-    queue: Mutex<VecDeque<Request>>,
+    queue: Mutex<VecDeque<Asked>>,
     signalled: AtomicBool,
     closed: AtomicBool,
     wake: Wake,
     next_stream: AtomicU64,
     identity: Identity,
     hears_quorum: AtomicBool,
+    auth_enabled: AtomicBool,
+    auth: Mutex<AuthView>,
     pub(crate) bells: Arc<Bells>,
 }
 
@@ -162,7 +192,7 @@ pub struct Identity {
 }
 
 impl Door {
-    pub(crate) fn new(identity: Identity, wake: Wake) -> Door {
+    pub(crate) fn new(identity: Identity, auth: AuthView, wake: Wake) -> Door {
         Door {
             queue: Mutex::default(),
             signalled: AtomicBool::new(false),
@@ -171,12 +201,14 @@ impl Door {
             next_stream: AtomicU64::new(1),
             identity,
             hears_quorum: AtomicBool::new(identity.hears_quorum),
+            auth_enabled: AtomicBool::new(auth.enabled),
+            auth: Mutex::new(auth),
             bells: Arc::default(),
         }
     }
 
     /// Takes up to `most` requests; whether more wait.
-    pub(crate) fn take(&self, most: usize, into: &mut VecDeque<Request>) -> bool {
+    pub(crate) fn take(&self, most: usize, into: &mut VecDeque<Asked>) -> bool {
         if !self.signalled.swap(false, Ordering::AcqRel) {
             return false;
         }
@@ -194,8 +226,14 @@ impl Door {
         self.hears_quorum.store(hears, Ordering::Relaxed);
     }
 
+    /// Says how users and roles are now.
+    pub(crate) fn set_auth(&self, auth: AuthView) {
+        *self.auth.lock().unwrap_or_else(PoisonError::into_inner) = auth;
+        self.auth_enabled.store(auth.enabled, Ordering::Release);
+    }
+
     /// Fails if the queue is full or nobody empties it any more.
-    pub(crate) fn send(&self, request: Request) -> Result<(), Error> {
+    pub(crate) fn send(&self, who: Who, request: Request) -> Result<(), Error> {
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if self.closed.load(Ordering::Acquire) {
@@ -206,7 +244,7 @@ impl Door {
             if bounded && queue.len() >= QUEUE_MAX {
                 return Err(Error::Busy("too many requests wait for this node".into()));
             }
-            queue.push_back(request);
+            queue.push_back(Asked { who, request });
         }
         if !self.signalled.swap(true, Ordering::AcqRel) {
             (self.wake)();
@@ -228,28 +266,63 @@ impl Door {
 
 /// A door to a node, for other threads. Every call returns at once; requests of one thread are taken
 /// in in the order of the calls.
+///
+/// What is asked through it is nobody's, who may do nothing while authentication is on, unless it is
+/// [on behalf of](Handle::on_behalf_of) somebody.
 #[derive(Clone)]
-pub struct Handle(pub(crate) Arc<Door>);
+pub struct Handle {
+    door: Arc<Door>,
+    who: Who,
+}
 
 impl Handle {
+    pub(crate) fn new(door: Arc<Door>) -> Handle {
+        Handle { door, who: Who::Nobody }
+    }
+
     /// Who answers, for headers.
     pub fn identity(&self) -> Identity {
-        let hears_quorum = self.0.hears_quorum.load(Ordering::Relaxed);
-        Identity { hears_quorum, ..self.0.identity }
+        let hears_quorum = self.door.hears_quorum.load(Ordering::Relaxed);
+        Identity { hears_quorum, ..self.door.identity }
+    }
+
+    /// A handle for requests of a user.
+    pub fn on_behalf_of(&self, caller: Caller) -> Handle {
+        Handle { door: self.door.clone(), who: Who::User(Arc::new(caller)) }
+    }
+
+    /// Whether requests are of a user.
+    pub fn is_of_user(&self) -> bool {
+        matches!(self.who, Who::User(_))
+    }
+
+    /// A handle for what this node wants to know of itself: it may do everything.
+    pub fn itself(&self) -> Handle {
+        Handle { door: self.door.clone(), who: Who::Node }
+    }
+
+    /// Whether users need permissions, as far as this node knows.
+    pub fn auth_enabled(&self) -> bool {
+        self.door.auth_enabled.load(Ordering::Acquire)
+    }
+
+    /// What tokens are checked by, as far as this node knows.
+    pub fn auth_view(&self) -> AuthView {
+        *self.door.auth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes those who wait for this node's answers, in the thread that runs it: to be run beside
     /// them by an executor of one thread, once. Without it each is woken from the node's thread.
     pub fn ringer(&self) -> Ringer {
-        Ringer::new(self.0.bells.clone())
+        Ringer::new(self.door.bells.clone())
     }
 
     fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Pending<T> {
-        let (answer, asked) = pending(&self.0.bells);
-        match self.0.send(request(answer)) {
+        let (answer, asked) = pending(&self.door.bells);
+        match self.door.send(self.who.clone(), request(answer)) {
             Ok(()) => asked,
             Err(error) => {
-                let (answer, refused) = pending(&self.0.bells);
+                let (answer, refused) = pending(&self.door.bells);
                 answer.send(Err(error));
                 refused
             }
@@ -335,7 +408,7 @@ impl Handle {
     /// with the members.
     pub fn announce(&self, clients: &str) {
         // A node that has stopped has nobody to tell.
-        let _ = self.0.send(Request::Announce { clients: clients.into() });
+        let _ = self.door.send(Who::Node, Request::Announce { clients: clients.into() });
     }
 
     pub fn status(&self) -> Pending<StatusAnswer> {
@@ -362,13 +435,39 @@ impl Handle {
         self.ask(|answer| Request::Restore { step, answer })
     }
 
+    /// Some of the users and roles for a backup, from a place on.
+    pub fn backup_auth(&self, after: Option<AuthPlace>) -> Pending<BackupAuth> {
+        self.ask(|answer| Request::BackupAuth { after, answer })
+    }
+
+    /// Asks about users and roles.
+    pub fn auth(&self, ask: AuthAsk) -> Pending<AuthAnswer> {
+        self.ask(|answer| Request::Auth { ask, answer })
+    }
+
+    /// Changes users, roles, or whether they count.
+    pub fn auth_step(&self, step: AuthStep) -> Pending<Done> {
+        self.ask(|answer| Request::AuthStep { step, answer })
+    }
+
+    /// What is needed to let a user in: for whoever checks passwords.
+    pub fn login(&self, user: Name) -> Pending<LoginAnswer> {
+        self.ask(|answer| Request::Login { user, answer })
+    }
+
+    /// Waits until this node has executed what was completed before.
+    pub fn catch_up(&self) -> Pending<Done> {
+        self.ask(|answer| Request::CatchUp { answer })
+    }
+
     /// A stream of watches; it ends when it is dropped.
     pub fn watches(&self) -> WatchStream {
-        let number = self.0.next_stream.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(StreamShared::new(number, self.0.bells.clone()));
-        if self.0.send(Request::OpenStream { stream: shared.clone() }).is_err() {
+        let number = self.door.next_stream.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::new(StreamShared::new(number, self.door.bells.clone()));
+        let open = Request::OpenStream { stream: shared.clone() };
+        if self.door.send(self.who.clone(), open).is_err() {
             shared.end();
         }
-        WatchStream::new(shared, self.0.clone())
+        WatchStream::new(shared, self.door.clone())
     }
 }

@@ -8,6 +8,7 @@
 //! What would break it: a promise without looking at the clock, an answer that hides a promise, or
 //! clocks that start anew in the past. Times are readings of this node's own monotonic clock.
 
+use super::auth::Who;
 use super::pending::Answer;
 use super::types::*;
 use crate::batch::{Payload, Waiter, lease_hash};
@@ -158,7 +159,24 @@ impl<L: Link, D: Device> Node<L, D> {
         renewed.map_or(UNKNOWN, |at| self.now.saturating_sub(*at))
     }
 
-    pub(super) fn keep_alive(&mut self, id: i64, answer: Answer<LeaseAnswer>, tries: u32) {
+    /// Whoever may not delete what is attached to a lease may not keep it, either.
+    pub(super) fn keep_alive_of(&mut self, who: Who, id: i64, answer: Answer<LeaseAnswer>) {
+        if !self.machine.auth().is_enabled() {
+            return self.keep_alive(id, answer, 0);
+        }
+        self.at_pin(Box::new(move |node, pinned| {
+            let permit = pinned.and_then(|()| node.permit(&who));
+            let allowed = permit.and_then(|permit| {
+                node.machine.permits_lease_end(&permit, id).map_err(Error::Auth)
+            });
+            match allowed {
+                Ok(()) => node.keep_alive(id, answer, 0),
+                Err(error) => answer.send(Err(error)),
+            }
+        }));
+    }
+
+    fn keep_alive(&mut self, id: i64, answer: Answer<LeaseAnswer>, tries: u32) {
         // Taken before: nobody is to see a renewal at a revision at which the lease was gone.
         let revision = self.machine.revision() as i64;
         if self.machine.lease_ttl(id).is_none() {
@@ -192,16 +210,51 @@ impl<L: Link, D: Device> Node<L, D> {
         self.api.leases.waiting.push(Ask { id, refresh: true, job });
     }
 
-    pub(super) fn time_to_live(&mut self, id: i64, keys: bool, answer: Answer<TimeToLiveAnswer>) {
+    pub(super) fn time_to_live(
+        &mut self,
+        who: Who,
+        id: i64,
+        keys: bool,
+        answer: Answer<TimeToLiveAnswer>,
+    ) {
         self.at_pin(Box::new(move |node, pinned| {
-            if let Err(error) = pinned {
+            if let Err(error) = pinned.and_then(|()| node.may_see_lease(&who, id, keys)) {
                 return answer.send(Err(error));
             }
-            let job: AskJob<L, D> = Box::new(move |node, seen| match seen {
-                Ok(seen) => answer.send(Ok(node.lease_left(id, keys, seen.age))),
-                Err(error) => answer.send(Err(error)),
+            // Keys may have been attached while the others were asked.
+            let job: AskJob<L, D> = Box::new(move |node, seen| {
+                let allowed = seen.and_then(|seen| {
+                    node.may_see_lease(&who, id, keys)?;
+                    Ok(node.lease_left(id, keys, seen.age))
+                });
+                answer.send(allowed);
             });
             node.api.leases.waiting.push(Ask { id, refresh: false, job });
+        }));
+    }
+
+    fn may_see_lease(&self, who: &Who, id: i64, keys: bool) -> Result<(), Error> {
+        let permit = self.permit(who)?;
+        match keys {
+            true => self.machine.permits_lease_keys(&permit, id).map_err(Error::Auth),
+            false => Ok(()),
+        }
+    }
+
+    /// All leases, for whoever may read all that is attached to them, as in etcd.
+    pub(super) fn list_leases(&mut self, who: Who, answer: Answer<LeasesAnswer>) {
+        self.at_pin(Box::new(move |node, pinned| {
+            let allowed = pinned.and_then(|()| {
+                let permit = node.permit(&who)?;
+                let mut leases = node.machine.leases().filter(|_| !permit.is_all());
+                leases.try_for_each(|(id, _)| {
+                    node.machine.permits_lease_keys(&permit, id).map_err(Error::Auth)
+                })
+            });
+            answer.send(allowed.map(|()| LeasesAnswer {
+                revision: node.machine.revision() as i64,
+                ids: node.machine.leases().map(|(id, _)| id).collect(),
+            }));
         }));
     }
 

@@ -5,6 +5,7 @@
 //! caught up, and that a quorum of those who would be members then is heard.
 //! What would break it: asking again for a change whose outcome is not known.
 
+use super::auth::Who;
 use super::pending::Answer;
 use super::role::SILENT_NS;
 use super::types::*;
@@ -39,6 +40,7 @@ pub(super) struct Faces {
 
 /// A change on its way.
 struct Changing {
+    who: Who,
     answer: Answer<MembersAnswer>,
     since: Nanos,
 }
@@ -68,12 +70,19 @@ impl<L: Link, D: Device> Node<L, D> {
         MembersAnswer { revision, id, members: self.member_list() }
     }
 
-    pub(super) fn list_members(&mut self, serializable: bool, answer: Answer<MembersAnswer>) {
+    pub(super) fn list_members(
+        &mut self,
+        who: Who,
+        serializable: bool,
+        answer: Answer<MembersAnswer>,
+    ) {
         if serializable {
-            return answer.send(Ok(self.members_answer(0)));
+            let allowed = self.permit(&who).map(|_| ());
+            return answer.send(allowed.map(|()| self.members_answer(0)));
         }
         self.at_pin(Box::new(move |node, pinned| {
-            answer.send(pinned.map(|()| node.members_answer(0)));
+            let allowed = pinned.and_then(|()| node.permit(&who).map(|_| ()));
+            answer.send(allowed.map(|()| node.members_answer(0)));
         }));
     }
 
@@ -97,8 +106,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    pub(super) fn member_add(&mut self, address: SocketAddr, answer: Answer<MembersAnswer>) {
-        self.try_member_add(address, Changing { answer, since: self.now });
+    pub(super) fn member_add(
+        &mut self,
+        who: Who,
+        address: SocketAddr,
+        answer: Answer<MembersAnswer>,
+    ) {
+        self.try_member_add(address, Changing { who, answer, since: self.now });
     }
 
     fn try_member_add(&mut self, address: SocketAddr, changing: Changing) {
@@ -152,14 +166,14 @@ impl<L: Link, D: Device> Node<L, D> {
         Ok((node, change))
     }
 
-    pub(super) fn member_remove(&mut self, id: u64, answer: Answer<MembersAnswer>) {
+    pub(super) fn member_remove(&mut self, who: Who, id: u64, answer: Answer<MembersAnswer>) {
         let Some(node) = self.members().iter().find(|node| self.member_id(*node) == id) else {
             return answer.send(Err(Error::MemberNotFound));
         };
         let mut change = self.machine.members().unchanged();
         change.members.retain(|member| *member != node);
         match self.check_members(&change, None) {
-            Ok(()) => self.change_members(change, 0, Changing { answer, since: self.now }),
+            Ok(()) => self.change_members(change, 0, Changing { who, answer, since: self.now }),
             Err(error) => answer.send(Err(error)),
         }
     }
@@ -188,8 +202,17 @@ impl<L: Link, D: Device> Node<L, D> {
         self.check_change(&action).map_err(Error::MemberRefused)
     }
 
-    /// Proposes it; answers when it is in effect, or admitted and that takes long.
+    /// Proposes it, once it is sure that it is root who asks: of nobody, it is taken for an operator's at
+    /// the nodes' own ports.
     fn change_members(&mut self, change: Reconfigure, id: u64, changing: Changing) {
+        self.as_root(changing.who.clone(), move |node, allowed| match allowed {
+            Ok(()) => node.propose_change(change, id, changing),
+            Err(error) => changing.answer.send(Err(error)),
+        });
+    }
+
+    /// Answers when it is in effect, or admitted and that takes long.
+    fn propose_change(&mut self, change: Reconfigure, id: u64, changing: Changing) {
         let number = self.api.next_number();
         let job: WriteJob<L, D> = Box::new(move |node, applied| match changed(applied) {
             Ok(()) => {

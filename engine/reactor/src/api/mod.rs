@@ -8,6 +8,7 @@
 //! | `bells` | who waits is woken once a turn |
 //! | `door` | the handle of other threads, and the queue behind it |
 //! | `stream` | both ends of a stream of watches |
+//! | `auth` | on whose behalf requests are; users and roles |
 //! | `role` | what of it is the reactor's: state, and the share of the turn |
 //! | `pin` | linearizable states |
 //! | `read`, `write`, `txn` | requests on their way |
@@ -21,6 +22,7 @@
 //! | `gather` | values, fetched once for all who ask |
 //! | `convert` | to and from the machine's words |
 mod audience;
+mod auth;
 mod backup;
 mod bells;
 mod compactor;
@@ -40,6 +42,7 @@ pub mod types;
 mod watch;
 mod write;
 
+pub use auth::{AuthAnswer, AuthAsk, AuthTold, AuthView, LoginAnswer};
 pub use bells::Ringer;
 pub use compactor::AutoCompaction;
 pub use door::{Handle, Identity, Wake};

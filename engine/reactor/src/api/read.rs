@@ -4,6 +4,7 @@
 //! have their turn, and is all the same the answer of one revision. What would break it: looking at the
 //! newest state in a later slice.
 
+use super::auth::Who;
 use super::convert::{key_value, select, with_value};
 use super::gather::Lost;
 use super::pending::Answer;
@@ -22,6 +23,7 @@ const SLICE: usize = 1000;
 
 /// A range on its way.
 pub(super) struct Ranging {
+    who: Who,
     range: Range,
     serializable: bool,
     answer: Answer<RangeAnswer>,
@@ -38,8 +40,14 @@ struct Telling {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    pub(super) fn range(&mut self, range: Range, serializable: bool, answer: Answer<RangeAnswer>) {
-        self.range_again(Ranging { range, serializable, answer, tries: 0 });
+    pub(super) fn range(
+        &mut self,
+        who: Who,
+        range: Range,
+        serializable: bool,
+        answer: Answer<RangeAnswer>,
+    ) {
+        self.range_again(Ranging { who, range, serializable, answer, tries: 0 });
     }
 
     fn range_again(&mut self, ranging: Ranging) {
@@ -54,7 +62,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn range_here(&mut self, ranging: Ranging) {
-        match self.machine.begin_select(select(&ranging.range)) {
+        let select = select(&ranging.range);
+        let permit = self.permit(&ranging.who);
+        // In the state that is read: users and roles cannot have changed in between.
+        let allowed = permit.and_then(|permit| permit.read(&select.span).map_err(Error::Auth));
+        if let Err(error) = allowed {
+            return ranging.answer.send(Err(error));
+        }
+        match self.machine.begin_select(select) {
             Ok(selecting) => self.range_slice(ranging, selecting, self.machine.revision()),
             Err(reason) => ranging.answer.send(Err(self.refusal(reason))),
         }
@@ -137,13 +152,14 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// A version of a named revision that is gone was compacted; the newest state is looked at anew.
     fn range_lost(&mut self, ranging: Ranging, lost: Lost) {
-        let Ranging { range, serializable, answer, tries } = ranging;
+        let Ranging { who, range, serializable, answer, tries } = ranging;
         match lost {
             Lost::Gone if range.revision > 0 => {
                 answer.send(Err(self.refusal(Refusal::Compacted)));
             }
             Lost::Gone if tries < TRIES_MAX => {
-                self.range_again(Ranging { range, serializable, answer, tries: tries + 1 });
+                let tries = tries + 1;
+                self.range_again(Ranging { who, range, serializable, answer, tries });
             }
             Lost::Gone => answer.send(Err(replaced())),
             Lost::Failed(error) => answer.send(Err(error)),
@@ -190,6 +206,7 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A transaction of nothing but ranges: one state for all of it.
     pub(super) fn read_txn(
         &mut self,
+        who: Who,
         txn: Txn,
         serializable: bool,
         answer: Answer<TxnAnswer>,
@@ -197,16 +214,17 @@ impl<L: Link, D: Device> Node<L, D> {
     ) {
         self.counts.reads += 1;
         if serializable {
-            return self.read_txn_here(txn, serializable, answer, tries);
+            return self.read_txn_here(who, txn, serializable, answer, tries);
         }
         self.at_pin(Box::new(move |node, pinned| match pinned {
-            Ok(()) => node.read_txn_here(txn, serializable, answer, tries),
+            Ok(()) => node.read_txn_here(who, txn, serializable, answer, tries),
             Err(error) => answer.send(Err(error)),
         }));
     }
 
     fn read_txn_here(
         &mut self,
+        who: Who,
         txn: Txn,
         serializable: bool,
         answer: Answer<TxnAnswer>,
@@ -218,7 +236,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let (txn, asked) = match prepared {
                     Ok(prepared) => prepared,
                     Err((txn, Lost::Gone)) if tries < TRIES_MAX => {
-                        return node.read_txn(txn, serializable, answer, tries + 1);
+                        return node.read_txn(who, txn, serializable, answer, tries + 1);
                     }
                     Err((_, Lost::Gone)) => return answer.send(Err(replaced())),
                     Err((_, Lost::Failed(error))) => return answer.send(Err(error)),
@@ -227,11 +245,17 @@ impl<L: Link, D: Device> Node<L, D> {
                     return answer.send(Err(node.refusal(Refusal::Restoring)));
                 }
                 let asked = node.build_read(&txn, &asked);
+                let allowed = node.permit(&who).and_then(|permit| {
+                    node.machine.permits_txn(&permit, &asked).map_err(Error::Auth)
+                });
+                if let Err(error) = allowed {
+                    return answer.send(Err(error));
+                }
                 let revision = node.machine.revision();
                 let report = match node.machine.read_txn(&asked) {
                     Ok(report) => report,
                     Err(Refusal::Unresolved) if tries < TRIES_MAX => {
-                        return node.read_txn(txn, serializable, answer, tries + 1);
+                        return node.read_txn(who, txn, serializable, answer, tries + 1);
                     }
                     Err(reason) => return answer.send(Err(node.refusal(reason))),
                 };
@@ -247,7 +271,7 @@ impl<L: Link, D: Device> Node<L, D> {
                             answer.send(Err(node.refusal(Refusal::Compacted)));
                         }
                         Err(Lost::Gone) if tries < TRIES_MAX => {
-                            node.read_txn(txn, serializable, answer, tries + 1);
+                            node.read_txn(who, txn, serializable, answer, tries + 1);
                         }
                         Err(Lost::Gone) => answer.send(Err(replaced())),
                         Err(Lost::Failed(error)) => answer.send(Err(error)),

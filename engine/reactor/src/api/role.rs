@@ -1,7 +1,8 @@
 //! The role's state, and its share of the turn.
 
+use super::auth::{AuthView, Who};
 use super::compactor::Compactor;
-use super::door::{Door, Handle, Identity, QUEUE_MAX, Request, Wake};
+use super::door::{Asked, Door, Handle, Identity, QUEUE_MAX, Request, Wake};
 use super::gather::Gatherings;
 use super::lease::LeaseClocks;
 use super::members::Faces;
@@ -37,7 +38,7 @@ pub(super) type Later<L, D> = Box<dyn FnOnce(&mut Node<L, D>)>;
 /// The role's state.
 pub(crate) struct Api<L: Link, D: Device> {
     door: Option<Arc<Door>>,
-    inbox: VecDeque<Request>,
+    inbox: VecDeque<Asked>,
     next: u64,
     random: u64,
     pub(super) pins: Pins<L, D>,
@@ -53,7 +54,9 @@ pub(crate) struct Api<L: Link, D: Device> {
     alarming: bool,
     /// That all versions are kept is being agreed on, and writes that wait for it.
     keeping: bool,
-    held: VecDeque<Request>,
+    held: VecDeque<Asked>,
+    /// What other threads were told of users and roles last.
+    auth_told: Option<AuthView>,
     timers: BTreeMap<(Nanos, u64), Later<L, D>>,
     /// Work that goes on when others have had their turn, in order.
     slices: VecDeque<Later<L, D>>,
@@ -81,6 +84,7 @@ impl<L: Link, D: Device> Api<L, D> {
             alarming: false,
             keeping: false,
             held: VecDeque::new(),
+            auth_told: None,
             timers: BTreeMap::new(),
             slices: VecDeque::new(),
             physical: Vec::new(),
@@ -153,9 +157,9 @@ impl<L: Link, D: Device> Node<L, D> {
             term: 1,
             hears_quorum: self.hears_quorum(),
         };
-        let door = Arc::new(Door::new(identity, wake));
+        let door = Arc::new(Door::new(identity, self.auth_view(), wake));
         self.api.door = Some(door.clone());
-        Handle(door)
+        Handle::new(door)
     }
 
     /// Whether other threads may ask this node: then its machine keeps the list of changes.
@@ -193,23 +197,24 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Some(door) = self.api.door.clone() {
             door.take(REQUESTS_TURN, &mut self.api.inbox);
             door.set_hears_quorum(self.hears_quorum());
+            self.tell_auth(&door);
         }
         let mut any = false;
         if self.api.door.is_some() && self.keeps_history() {
-            while let Some(request) = self.api.held.pop_front() {
+            while let Some(asked) = self.api.held.pop_front() {
                 any = true;
-                self.take_request(request);
+                self.take_request(asked);
             }
         }
-        while let Some(request) = self.api.inbox.pop_front() {
+        while let Some(asked) = self.api.inbox.pop_front() {
             any = true;
-            if !request.writes() || self.keeps_history() {
-                self.take_request(request);
+            if !asked.request.writes() || self.keeps_history() {
+                self.take_request(asked);
             } else if self.api.held.len() < QUEUE_MAX {
-                self.api.held.push_back(request);
+                self.api.held.push_back(asked);
             } else {
                 let text = "too many writes wait until a quorum agrees to keep every version";
-                request.refuse(Error::Busy(text.into()));
+                asked.request.refuse(Error::Busy(text.into()));
             }
         }
         while let Some(timer) = self.api.timers.first_entry()
@@ -261,73 +266,111 @@ impl<L: Link, D: Device> Node<L, D> {
         false
     }
 
-    fn take_request(&mut self, request: Request) {
+    fn take_request(&mut self, Asked { who, request }: Asked) {
         match request {
             Request::Range { range, serializable, answer } => {
-                self.range(range, serializable, answer);
+                self.range(who, range, serializable, answer);
             }
             Request::Put { put, answer } => match self.over_quota() {
                 Some(error) => answer.send(Err(error)),
-                None => self.api_put(put, answer),
+                None => self.api_put(who, put, answer),
             },
-            Request::Delete { delete, answer } => self.api_delete(delete, answer),
+            Request::Delete { delete, answer } => self.api_delete(who, delete, answer),
             Request::Txn { txn, serializable, answer } => {
                 if super::txn::is_read(&txn) {
-                    return self.read_txn(txn, serializable, answer, 0);
+                    return self.read_txn(who, txn, serializable, answer, 0);
                 }
                 if super::txn::has_puts(&txn)
                     && let Some(error) = self.over_quota()
                 {
                     return answer.send(Err(error));
                 }
-                self.api_txn(txn, Box::new(move |_, result| answer.send(result)));
+                self.api_txn(who, txn, Box::new(move |_, result| answer.send(result)));
             }
             Request::Compact { revision, physical, answer } => {
-                self.api_compact(revision, physical, answer);
+                self.api_compact(&who, revision, physical, answer);
             }
             Request::LeaseGrant { id, ttl, answer } => match self.over_quota() {
                 Some(error) => answer.send(Err(error)),
-                None => self.lease_grant(id, ttl, answer),
+                None => self.lease_grant(&who, id, ttl, answer),
             },
-            Request::LeaseKeepAlive { id, answer } => self.keep_alive(id, answer, 0),
-            Request::LeaseTimeToLive { id, keys, answer } => self.time_to_live(id, keys, answer),
+            Request::LeaseKeepAlive { id, answer } => self.keep_alive_of(who, id, answer),
+            Request::LeaseTimeToLive { id, keys, answer } => {
+                self.time_to_live(who, id, keys, answer);
+            }
             Request::Alarm { member, kind, raised, answer } => {
                 let kind = match kind {
                     AlarmKind::NoSpace => machine::AlarmKind::NoSpace,
                     AlarmKind::Corrupt => machine::AlarmKind::Corrupt,
                     AlarmKind::Restoring => machine::AlarmKind::Restoring,
                 };
-                self.propose_action(Action::Alarm { member, kind, raised }, move |result| {
-                    answer.send(result.map(|revision| Done { revision }));
+                // One of nobody would be this node's own.
+                self.as_root(who.clone(), move |node, allowed| match allowed {
+                    Ok(()) => {
+                        let action = Action::Alarm { member, kind, raised };
+                        node.propose_action(&who, action, move |result| {
+                            answer.send(result.map(|revision| Done { revision }));
+                        });
+                    }
+                    Err(error) => answer.send(Err(error)),
                 });
             }
-            Request::Alarms { answer } => self.at_pin(Box::new(move |node, pinned| {
-                answer.send(pinned.map(|()| node.machine.alarms().map(alarm).collect()));
-            })),
+            Request::Alarms { answer } => self.list_alarms(who, answer),
             Request::LeaseRevoke { id, answer } => {
                 let action = Action::LeaseRevoke { id };
-                self.propose_action(action, move |result| {
+                self.propose_action(&who, action, move |result| {
                     answer.send(result.map(|revision| Done { revision }));
                 });
             }
-            Request::Leases { answer } => self.at_pin(Box::new(move |node, pinned| {
-                answer.send(pinned.map(|()| LeasesAnswer {
-                    revision: node.machine.revision() as i64,
-                    ids: node.machine.leases().map(|(id, _)| id).collect(),
-                }));
-            })),
-            Request::Status { answer } => answer.send(Ok(self.api_status())),
-            Request::Members { serializable, answer } => self.list_members(serializable, answer),
-            Request::MemberAdd { address, answer } => self.member_add(address, answer),
-            Request::MemberRemove { id, answer } => self.member_remove(id, answer),
-            Request::Announce { clients } => self.api.faces.own = Some(clients),
-            Request::HashKv { revision, answer } => self.hash_kv(revision, answer, 0),
-            Request::BackupBegin { answer } => self.backup_begin(answer),
-            Request::BackupPage { revision, after, answer } => {
-                self.backup_page(revision, after, answer, 0);
+            Request::Leases { answer } => self.list_leases(who, answer),
+            Request::Status { answer } => {
+                let allowed = self.permit(&who).map(|_| ());
+                answer.send(allowed.map(|()| self.api_status()));
             }
-            Request::Restore { step, answer } => self.restore_step(step, answer),
-            Request::OpenStream { stream } => self.api.watches.open(stream),
+            Request::Members { serializable, answer } => {
+                self.list_members(who, serializable, answer);
+            }
+            Request::MemberAdd { address, answer } => {
+                self.first_as_root(who.clone(), move |node, allowed| match allowed {
+                    Ok(()) => node.member_add(who, address, answer),
+                    Err(error) => answer.send(Err(error)),
+                });
+            }
+            Request::MemberRemove { id, answer } => {
+                self.first_as_root(who.clone(), move |node, allowed| match allowed {
+                    Ok(()) => node.member_remove(who, id, answer),
+                    Err(error) => answer.send(Err(error)),
+                });
+            }
+            Request::Announce { clients } => self.api.faces.own = Some(clients),
+            Request::HashKv { revision, answer } => match self.may_administer(&who) {
+                Ok(()) => self.hash_kv(revision, answer, 0),
+                Err(error) => answer.send(Err(error)),
+            },
+            Request::BackupBegin { answer } => self.backup_begin(who, answer),
+            Request::BackupPage { revision, after, answer } => match self.may_administer(&who) {
+                Ok(()) => self.backup_page(revision, after, answer, 0),
+                Err(error) => answer.send(Err(error)),
+            },
+            Request::BackupAuth { after, answer } => {
+                let allowed = self.may_administer(&who);
+                answer.send(allowed.map(|()| self.backup_auth(after)));
+            }
+            Request::Restore { step, answer } => match self.may_administer(&who) {
+                Ok(()) => self.restore_step(step, answer),
+                Err(error) => answer.send(Err(error)),
+            },
+            Request::Auth { ask, answer } => self.auth_ask(who, ask, answer),
+            Request::AuthStep { step, answer } => self.auth_step(&who, step, answer),
+            Request::Login { user, answer } => self.login(user, answer),
+            Request::CatchUp { answer } => self.at_pin(Box::new(move |node, pinned| {
+                let revision = node.machine.revision() as i64;
+                if let Some(door) = node.api.door.clone() {
+                    node.tell_auth(&door);
+                }
+                answer.send(pinned.map(|()| Done { revision }));
+            })),
+            Request::OpenStream { stream } => self.api.watches.open(stream, who),
             Request::Stream { number } => self.stream_says(number),
         }
     }
@@ -355,13 +398,27 @@ impl<L: Link, D: Device> Node<L, D> {
         Some(Error::NoSpace(format!("the log takes {used} bytes; the quota is {quota}")))
     }
 
+    /// Tells other threads what tokens are checked by, if it has changed.
+    fn tell_auth(&mut self, door: &Door) {
+        let auth = self.auth_view();
+        if self.api.auth_told != Some(auth) {
+            self.api.auth_told = Some(auth);
+            door.set_auth(auth);
+        }
+    }
+
     /// Proposes an operation without values; the revision after it is answered.
     pub(super) fn propose_action(
         &mut self,
+        who: &Who,
         action: Action,
         answer: impl FnOnce(Result<i64, Error>) + 'static,
     ) {
-        let op = Op { id: self.next_op_id(), author: None, stamp: None, action };
+        let author = match self.author(who) {
+            Ok(author) => author,
+            Err(error) => return answer(Err(error)),
+        };
+        let op = Op { id: self.next_op_id(), author, stamp: None, action };
         self.propose(
             op,
             crate::batch::Payload::None,
@@ -369,14 +426,24 @@ impl<L: Link, D: Device> Node<L, D> {
         );
     }
 
-    fn api_compact(&mut self, revision: i64, physical: bool, answer: super::pending::Answer<Done>) {
+    fn api_compact(
+        &mut self,
+        who: &Who,
+        revision: i64,
+        physical: bool,
+        answer: super::pending::Answer<Done>,
+    ) {
+        let author = match self.author(who) {
+            Ok(author) => author,
+            Err(error) => return answer.send(Err(error)),
+        };
         let Ok(asked) = u64::try_from(revision) else {
             // At least -1 is compacted from the beginning.
             return answer.send(Err(self.refusal(machine::Refusal::Compacted)));
         };
         let op = Op {
             id: self.next_op_id(),
-            author: None,
+            author,
             stamp: None,
             action: Action::Compact { revision: asked },
         };
@@ -414,7 +481,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn lease_grant(&mut self, id: i64, ttl: i64, answer: super::pending::Answer<LeaseAnswer>) {
+    fn lease_grant(
+        &mut self,
+        who: &Who,
+        id: i64,
+        ttl: i64,
+        answer: super::pending::Answer<LeaseAnswer>,
+    ) {
         if ttl > LEASE_TTL_MAX {
             return answer.send(Err(Error::LeaseTtlTooLarge));
         }
@@ -423,7 +496,7 @@ impl<L: Link, D: Device> Node<L, D> {
             0 => (self.api.draw() >> 1).max(1) as i64,
             id => id,
         };
-        self.propose_action(Action::LeaseGrant { id, ttl }, move |result| {
+        self.propose_action(who, Action::LeaseGrant { id, ttl }, move |result| {
             answer.send(result.map(|revision| LeaseAnswer { revision, id, ttl }));
         });
     }
@@ -456,7 +529,7 @@ pub(super) fn mixed(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-fn alarm((member, kind): (u64, machine::AlarmKind)) -> (u64, AlarmKind) {
+pub(super) fn alarm((member, kind): (u64, machine::AlarmKind)) -> (u64, AlarmKind) {
     match kind {
         machine::AlarmKind::NoSpace => (member, AlarmKind::NoSpace),
         machine::AlarmKind::Corrupt => (member, AlarmKind::Corrupt),

@@ -8,6 +8,7 @@
 //! a slow reader costs two rounds and one cursor a watch. Commands are answered in order, and taken in
 //! only while there is room for their answers: who asks without reading waits behind [`COMMANDS_MAX`].
 
+use super::auth::Who;
 use super::bells::Bells;
 use super::door::{Door, Request};
 use super::types::{Error, WatchCreate, WatchResponse};
@@ -185,7 +186,8 @@ impl WatchStream {
 
     fn tell(&self) -> Result<(), Error> {
         let request = Request::Stream { number: self.shared.number };
-        self.door.send(request)
+        // Who asks was said when it was opened.
+        self.door.send(Who::Nobody, request)
     }
 
     /// The next response; `None` after the last, when the node has stopped.

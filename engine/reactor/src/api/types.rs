@@ -7,6 +7,7 @@
 //! `ignore_value` beside a value.
 
 use bytes::Bytes;
+use racos_machine::{AuthEntry, AuthPlace, Refusal};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -324,6 +325,8 @@ pub enum WatchRefusal {
     DuplicateId,
     /// The span names no key.
     EmptyRange,
+    /// The keys are not the user's to read.
+    Auth(Refusal),
 }
 
 /// etcd's number for the history up to a revision.
@@ -394,6 +397,16 @@ pub struct BackupHead {
     pub leases: Vec<(i64, i64)>,
 }
 
+/// Some of what a backup holds of users and roles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupAuth {
+    pub entries: Vec<AuthEntry>,
+    /// How often users or roles had changed: another number in a later part, and it is not whole.
+    pub auth_revision: u64,
+    /// From where to go on; `None`: these were the last.
+    pub next: Option<AuthPlace>,
+}
+
 /// Up to where a backup has been read: a key, and a revision of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BackupPlace {
@@ -438,6 +451,8 @@ pub enum RestoreStep {
         id: i64,
         ttl: i64,
     },
+    /// Of users and roles, in the order of the backup; taken once, however often it is sent.
+    Auth(Box<AuthEntry>),
     /// Taken once, however often it is sent. "Busy" if `before`, the version before it of its key
     /// ((0, 0): there is none), has not come yet.
     Version {
@@ -493,6 +508,8 @@ pub enum Error {
     MemberRefused(String),
     /// Other writers changed what a value compare looked at whenever it was tried.
     Unresolved,
+    /// Of users, roles, and what they permit.
+    Auth(Refusal),
     /// The node has stopped.
     Stopped,
 }
@@ -522,6 +539,7 @@ impl fmt::Display for Error {
             Error::Unresolved => out.write_str(
                 "the compared keys were written again whenever the transaction was tried; try again",
             ),
+            Error::Auth(reason) => reason.fmt(out),
             Error::Stopped => out.write_str("the node has stopped"),
         }
     }

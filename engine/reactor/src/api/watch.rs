@@ -10,6 +10,7 @@
 //! is passed by while a watch is at the end and not in the audience.
 
 use super::audience::Audience;
+use super::auth::Who;
 use super::convert::{key_value, span};
 use super::gather::{Lost, Values};
 use super::stream::{Command, StreamShared};
@@ -17,7 +18,7 @@ use super::told::{Asked, Filter, Look, Name, Shared, Told};
 use super::types::*;
 use crate::node::Node;
 use bytes::Bytes;
-use racos_machine::{Content, Item, Machine};
+use racos_machine::{Content, Item, Machine, Refusal};
 use racos_net::Link;
 use racos_protocol::Nanos;
 use racos_storage::device::Device;
@@ -69,6 +70,9 @@ impl Watch {
 
 struct Stream {
     shared: Arc<StreamShared>,
+    who: Who,
+    /// It is found out whether a watch is permitted; what the client said later waits.
+    checking: bool,
     watches: BTreeMap<i64, Watch>,
     /// Ids of watches that are not at the end, in the order in which they fell behind, and of those that
     /// have told something in this round already. Some may have ended, or come to the end, since.
@@ -200,9 +204,11 @@ impl Watches {
         }
     }
 
-    pub(super) fn open(&mut self, shared: Arc<StreamShared>) {
+    pub(super) fn open(&mut self, shared: Arc<StreamShared>, who: Who) {
         let stream = Stream {
             shared: shared.clone(),
+            who,
+            checking: false,
             watches: BTreeMap::new(),
             behind: VecDeque::new(),
             paused: Vec::new(),
@@ -331,12 +337,60 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Takes in what the client has said, as far as there is room for the answers.
     fn take_commands(&mut self, number: u64) {
         let mut commands = VecDeque::new();
-        let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
-        let room = READY_MAX.saturating_sub(stream.ready.len());
-        stream.says_more = stream.shared.take_commands(room, &mut commands);
-        for command in commands {
-            self.stream_command(number, command);
+        let is_checked = self.machine.auth().is_enabled();
+        loop {
+            let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
+            if stream.checking {
+                return;
+            }
+            let room = READY_MAX.saturating_sub(stream.ready.len());
+            let most = if is_checked { room.min(1) } else { room };
+            stream.says_more = stream.shared.take_commands(most, &mut commands);
+            let again = is_checked && stream.says_more && most > 0;
+            for command in commands.drain(..) {
+                match command {
+                    Command::Create(create) if is_checked => self.check_watch(number, create),
+                    command => self.stream_command(number, command),
+                }
+            }
+            if !again {
+                return;
+            }
         }
+    }
+
+    /// Creates a watch if its keys may be read, by the users and roles that every change completed before
+    /// has left.
+    fn check_watch(&mut self, number: u64, create: WatchCreate) {
+        if let Some(stream) = self.api.watches.streams.get_mut(&number) {
+            stream.checking = true;
+        }
+        self.at_pin(Box::new(move |node, pinned| {
+            let Some(stream) = node.api.watches.streams.get_mut(&number) else { return };
+            if pinned.is_err() {
+                // Whether it is permitted is not known yet.
+                let again = node.now + RETRY_NS;
+                let job = move |node: &mut Node<L, D>| node.check_watch(number, create);
+                return node.api.later(again, Box::new(job));
+            }
+            stream.checking = false;
+            let who = stream.who.clone();
+            let permit = node.machine_permit(&who);
+            let allowed = permit.and_then(|permit| permit.read(&span(&create.keys)));
+            match allowed {
+                Ok(()) => node.stream_command(number, Command::Create(create)),
+                Err(reason) => node.refuse_watch(number, reason),
+            }
+            node.take_commands(number);
+            node.api.watches.list(number);
+        }));
+    }
+
+    fn refuse_watch(&mut self, number: u64, reason: Refusal) {
+        let revision = self.machine.revision() as i64;
+        let Some(stream) = self.api.watches.streams.get_mut(&number) else { return };
+        let what = WatchNews::Refused(WatchRefusal::Auth(reason));
+        stream.ready.push_back(WatchResponse { revision, id: -1, what });
     }
 
     fn stream_command(&mut self, number: u64, command: Command) {
@@ -454,7 +508,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 stream.shared.deliver(response, 0);
                 continue;
             }
-            if stream.says_more {
+            if stream.says_more && !stream.checking {
                 // Others have their turn between.
                 self.take_commands(number);
                 return self.api.watches.list(number);

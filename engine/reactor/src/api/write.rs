@@ -4,6 +4,7 @@
 //! reason why that is not known. Operations of this role carry no session: whoever sends a request
 //! again may have it done twice, as in etcd.
 
+use super::auth::Who;
 use super::gather::Lost;
 use super::pending::Answer;
 use super::txn::{Evidence, Stored, has_ranges, parts_of, txn_answer, wanted};
@@ -38,6 +39,7 @@ type Sink<L, D> = Box<dyn FnOnce(&mut Node<L, D>, Result<TxnAnswer, Error>)>;
 
 /// A transaction on its way.
 pub(super) struct Writing<L: Link, D: Device> {
+    who: Who,
     txn: Txn,
     stored: Stored,
     answer: Sink<L, D>,
@@ -47,6 +49,7 @@ pub(super) struct Writing<L: Link, D: Device> {
 
 /// Values being stored ahead of a transaction.
 struct Parts<L: Link, D: Device> {
+    who: Who,
     /// The number of the put, and the bytes of a stripe.
     queue: VecDeque<(usize, Bytes)>,
     flying: usize,
@@ -56,14 +59,15 @@ struct Parts<L: Link, D: Device> {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    pub(super) fn api_put(&mut self, put: Put, answer: Answer<PutAnswer>) {
+    pub(super) fn api_put(&mut self, who: Who, put: Put, answer: Answer<PutAnswer>) {
         let plain = put.lease == 0 && !put.prev_kv && !put.ignore_value && !put.ignore_lease;
         if plain && put.value.len() <= self.config.bounds.value_bytes_max {
-            return self.plain_put(put, answer);
+            return self.plain_put(&who, put, answer);
         }
         let lease = put.lease;
         let txn = Txn { success: vec![TxnOp::Put(put)], ..Txn::default() };
         self.api_txn(
+            who,
             txn,
             Box::new(move |node, result| {
                 let unknown = lease != 0 && node.machine.lease_ttl(lease).is_none();
@@ -81,7 +85,11 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// As the native put, without a session.
-    fn plain_put(&mut self, put: Put, answer: Answer<PutAnswer>) {
+    fn plain_put(&mut self, who: &Who, put: Put, answer: Answer<PutAnswer>) {
+        let author = match self.author(who) {
+            Ok(author) => author,
+            Err(error) => return answer.send(Err(error)),
+        };
         let Some(body) = self.pool.copy(&put.value) else {
             return answer.send(Err(no_buffers()));
         };
@@ -92,7 +100,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.keep_value(id, &put.value);
         }
         self.propose(
-            Op { id, author: None, stamp: None, action },
+            Op { id, author, stamp: None, action },
             Payload::Value(body),
             Box::new(move |node, applied| {
                 let done = node.revision_after(applied);
@@ -101,9 +109,10 @@ impl<L: Link, D: Device> Node<L, D> {
         );
     }
 
-    pub(super) fn api_delete(&mut self, delete: Delete, answer: Answer<DeleteAnswer>) {
+    pub(super) fn api_delete(&mut self, who: Who, delete: Delete, answer: Answer<DeleteAnswer>) {
         let txn = Txn { success: vec![TxnOp::Delete(delete)], ..Txn::default() };
         self.api_txn(
+            who,
             txn,
             Box::new(move |_, result| {
                 answer.send(result.map(|txn| match txn.answers.into_iter().next() {
@@ -115,9 +124,10 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// A transaction that may write.
-    pub(super) fn api_txn(&mut self, txn: Txn, answer: Sink<L, D>) {
-        let writing =
-            Writing { txn, stored: Stored::default(), answer, started: self.now, tries: 0 };
+    pub(super) fn api_txn(&mut self, who: Who, txn: Txn, answer: Sink<L, D>) {
+        let (stored, started) = (Stored::default(), self.now);
+        let parts_of_who = who.clone();
+        let writing = Writing { who, txn, stored, answer, started, tries: 0 };
         let most = self.config.bounds.value_bytes_max;
         let parts = parts_of(&writing.txn, self.builder.k(), most);
         if parts.is_empty() {
@@ -127,11 +137,16 @@ impl<L: Link, D: Device> Node<L, D> {
             Ok(stored) => node.try_txn(Writing { stored, ..writing }),
             Err(error) => (writing.answer)(node, Err(error)),
         });
-        self.store_stripes(parts, then);
+        self.store_stripes(parts_of_who, parts, then);
     }
 
     /// Stores values ahead of the operation that will name them.
-    pub(super) fn store_stripes(&mut self, values: Vec<(usize, Bytes)>, then: Then<L, D>) {
+    pub(super) fn store_stripes(
+        &mut self,
+        who: Who,
+        values: Vec<(usize, Bytes)>,
+        then: Then<L, D>,
+    ) {
         let most = self.config.bounds.value_bytes_max;
         let stripes = |(put, value): (usize, Bytes)| {
             let starts = (0..value.len()).step_by(most);
@@ -139,7 +154,7 @@ impl<L: Link, D: Device> Node<L, D> {
             starts.map(move |at| (put, whole.slice(at..(at + most).min(whole.len()))))
         };
         let queue = values.into_iter().flat_map(stripes).collect();
-        let parts = Parts { queue, flying: 0, stored: Vec::new(), then: Some(then) };
+        let parts = Parts { who, queue, flying: 0, stored: Vec::new(), then: Some(then) };
         self.store_parts(Rc::new(RefCell::new(parts)));
     }
 
@@ -159,6 +174,14 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 return;
             };
+            let author = match self.author(&parts.who) {
+                Ok(author) => author,
+                Err(error) => {
+                    let then = parts.then.take().expect("looked at above");
+                    drop(parts);
+                    return then(self, Err(error));
+                }
+            };
             let Some(body) = self.pool.copy(&bytes) else {
                 // What is under way gives buffers back; with nothing under way nothing will.
                 if parts.flying > 0 {
@@ -177,7 +200,7 @@ impl<L: Link, D: Device> Node<L, D> {
             drop(parts);
             let again = shared.clone();
             self.propose(
-                Op { id, author: None, stamp: None, action: Action::Part { value } },
+                Op { id, author, stamp: None, action: Action::Part { value } },
                 Payload::Value(body),
                 Box::new(move |node, applied| {
                     again.borrow_mut().flying -= 1;
@@ -192,15 +215,16 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn try_txn(&mut self, writing: Writing<L, D>) {
-        let Writing { txn, stored, answer, started, tries } = writing;
+        let Writing { who, txn, stored, answer, started, tries } = writing;
         self.with_evidence(
             txn,
             Box::new(move |node, known| match known {
                 Ok((txn, evidence)) => {
-                    node.propose_txn(Writing { txn, stored, answer, started, tries }, &evidence);
+                    let writing = Writing { who, txn, stored, answer, started, tries };
+                    node.propose_txn(writing, &evidence);
                 }
                 Err((txn, Lost::Gone)) => {
-                    node.try_later(Writing { txn, stored, answer, started, tries });
+                    node.try_later(Writing { who, txn, stored, answer, started, tries });
                 }
                 Err((_, Lost::Failed(error))) => answer(node, Err(error)),
             }),
@@ -208,10 +232,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn propose_txn(&mut self, writing: Writing<L, D>, evidence: &Evidence) {
+        let author = match self.author(&writing.who) {
+            Ok(author) => author,
+            Err(error) => return (writing.answer)(self, Err(error)),
+        };
         let id = self.next_op_id();
         let (txn, own) = self.build_txn(&writing.txn, evidence, &writing.stored, id);
         self.skip_op_ids(own.len() as u64);
-        let op = Op { id, author: None, stamp: None, action: Action::Txn(Box::new(txn)) };
+        let op = Op { id, author, stamp: None, action: Action::Txn(Box::new(txn)) };
         if let Err(error) = op.check() {
             return (writing.answer)(self, Err(Error::Invalid(error.to_string())));
         }
@@ -337,6 +365,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Refusal::ValueMissing | Refusal::ValueConflict => Error::Unavailable(
                 "too many large values wait for the requests that store them; try again".into(),
             ),
+            reason if reason.is_of_auth() => Error::Auth(reason),
             other => coded(ErrorCode::of(other), other.to_string()),
         }
     }

@@ -1,5 +1,6 @@
 //! Whole nodes in one thread, asked through their doors as other threads would.
 
+mod auth;
 mod cluster;
 
 use bytes::Bytes;

@@ -1,54 +1,55 @@
 //! Chosen programs: the edges that a random one meets rarely.
 
-use crate::client::{AuthStep, MemberStep, Step};
+use crate::auth;
+use crate::client::{MemberStep, Step};
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use racos_etcd::pb::etcdserverpb::request_op::Request;
 
-fn put(key: &str, value: &[u8]) -> pb::PutRequest {
+pub fn put(key: &str, value: &[u8]) -> pb::PutRequest {
     let (key, value) = (key.to_string().into(), value.to_vec().into());
     pb::PutRequest { key, value, prev_kv: true, ..Default::default() }
 }
 
-fn leased(key: &str, lease: i64) -> pb::PutRequest {
+pub fn leased(key: &str, lease: i64) -> pb::PutRequest {
     pb::PutRequest { lease, ..put(key, b"leased") }
 }
 
-fn range(key: &str, range_end: &str) -> pb::RangeRequest {
+pub fn range(key: &str, range_end: &str) -> pb::RangeRequest {
     let (key, range_end) = (key.to_string().into(), range_end.to_string().into());
     pb::RangeRequest { key, range_end, ..Default::default() }
 }
 
-fn delete(key: &str, range_end: &str) -> pb::DeleteRangeRequest {
+pub fn delete(key: &str, range_end: &str) -> pb::DeleteRangeRequest {
     let (key, range_end) = (key.to_string().into(), range_end.to_string().into());
     pb::DeleteRangeRequest { key, range_end, prev_kv: true }
 }
 
-fn compact(revision: i64) -> Step {
+pub fn compact(revision: i64) -> Step {
     Step::Compact(pb::CompactionRequest { revision, physical: true })
 }
 
-fn op(request: Request) -> pb::RequestOp {
+pub fn op(request: Request) -> pb::RequestOp {
     pb::RequestOp { request: Some(request) }
 }
 
-fn put_op(key: &str) -> pb::RequestOp {
+pub fn put_op(key: &str) -> pb::RequestOp {
     op(Request::RequestPut(put(key, b"in a txn")))
 }
 
-fn range_op(asked: pb::RangeRequest) -> pb::RequestOp {
+pub fn range_op(asked: pb::RangeRequest) -> pb::RequestOp {
     op(Request::RequestRange(asked))
 }
 
-fn delete_op(key: &str, range_end: &str) -> pb::RequestOp {
+pub fn delete_op(key: &str, range_end: &str) -> pb::RequestOp {
     op(Request::RequestDeleteRange(delete(key, range_end)))
 }
 
-fn txn(success: Vec<pb::RequestOp>) -> pb::TxnRequest {
+pub fn txn(success: Vec<pb::RequestOp>) -> pb::TxnRequest {
     pb::TxnRequest { success, ..Default::default() }
 }
 
-fn txn_op(asked: pb::TxnRequest) -> pb::RequestOp {
+pub fn txn_op(asked: pb::TxnRequest) -> pb::RequestOp {
     op(Request::RequestTxn(asked))
 }
 
@@ -66,7 +67,9 @@ pub fn all() -> Vec<(&'static str, Vec<Step>)> {
         ("compaction", compaction()),
         ("sizes of values", sizes()),
         ("hashes after compactions", hashes()),
-        ("authentication that is off", auth_is_off()),
+        ("users, roles and permissions while authentication is off", auth::off()),
+        ("what each user may do", auth::on()),
+        ("users who change while they are at it", auth::changes()),
         ("members that cannot come or go", members()),
     ]
 }
@@ -415,31 +418,4 @@ fn hashes() -> Vec<Step> {
     steps.push(compact(30));
     steps.push(hash(0));
     steps
-}
-
-fn auth_is_off() -> Vec<Step> {
-    use AuthStep::*;
-    let asked = [
-        Users,
-        Roles,
-        Authenticate,
-        Enable,
-        Disable,
-        User("nobody"),
-        User(""),
-        Role("no role"),
-        Role(""),
-        AddUser(""),
-        AddRole(""),
-        DeleteUser,
-        DeleteRole,
-        Password,
-        GrantRole,
-        RevokeRole,
-        GrantPermission,
-        RevokePermission,
-    ];
-    let asked = asked.map(Step::Auth);
-    let after = [Step::Put(put("a", b"still for everybody")), Step::Auth(Users)];
-    asked.into_iter().chain(after).collect()
 }

@@ -3,15 +3,23 @@
 //! Invariant: everything in an answer is compared, but for ids of clusters and members, terms, and
 //! the seconds that a lease has left.
 
+use racos_etcd::pb::authpb::permission::Type;
+use racos_etcd::pb::authpb::{Permission, UserAddOptions};
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::auth_client::AuthClient;
 use racos_etcd::pb::etcdserverpb::cluster_client::ClusterClient;
 use racos_etcd::pb::etcdserverpb::kv_client::KvClient;
 use racos_etcd::pb::etcdserverpb::lease_client::LeaseClient;
 use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
+use racos_etcd::pb::etcdserverpb::watch_client::WatchClient;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Mutex;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -28,6 +36,10 @@ pub enum Step {
     HashKv(pb::HashKvRequest),
     Auth(AuthStep),
     Member(MemberStep),
+    /// The first answer to a watch.
+    Watch(pb::WatchCreateRequest),
+    /// With the token of a user.
+    As(&'static str, Box<Step>),
 }
 
 /// What is asked of the members, and refused: who they are differs.
@@ -45,30 +57,51 @@ pub enum MemberStep {
     PromoteNobody,
 }
 
-/// What is asked of users and roles where there are none.
+/// What is asked of users and roles.
 #[derive(Debug, Clone)]
 pub enum AuthStep {
     Enable,
     Disable,
-    Authenticate,
+    /// A user and a password; the token is shown from then on by [`Step::As`].
+    Login(&'static str, &'static str),
     Users,
     Roles,
     User(&'static str),
     Role(&'static str),
-    AddUser(&'static str),
+    AddUser(&'static str, &'static str),
+    AddUserWithoutPassword(&'static str),
     AddRole(&'static str),
-    DeleteUser,
-    DeleteRole,
-    Password,
-    GrantRole,
-    RevokeRole,
-    GrantPermission,
-    RevokePermission,
+    DeleteUser(&'static str),
+    DeleteRole(&'static str),
+    Password(&'static str, &'static str),
+    /// A user and a role.
+    Grant(&'static str, &'static str),
+    Revoke(&'static str, &'static str),
+    /// A role, what for, and the keys.
+    Permit(&'static str, Type, &'static str, &'static str),
+    Forbid(&'static str, &'static str, &'static str),
 }
+
+/// Shows a token with every request, if there is one.
+#[derive(Clone)]
+struct Shows(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Shows {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Asking = InterceptedService<Channel, Shows>;
 
 /// Connections to all members of one cluster.
 pub struct Client {
     members: Vec<Channel>,
+    /// By user.
+    tokens: Mutex<BTreeMap<&'static str, String>>,
 }
 
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -80,7 +113,7 @@ impl Client {
             let endpoint = tonic::transport::Endpoint::from_shared(endpoint.clone()).unwrap();
             members.push(endpoint.connect().await.unwrap());
         }
-        Client { members }
+        Client { members, tokens: Mutex::default() }
     }
 
     pub fn channel(&self, member: usize) -> Channel {
@@ -97,11 +130,26 @@ impl Client {
         LeaseClient::new(self.channel(member))
     }
 
+    /// The token that a user was given last; of others, a word that is none.
+    fn token_of(&self, user: &'static str) -> MetadataValue<Ascii> {
+        let tokens = self.tokens.lock().unwrap();
+        tokens.get(user).map_or(user, String::as_str).parse().unwrap()
+    }
+
     /// Asks one member and writes down what it says.
     pub async fn ask(&self, member: usize, step: &Step) -> String {
-        let mut kv = self.kv(member);
-        let mut lease = self.lease(member);
+        let (shown, step) = match step {
+            Step::As(user, step) => (Some(self.token_of(user)), &**step),
+            step => (None, step),
+        };
+        let channel = InterceptedService::new(self.channel(member), Shows(shown));
+        let mut kv = KvClient::new(channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut lease = LeaseClient::new(channel.clone());
         match step.clone() {
+            Step::As(..) => unreachable!("a step is asked as one user"),
+            Step::Watch(asked) => first_of_watch(channel, asked).await,
             Step::Range(asked) => told(kv.range(asked).await, |it| &mut it.header),
             Step::Put(asked) => told(kv.put(asked).await, |it| &mut it.header),
             Step::Delete(asked) => told(kv.delete_range(asked).await, |it| &mut it.header),
@@ -125,13 +173,13 @@ impl Client {
                 }
                 told(answer, |it| &mut it.header)
             }
-            Step::Member(step) => self.ask_members(member, step).await,
-            Step::Auth(step) => self.ask_auth(member, step).await,
+            Step::Member(step) => self.ask_members(channel, step).await,
+            Step::Auth(step) => self.ask_auth(channel, step).await,
             Step::HashKv(asked) => {
                 // A hash is that of one member alone: it shall have executed what was done before.
                 let range = pb::RangeRequest { key: "a".into(), ..Default::default() };
                 kv.range(range).await.expect("a plain read is answered");
-                let mut maintenance = MaintenanceClient::new(self.channel(member));
+                let mut maintenance = MaintenanceClient::new(channel);
                 let mut answer = maintenance.hash_kv(asked).await;
                 if let Ok(answer) = &mut answer {
                     // Newer than the etcd that is compared with.
@@ -144,8 +192,8 @@ impl Client {
 }
 
 impl Client {
-    async fn ask_members(&self, member: usize, step: MemberStep) -> String {
-        let mut cluster = ClusterClient::new(self.channel(member));
+    async fn ask_members(&self, channel: Asking, step: MemberStep) -> String {
+        let mut cluster = ClusterClient::new(channel);
         let listed = cluster.member_list(pb::MemberListRequest { linearizable: true }).await;
         let first = listed.expect("members are listed").into_inner().members.swap_remove(0);
         let (nobody, peer_ur_ls) = (9, vec!["http://127.0.0.1:9".to_string()]);
@@ -177,9 +225,8 @@ impl Client {
         }
     }
 
-    async fn ask_auth(&self, member: usize, step: AuthStep) -> String {
-        let mut auth = AuthClient::new(self.channel(member));
-        let (name, role) = ("nobody".to_string(), "no role".to_string());
+    async fn ask_auth(&self, channel: Asking, step: AuthStep) -> String {
+        let mut auth = AuthClient::new(channel);
         macro_rules! told {
             ($call:ident, $request:expr) => {
                 told(auth.$call($request).await, |it| &mut it.header)
@@ -188,44 +235,80 @@ impl Client {
         match step {
             AuthStep::Enable => told!(auth_enable, pb::AuthEnableRequest {}),
             AuthStep::Disable => told!(auth_disable, pb::AuthDisableRequest {}),
-            AuthStep::Authenticate => {
-                told!(authenticate, pb::AuthenticateRequest { name, ..Default::default() })
+            AuthStep::Login(user, password) => {
+                let (name, password) = (user.into(), password.into());
+                let mut answer =
+                    auth.authenticate(pb::AuthenticateRequest { name, password }).await;
+                if let Ok(answer) = &mut answer {
+                    let token = std::mem::take(&mut answer.get_mut().token);
+                    assert!(!token.is_empty());
+                    self.tokens.lock().unwrap().insert(user, token);
+                }
+                told(answer, |it| &mut it.header)
             }
             AuthStep::Users => told!(user_list, pb::AuthUserListRequest {}),
             AuthStep::Roles => told!(role_list, pb::AuthRoleListRequest {}),
             AuthStep::User(name) => told!(user_get, pb::AuthUserGetRequest { name: name.into() }),
             AuthStep::Role(role) => told!(role_get, pb::AuthRoleGetRequest { role: role.into() }),
-            AuthStep::AddUser(name) => {
-                let name = name.into();
-                told!(user_add, pb::AuthUserAddRequest { name, ..Default::default() })
+            AuthStep::AddUser(name, password) => {
+                let (name, password) = (name.into(), password.into());
+                told!(user_add, pb::AuthUserAddRequest { name, password, ..Default::default() })
+            }
+            AuthStep::AddUserWithoutPassword(name) => {
+                let (name, options) = (name.into(), Some(UserAddOptions { no_password: true }));
+                told!(user_add, pb::AuthUserAddRequest { name, options, ..Default::default() })
             }
             AuthStep::AddRole(name) => {
                 told!(role_add, pb::AuthRoleAddRequest { name: name.into() })
             }
-            AuthStep::DeleteUser => told!(user_delete, pb::AuthUserDeleteRequest { name }),
-            AuthStep::DeleteRole => told!(role_delete, pb::AuthRoleDeleteRequest { role }),
-            AuthStep::Password => {
-                let asked = pb::AuthUserChangePasswordRequest { name, ..Default::default() };
+            AuthStep::DeleteUser(name) => {
+                told!(user_delete, pb::AuthUserDeleteRequest { name: name.into() })
+            }
+            AuthStep::DeleteRole(role) => {
+                told!(role_delete, pb::AuthRoleDeleteRequest { role: role.into() })
+            }
+            AuthStep::Password(name, password) => {
+                let (name, password) = (name.into(), password.into());
+                let hashed_password = String::new();
+                let asked = pb::AuthUserChangePasswordRequest { name, password, hashed_password };
                 told!(user_change_password, asked)
             }
-            AuthStep::GrantRole => {
-                told!(user_grant_role, pb::AuthUserGrantRoleRequest { user: name, role })
+            AuthStep::Grant(user, role) => {
+                let (user, role) = (user.into(), role.into());
+                told!(user_grant_role, pb::AuthUserGrantRoleRequest { user, role })
             }
-            AuthStep::RevokeRole => {
+            AuthStep::Revoke(name, role) => {
+                let (name, role) = (name.into(), role.into());
                 told!(user_revoke_role, pb::AuthUserRevokeRoleRequest { name, role })
             }
-            AuthStep::GrantPermission => {
-                let perm = Some(Default::default());
-                told!(
-                    role_grant_permission,
-                    pb::AuthRoleGrantPermissionRequest { name: role, perm }
-                )
+            AuthStep::Permit(role, kind, key, end) => {
+                let (key, range_end) = (key.into(), end.into());
+                let perm = Some(Permission { perm_type: kind as i32, key, range_end });
+                let asked = pb::AuthRoleGrantPermissionRequest { name: role.into(), perm };
+                told!(role_grant_permission, asked)
             }
-            AuthStep::RevokePermission => {
-                let asked = pb::AuthRoleRevokePermissionRequest { role, ..Default::default() };
+            AuthStep::Forbid(role, key, end) => {
+                let (role, key, range_end) = (role.into(), key.into(), end.into());
+                let asked = pb::AuthRoleRevokePermissionRequest { role, key, range_end };
                 told!(role_revoke_permission, asked)
             }
         }
+    }
+}
+
+/// What a watch is answered first.
+async fn first_of_watch(channel: Asking, asked: pb::WatchCreateRequest) -> String {
+    use pb::watch_request::RequestUnion;
+    let mut watch = WatchClient::new(channel);
+    let asked = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(asked)) };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::once(asked), tokio_stream::pending());
+    match watch.watch(asked).await {
+        Ok(answers) => {
+            let first = answers.into_inner().message().await;
+            let first = first.map(|first| Response::new(first.expect("a watch is answered")));
+            told(first, |it| &mut it.header)
+        }
+        Err(status) => told(Err::<Response<pb::WatchResponse>, _>(status), |it| &mut it.header),
     }
 }
 

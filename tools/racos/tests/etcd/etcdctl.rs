@@ -20,6 +20,11 @@ impl Etcdctl {
         Some(Etcdctl { endpoints: server.endpoints.join(",").replace("http://", "") })
     }
 
+    /// One that asks this endpoint only, `HOST:PORT`.
+    pub fn at(endpoint: &str) -> Etcdctl {
+        Etcdctl { endpoints: endpoint.replace("http://", "") }
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints]).args(args);

@@ -21,8 +21,13 @@ fn raw(endpoint: &str, request: &[u8]) -> Vec<u8> {
 
 /// Status and body of one request.
 fn ask(endpoint: &str, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+    ask_with(endpoint, method, path, "", body)
+}
+
+/// The same with more headers, each line ended.
+fn ask_with(endpoint: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
     );
     let answer = raw(endpoint, &[head.as_bytes(), body].concat());
@@ -65,6 +70,28 @@ fn gateway(endpoint: &str) -> Vec<(u16, Value)> {
         }
     }
     told
+}
+
+/// While authentication is on: a user's token in a header, as etcd's gateway takes it. Pages need none.
+pub fn takes_tokens(endpoint: &str, name: &str, password: &str, key: &str) {
+    let asked = json!({"name": name, "password": password});
+    let (status, told) = call(endpoint, "/v3/auth/authenticate", asked);
+    assert_eq!(status, 200, "{told}");
+    let token = told["token"].as_str().unwrap();
+    let range = json!({"key": key}).to_string();
+    let read =
+        |headers: &str| ask_with(endpoint, "POST", "/v3/kv/range", headers, range.as_bytes());
+    for header in ["Authorization", "Grpc-Metadata-Token", "Grpc-Metadata-Authorization"] {
+        let (status, text) = read(&format!("{header}: {token}\r\n"));
+        assert_eq!((status, text.contains("\"count\":\"1\"")), (200, true), "{header}: {text}");
+    }
+    let (status, text) = read("");
+    assert_eq!((status, text.contains("user name is empty")), (400, true), "{text}");
+    for wrong in ["", "bad", &token[2..], &token.replace('0', "1")] {
+        let (status, text) = read(&format!("Authorization: {wrong}\r\n"));
+        assert_eq!((status, text.contains("invalid auth token")), (401, true), "{wrong}: {text}");
+    }
+    pages(endpoint);
 }
 
 fn pages(endpoint: &str) {

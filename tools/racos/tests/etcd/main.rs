@@ -2,6 +2,7 @@
 //!
 //! Where no etcd is installed the comparisons say so and are skipped; `.ci/run` installs one.
 
+mod auth;
 mod cases;
 mod client;
 mod clients;
