@@ -13,6 +13,7 @@
 //! | [`faults`] | what is done to nodes, disks and network |
 //! | [`host`], [`net`] | machines; packets |
 //! | [`client`], [`content`] | what clients ask and are told; keys and values |
+//! | [`lanes`] | nodes of several lanes, which fail as one; a world of its own |
 //! | [`guest`] | transactions, leases and watches through the doors of the nodes |
 //! | [`oracle`] | agreement, equal states, exactly once |
 //! | [`run`](mod@run), [`swarm`] | faults, calm, account; many of them |
@@ -25,6 +26,7 @@ pub mod faults;
 pub mod guest;
 pub mod host;
 mod lag;
+pub mod lanes;
 pub mod mutants;
 pub mod net;
 pub mod oracle;

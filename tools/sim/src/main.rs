@@ -42,6 +42,10 @@ struct Options {
     /// Members join and leave, and k changes, while the cluster works.
     #[arg(long)]
     changes: bool,
+    /// Nodes of so many lanes, each with some of the keys, which crash, freeze and lose power as one.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=64))]
+    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "policy", "trace"])]
+    lanes: Option<u8>,
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
     policy: Policy,
@@ -74,6 +78,9 @@ fn main() -> ExitCode {
     if let Some(Command::Mutants { jobs, fresh, only }) = options.command {
         return all_mutants(jobs, fresh, only.as_deref());
     }
+    if let Some(lanes) = options.lanes {
+        return of_lanes(&options, lanes);
+    }
     let code = options.nodes.zip(options.f).zip(options.k).map(|((n, f), k)| (n, f, k));
     if let Some((n, f, k)) = code
         && (k == 0 || n < 2 * f + k || n > 9)
@@ -104,6 +111,39 @@ fn main() -> ExitCode {
             many(first, count.unwrap_or(100), &options, &fixed)
         }
     }
+}
+
+/// Seeds of nodes with several lanes, one after the other.
+fn of_lanes(options: &Options, lanes: u8) -> ExitCode {
+    let drawn = || racos_engine::runtime::random_u128() as u64 >> 16;
+    let first = options.seed.unwrap_or_else(drawn);
+    let count = options.seeds.unwrap_or(if options.seed.is_some() { 1 } else { 100 });
+    println!("seeds {first} to {}, of {lanes} lanes", first.wrapping_add(count - 1));
+    let (mut failed, mut sum) = (0, [0; 7]);
+    for seed in (0..count).map(|after| first.wrapping_add(after)) {
+        match racos_sim::lanes::run(seed, lanes) {
+            Ok(report) => {
+                let of = [report.done, report.failed, report.crashes, report.freezes];
+                let more = [report.blackouts, report.strays, report.dropped];
+                sum.iter_mut().zip(of.into_iter().chain(more)).for_each(|(sum, one)| *sum += one);
+            }
+            Err(what) => {
+                failed += 1;
+                println!("seed {seed}: {what}");
+                println!(
+                    "  again: cargo run --release --bin racos-sim -- --lanes {lanes} --seed {seed}"
+                );
+            }
+        }
+    }
+    let [done, unknown, crashes, freezes, blackouts, strays, dropped] = sum;
+    println!("operations          {done} succeeded, {unknown} did not");
+    println!(
+        "nodes               {crashes} crashes, {freezes} freezes, {blackouts} blackouts of all"
+    );
+    println!("datagrams           {strays} to another lane too, {dropped} dropped as another's");
+    println!("seeds: {} passed, {failed} failed", count - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn all_mutants(jobs: usize, fresh: Option<u64>, only: Option<&str>) -> ExitCode {

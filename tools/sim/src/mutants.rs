@@ -64,6 +64,7 @@ pub const MUTANTS: &[Mutant] = &[
     // Thresholds and votes (PROTOCOL 1, 5).
     seed("fast one short", 265349362505772),
     seed("null as soon as a quorum may lack support", 40000000),
+    probe!("datagrams of other lanes taken", lanes_hear_nothing_of_each_other),
     probe!("support of a bare majority", a_decided_batch_has_holders_to_spare),
     seed("f votes decide", 40000004),
     seed("quorum one short", 40000000),

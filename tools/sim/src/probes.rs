@@ -163,6 +163,14 @@ impl Lab {
     }
 }
 
+/// Datagrams that reach another lane than they were sent to leave no trace there.
+///
+/// # Errors
+/// What came of one.
+pub fn lanes_hear_nothing_of_each_other() -> Result<(), String> {
+    crate::lanes::run(2, 2).map(drop)
+}
+
 /// PROTOCOL 9.5-h: whole nodes whose fragments rot, and nobody who reads them but the scrub.
 pub fn what_rots_is_made_again_unasked() -> Result<(), String> {
     let mut rotten = 0;

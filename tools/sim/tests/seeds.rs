@@ -10,6 +10,8 @@ const FRESH: u64 = 120;
 const GUESTS: u64 = 12;
 /// Of those whose members change.
 const CHANGES: u64 = 12;
+/// Of nodes with several lanes.
+const LANES: u64 = 12;
 /// Of those whose slots are filled from queues.
 const QUEUES: u64 = 24;
 const JOBS: usize = 2;
@@ -47,6 +49,23 @@ fn guests_see_one_history_in_order_and_leases_that_keep_their_time() {
     let totals = run_many(first, GUESTS, JOBS, &fixed, |_| true);
     assert_passed(&totals);
     assert_eq!(totals.passed, GUESTS);
+}
+
+/// tests PROTOCOL 3.1-j, 3.2-a: what lanes share is their fate; no key suffers from it, and what reaches
+/// another lane is dropped there.
+#[test]
+fn lanes_that_fail_together_keep_every_key_linearizable_and_in_its_place() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    let of = |seed: u64| [2, 3, 4, 8][(seed % 4) as usize];
+    let mut dropped = 0;
+    for seed in first..first + LANES {
+        let lanes = of(seed);
+        println!("racos-sim --lanes {lanes} --seed {seed}");
+        dropped += racos_sim::lanes::run(seed, lanes).unwrap().dropped;
+    }
+    assert!(dropped > 0);
+    let again = || racos_sim::lanes::run(first, of(first)).unwrap();
+    assert_eq!(again(), again(), "the same seed, the same run");
 }
 
 #[test]
