@@ -108,6 +108,9 @@ impl<L: Link, D: Device> Node<L, D> {
         if !knows_lanes && *asked != Request::Status {
             return Some(format!("this cluster has {count} lane(s), and the client has not asked"));
         }
+        if count == 1 {
+            return None;
+        }
         let key = match asked {
             Request::Put { key, .. }
             | Request::PutStripes { key, .. }
@@ -115,9 +118,6 @@ impl<L: Link, D: Device> Node<L, D> {
             | Request::Get { key } => key,
             _ => return None,
         };
-        if count == 1 {
-            return None;
-        }
         let lane = lane_of(key, count);
         (lane != number).then(|| format!("the key belongs to lane {lane} of {count}, not {number}"))
     }

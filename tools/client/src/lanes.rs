@@ -42,7 +42,10 @@ impl<L: Link> Lanes<L> {
     /// refused unless there is one lane: say to which it goes.
     pub fn submit(&mut self, op: Op, route: Route, now_ns: u64) -> Ticket {
         match self.choose(&op) {
-            Ok(lane) => self.submit_to(lane, op, route, now_ns),
+            Ok(lane) => {
+                let inner = self.cores[lane].submit(op, route, now_ns);
+                self.outer(lane, inner)
+            }
             Err(error) => {
                 let inner = self.cores[0].refuse(op, error);
                 self.outer(0, inner)

@@ -34,7 +34,8 @@ const BLOBS_WAITING: usize = 4;
 /// Save a running cluster into a file, or make a new cluster of one.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  racos snapshot save backup.racos\n  \
-    racos snapshot restore backup.racos --dir ./restored\n  racos up --dir ./restored")]
+    racos snapshot restore backup.racos --dir ./restored\n  racos up --dir ./restored\n\n\
+    Backups go over etcd's API, which nodes of one lane serve.")]
 pub struct SnapshotArgs {
     #[command(subcommand)]
     command: SnapshotCommand,
