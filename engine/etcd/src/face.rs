@@ -85,18 +85,25 @@ impl Face {
     }
 
     /// Asks the node, again while users or roles change between that it looks at them and that the
-    /// request is done: then nothing was done.
+    /// request is done: then nothing was done. Nobody is refused only by a node that knows whether
+    /// authentication was switched off meanwhile.
     pub async fn ask<Q: Clone, T>(
         &self,
         asked: Q,
         ask: impl Fn(&Handle, Q) -> Pending<T>,
     ) -> Result<T, Status> {
-        if !self.node.is_of_user() {
+        let is_of_user = self.node.is_of_user();
+        if !is_of_user && !self.node.auth_enabled() {
             return answer(ask(&self.node, asked)).await;
         }
+        let mut has_caught_up = is_of_user;
         for _ in 1..TRIES_MAX {
             match ask(&self.node, asked.clone()).await {
                 Err(Error::Auth(Refusal::AuthRevision)) => {}
+                Err(Error::Auth(Refusal::UserEmpty)) if !has_caught_up => {
+                    answer(self.node.catch_up()).await?;
+                    has_caught_up = true;
+                }
                 result => return result.map_err(status_of),
             }
         }

@@ -146,7 +146,8 @@ impl Pages {
     async fn metrics(&self) -> Response<Body> {
         match self.face.node.itself().status().await {
             Ok(status) => {
-                let page = self.face.metrics.page(self.face.node.identity(), &status);
+                let (identity, auth) = (self.face.node.identity(), self.face.node.auth_view());
+                let page = self.face.metrics.page(identity, auth, &status);
                 page_of(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
             }
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),

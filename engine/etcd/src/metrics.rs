@@ -3,8 +3,8 @@
 //! racos' own figures have names that begin with `racos_`; beside them stand those of etcd's names
 //! that common dashboards read and that mean the same here.
 
-use racos_engine::api::Identity;
 use racos_engine::api::types::StatusAnswer;
+use racos_engine::api::{AuthView, Identity};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -54,7 +54,7 @@ impl Metrics {
     }
 
     /// The page, in Prometheus' text format.
-    pub fn page(&self, identity: Identity, status: &StatusAnswer) -> String {
+    pub fn page(&self, identity: Identity, auth: AuthView, status: &StatusAnswer) -> String {
         let mut page = Page(String::new());
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let gauge = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed);
@@ -76,6 +76,10 @@ impl Metrics {
         page.line(name, "gauge", "As racos_keys.", status.keys);
         let name = "etcd_debugging_mvcc_current_revision";
         page.line(name, "gauge", "As racos_revision.", status.revision);
+        let name = "etcd_debugging_auth_revision";
+        page.line(name, "gauge", "Revision of users and roles.", auth.revision);
+        let name = "racos_auth_enabled";
+        page.line(name, "gauge", "1: users need permissions.", u8::from(auth.enabled));
         let name = "etcd_debugging_mvcc_watch_stream_total";
         page.line(name, "gauge", "Streams of watches.", gauge(&self.watch_streams));
         let name = "etcd_debugging_mvcc_watcher_total";

@@ -10,8 +10,7 @@ use super::role::alarm;
 use super::types::*;
 use crate::node::Node;
 use racos_machine::{
-    self as machine, Action, AuthStep, Author, Caller, Name, Permission, Permit, ROOT, Refusal,
-    Secret,
+    self as machine, Author, Caller, Name, Permission, Permit, ROOT, Refusal, Secret,
 };
 use racos_net::Link;
 use racos_storage::device::Device;
@@ -116,12 +115,6 @@ impl<L: Link, D: Device> Node<L, D> {
         let auth = self.machine.auth();
         let auth_revision = auth.revision();
         auth.is_enabled().then(|| Box::new(Author { user: ROOT.into(), auth_revision }))
-    }
-
-    pub(super) fn auth_step(&mut self, who: &Who, step: AuthStep, answer: Answer<Done>) {
-        self.propose_action(who, Action::Auth(Box::new(step)), move |result| {
-            answer.send(result.map(|revision| Done { revision }));
-        });
     }
 
     /// Answers at a state that holds every change that was completed before.

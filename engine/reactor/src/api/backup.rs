@@ -82,19 +82,28 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Users and roles behind a place.
-    pub(super) fn backup_auth(&self, after: Option<AuthPlace>) -> BackupAuth {
+    pub(super) fn backup_auth(
+        &self,
+        who: &Who,
+        after: Option<AuthPlace>,
+    ) -> Result<BackupAuth, Error> {
+        self.may_administer(who)?;
         let (entries, next) = self.machine.auth_entries_behind(after);
-        BackupAuth { entries, auth_revision: self.machine.auth().revision(), next }
+        Ok(BackupAuth { entries, auth_revision: self.machine.auth().revision(), next })
     }
 
     /// The versions behind `after` that a backup of a revision holds.
     pub(super) fn backup_page(
         &mut self,
+        who: Who,
         revision: u64,
         after: BackupPlace,
         answer: Answer<BackupPage>,
         tries: u32,
     ) {
+        if let Err(error) = self.may_administer(&who) {
+            return answer.send(Err(error));
+        }
         if Some(revision) < self.machine.compact_revision() {
             return answer.send(Err(self.refusal(Refusal::Compacted)));
         }
@@ -142,7 +151,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 // A compaction took a version of the page: it is not needed any more.
                 Err(Lost::Gone) if tries < TRIES_MAX => {
-                    node.backup_page(revision, after, answer, tries + 1);
+                    node.backup_page(who, revision, after, answer, tries + 1);
                 }
                 Err(Lost::Gone) => answer.send(Err(Error::Unavailable(
                     "values were compacted again and again while they were read".into(),
@@ -153,7 +162,10 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// A step of a restore.
-    pub(super) fn restore_step(&mut self, step: RestoreStep, answer: Answer<Done>) {
+    pub(super) fn restore_step(&mut self, who: &Who, step: RestoreStep, answer: Answer<Done>) {
+        if let Err(error) = self.may_administer(who) {
+            return answer.send(Err(error));
+        }
         let restore = match step {
             RestoreStep::Begin { revision } => Restore::Begin { revision },
             RestoreStep::Lease { id, ttl } => Restore::Lease { id, ttl },

@@ -112,7 +112,10 @@ impl<L: Link, D: Device> Node<L, D> {
         address: SocketAddr,
         answer: Answer<MembersAnswer>,
     ) {
-        self.try_member_add(address, Changing { who, answer, since: self.now });
+        self.first_as_root(who.clone(), move |node, allowed| match allowed {
+            Ok(()) => node.try_member_add(address, Changing { who, answer, since: node.now }),
+            Err(error) => answer.send(Err(error)),
+        });
     }
 
     fn try_member_add(&mut self, address: SocketAddr, changing: Changing) {
@@ -167,6 +170,13 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     pub(super) fn member_remove(&mut self, who: Who, id: u64, answer: Answer<MembersAnswer>) {
+        self.first_as_root(who.clone(), move |node, allowed| match allowed {
+            Ok(()) => node.remove_member(who, id, answer),
+            Err(error) => answer.send(Err(error)),
+        });
+    }
+
+    fn remove_member(&mut self, who: Who, id: u64, answer: Answer<MembersAnswer>) {
         let Some(node) = self.members().iter().find(|node| self.member_id(*node) == id) else {
             return answer.send(Err(Error::MemberNotFound));
         };

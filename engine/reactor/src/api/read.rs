@@ -167,7 +167,14 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// The hash of the history, slice by slice.
-    pub(super) fn hash_kv(&mut self, revision: i64, answer: Answer<HashAnswer>, tries: u32) {
+    pub(super) fn hash_kv(&mut self, who: &Who, revision: i64, answer: Answer<HashAnswer>) {
+        match self.may_administer(who) {
+            Ok(()) => self.hash_again(revision, answer, 0),
+            Err(error) => answer.send(Err(error)),
+        }
+    }
+
+    fn hash_again(&mut self, revision: i64, answer: Answer<HashAnswer>, tries: u32) {
         let asked = u64::try_from(revision).unwrap_or(0);
         match self.machine.begin_hashing(asked) {
             Ok(hashing) => self.hash_slice(revision, hashing, answer, tries),
@@ -196,7 +203,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Ok(None) => self.api.slice(Box::new(move |node| {
                 node.hash_slice(revision, hashing, answer, tries);
             })),
-            Err(_) if tries < TRIES_MAX => self.hash_kv(revision, answer, tries + 1),
+            Err(_) if tries < TRIES_MAX => self.hash_again(revision, answer, tries + 1),
             Err(_) => answer.send(Err(Error::Unavailable(
                 "the history is compacted whenever it is hashed; try again".into(),
             ))),

@@ -299,77 +299,33 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.time_to_live(who, id, keys, answer);
             }
             Request::Alarm { member, kind, raised, answer } => {
-                let kind = match kind {
-                    AlarmKind::NoSpace => machine::AlarmKind::NoSpace,
-                    AlarmKind::Corrupt => machine::AlarmKind::Corrupt,
-                    AlarmKind::Restoring => machine::AlarmKind::Restoring,
-                };
-                // One of nobody would be this node's own.
-                self.as_root(who.clone(), move |node, allowed| match allowed {
-                    Ok(()) => {
-                        let action = Action::Alarm { member, kind, raised };
-                        node.propose_action(&who, action, move |result| {
-                            answer.send(result.map(|revision| Done { revision }));
-                        });
-                    }
-                    Err(error) => answer.send(Err(error)),
-                });
+                self.set_alarm(who, (member, kind), raised, answer);
             }
             Request::Alarms { answer } => self.list_alarms(who, answer),
             Request::LeaseRevoke { id, answer } => {
-                let action = Action::LeaseRevoke { id };
-                self.propose_action(&who, action, move |result| {
-                    answer.send(result.map(|revision| Done { revision }));
-                });
+                self.act(&who, Action::LeaseRevoke { id }, answer);
             }
             Request::Leases { answer } => self.list_leases(who, answer),
-            Request::Status { answer } => {
-                let allowed = self.permit(&who).map(|_| ());
-                answer.send(allowed.map(|()| self.api_status()));
-            }
+            Request::Status { answer } => answer.send(self.api_status(&who)),
             Request::Members { serializable, answer } => {
                 self.list_members(who, serializable, answer);
             }
-            Request::MemberAdd { address, answer } => {
-                self.first_as_root(who.clone(), move |node, allowed| match allowed {
-                    Ok(()) => node.member_add(who, address, answer),
-                    Err(error) => answer.send(Err(error)),
-                });
-            }
-            Request::MemberRemove { id, answer } => {
-                self.first_as_root(who.clone(), move |node, allowed| match allowed {
-                    Ok(()) => node.member_remove(who, id, answer),
-                    Err(error) => answer.send(Err(error)),
-                });
-            }
+            Request::MemberAdd { address, answer } => self.member_add(who, address, answer),
+            Request::MemberRemove { id, answer } => self.member_remove(who, id, answer),
             Request::Announce { clients } => self.api.faces.own = Some(clients),
-            Request::HashKv { revision, answer } => match self.may_administer(&who) {
-                Ok(()) => self.hash_kv(revision, answer, 0),
-                Err(error) => answer.send(Err(error)),
-            },
+            Request::HashKv { revision, answer } => self.hash_kv(&who, revision, answer),
             Request::BackupBegin { answer } => self.backup_begin(who, answer),
-            Request::BackupPage { revision, after, answer } => match self.may_administer(&who) {
-                Ok(()) => self.backup_page(revision, after, answer, 0),
-                Err(error) => answer.send(Err(error)),
-            },
-            Request::BackupAuth { after, answer } => {
-                let allowed = self.may_administer(&who);
-                answer.send(allowed.map(|()| self.backup_auth(after)));
+            Request::BackupPage { revision, after, answer } => {
+                self.backup_page(who, revision, after, answer, 0);
             }
-            Request::Restore { step, answer } => match self.may_administer(&who) {
-                Ok(()) => self.restore_step(step, answer),
-                Err(error) => answer.send(Err(error)),
-            },
+            Request::BackupAuth { after, answer } => answer.send(self.backup_auth(&who, after)),
+            Request::Restore { step, answer } => self.restore_step(&who, step, answer),
             Request::Auth { ask, answer } => self.auth_ask(who, ask, answer),
-            Request::AuthStep { step, answer } => self.auth_step(&who, step, answer),
+            Request::AuthStep { step, answer } => {
+                self.act(&who, Action::Auth(Box::new(step)), answer);
+            }
             Request::Login { user, answer } => self.login(user, answer),
-            Request::CatchUp { answer } => self.at_pin(Box::new(move |node, pinned| {
-                let revision = node.machine.revision() as i64;
-                if let Some(door) = node.api.door.clone() {
-                    node.tell_auth(&door);
-                }
-                answer.send(pinned.map(|()| Done { revision }));
-            })),
+            Request::CatchUp { answer } => self.catch_up(answer),
             Request::OpenStream { stream } => self.api.watches.open(stream, who),
             Request::Stream { number } => self.stream_says(number),
         }
@@ -396,6 +352,42 @@ impl<L: Link, D: Device> Node<L, D> {
             self.propose(op, crate::batch::Payload::None, done);
         }
         Some(Error::NoSpace(format!("the log takes {used} bytes; the quota is {quota}")))
+    }
+
+    fn set_alarm(
+        &mut self,
+        who: Who,
+        (member, kind): (u64, AlarmKind),
+        raised: bool,
+        answer: super::pending::Answer<Done>,
+    ) {
+        let kind = match kind {
+            AlarmKind::NoSpace => machine::AlarmKind::NoSpace,
+            AlarmKind::Corrupt => machine::AlarmKind::Corrupt,
+            AlarmKind::Restoring => machine::AlarmKind::Restoring,
+        };
+        // One of nobody would be this node's own.
+        self.as_root(who.clone(), move |node, allowed| match allowed {
+            Ok(()) => node.act(&who, Action::Alarm { member, kind, raised }, answer),
+            Err(error) => answer.send(Err(error)),
+        });
+    }
+
+    /// Does what is answered with a revision only.
+    fn act(&mut self, who: &Who, action: Action, answer: super::pending::Answer<Done>) {
+        self.propose_action(who, action, move |result| {
+            answer.send(result.map(|revision| Done { revision }));
+        });
+    }
+
+    fn catch_up(&mut self, answer: super::pending::Answer<Done>) {
+        self.at_pin(Box::new(move |node, pinned| {
+            let revision = node.machine.revision() as i64;
+            if let Some(door) = node.api.door.clone() {
+                node.tell_auth(&door);
+            }
+            answer.send(pinned.map(|()| Done { revision }));
+        }));
     }
 
     /// Tells other threads what tokens are checked by, if it has changed.
@@ -501,12 +493,13 @@ impl<L: Link, D: Device> Node<L, D> {
         });
     }
 
-    fn api_status(&mut self) -> StatusAnswer {
+    fn api_status(&mut self, who: &Who) -> Result<StatusAnswer, Error> {
+        self.permit(who)?;
         let mut native = self.status();
         native.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
         let members = self.member_list();
         let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);
-        StatusAnswer {
+        Ok(StatusAnswer {
             revision: self.machine.revision() as i64,
             compact_revision: self.compact_revision(),
             seen: self.core.seen(),
@@ -518,7 +511,7 @@ impl<L: Link, D: Device> Node<L, D> {
             members,
             alarms: self.machine.alarms().map(alarm).collect(),
             native,
-        }
+        })
     }
 }
 

@@ -305,7 +305,8 @@ pub fn changes() -> Vec<Step> {
     all.push(Step::Auth(Login("none", "other")));
     all.extend(probe("none"));
     all.push(root(Disable));
-    all.push(get("a", ""));
+    // Through other members, which may not know yet.
+    all.extend([plain("a"), get("a", ""), plain("b"), Step::Auth(AddRole("more"))]);
     all.push(Step::Auth(Login("none", "other")));
     all.push(Step::Auth(Enable));
     all.push(get("a", ""));

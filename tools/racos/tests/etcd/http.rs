@@ -92,6 +92,8 @@ pub fn takes_tokens(endpoint: &str, name: &str, password: &str, key: &str) {
         assert_eq!((status, text.contains("invalid auth token")), (401, true), "{wrong}: {text}");
     }
     pages(endpoint);
+    let (_, metrics) = ask(endpoint, "GET", "/metrics", b"");
+    assert!(metrics.contains("\nracos_auth_enabled 1\n"), "{metrics}");
 }
 
 fn pages(endpoint: &str) {
