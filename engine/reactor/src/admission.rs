@@ -12,7 +12,7 @@ use crate::journal::Stored;
 use crate::node::Node;
 use crate::record::kind as record_kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
-use crate::wire::node::{Known, KnownAs, get_hello, get_part, kind, put_hello, put_part};
+use crate::wire::node::{Hello, Known, KnownAs, get_part, kind, put_part};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Nanos, NodeSet, Policy, Release, Slot};
 use racos_storage::RecordId;
@@ -245,9 +245,14 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Shows this disk to those that have not said that they have noted it.
     fn say_hello(&mut self, to: impl Fn(&Self, u8) -> bool) {
-        let mut head = Vec::with_capacity(17);
-        let takes_part = self.admission.takes_part;
-        put_hello(&mut head, self.log.disk_id(), takes_part, self.config.policy);
+        let mut head = Vec::with_capacity(25);
+        let hello = Hello {
+            disk: self.log.disk_id(),
+            takes_part: self.admission.takes_part,
+            policy: self.config.policy,
+            found: self.log_ends.found.0,
+        };
+        hello.put(&mut head);
         for node in self.other_members() {
             if !self.admission.noted_by.contains(node) && to(self, node) {
                 self.send(node, kind::HELLO, &head, &[]);
@@ -291,8 +296,11 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// HELLO: the disk of another node shows itself.
     pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
-        let Ok((disk, takes_part, policy)) = get_hello(&frame.head) else { return };
+        let Ok(Hello { disk, takes_part, policy, found }) = Hello::get(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
+        if disk != 0 && self.was_rolled_back(from, incarnation, frame.from.boot, found) {
+            return;
+        }
         let own = self.config.policy;
         // PROTOCOL 6.4-h
         if disk != 0 && policy != own {

@@ -8,7 +8,7 @@
 use crate::admission::{known_otherwise, replaced, vouchers};
 use crate::config::NodeConfig;
 use crate::wire::cursor::Reader;
-use crate::wire::node::{Known, KnownAs, get_hello, kind, put_hello};
+use crate::wire::node::{Hello, Known, KnownAs, kind};
 use racos_buffer::Pool;
 use racos_net::{Identity, Link, Message, Transport, TransportConfig};
 use racos_protocol::{Nanos, NodeSet};
@@ -47,7 +47,7 @@ impl<L: Link> Inquiry<L> {
         if now >= self.ask_at {
             self.ask_at = now + AGAIN_NS;
             let mut head = Vec::with_capacity(17);
-            put_hello(&mut head, 0, false, self.config.policy);
+            Hello::question(self.config.policy).put(&mut head);
             for node in (0..n).filter(|node| *node != usize::from(self.config.node)) {
                 let _ = self.net.send(self.config.members[node], kind::HELLO, &head, &[], now);
             }
@@ -85,7 +85,7 @@ impl<L: Link> Inquiry<L> {
                 }
             }
             // One that asks the same remembers nothing either.
-            kind::HELLO if get_hello(&frame.head).is_ok_and(|(disk, ..)| disk == 0) => {
+            kind::HELLO if Hello::get(&frame.head).is_ok_and(|hello| hello.disk == 0) => {
                 self.nothing_known.insert(from);
             }
             _ => {}

@@ -64,6 +64,7 @@ mod record;
 mod repair;
 mod replay;
 mod requests;
+mod rollback;
 pub mod runtime;
 mod scrub;
 mod secrets;

@@ -131,7 +131,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.tell_replaced(from, seat.incarnation);
             return false;
         }
-        let known = &mut self.peer_boots[index];
+        let known = self.log_ends.boot(from);
         if incarnation == known.0 && boot < known.1 {
             self.on_old_boot(from);
             return false;
@@ -140,7 +140,7 @@ impl<L: Link, D: Device> Node<L, D> {
             // It does not know this disk yet.
             self.admission.forgotten_by(from);
         }
-        *known = (*known).max((incarnation, boot));
+        self.log_ends.heard(from, incarnation, boot, 0);
         if !is_old {
             self.heard_at[index] = Some(self.now);
         }

@@ -23,12 +23,13 @@ use crate::reclaim::Reclaim;
 use crate::recode::Recode;
 use crate::record::DecidedRun;
 use crate::repair::Repair;
+use crate::rollback::{LogEnd, LogEnds};
 use crate::scrub::{Noted, Scrub};
 use crate::secrets::Secrets;
 use crate::snap::Snaps;
 use crate::status::RequestCounts;
 use crate::wire::client::{self, ErrorCode, RequestError};
-use crate::wire::cursor::{Reader, Writer};
+use crate::wire::cursor::Reader;
 use crate::wire::node::{get_message, kind, put_message};
 use racos_buffer::{Pool, Slice};
 use racos_codec::Codec;
@@ -162,8 +163,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) refused_for_space: FxHashSet<Slot>,
     pub(crate) counts: RequestCounts,
     pub(crate) heard_at: Vec<Option<Nanos>>,
-    /// Highest incarnation and boot heard of each.
-    pub(crate) peer_boots: Vec<(u32, u32)>,
+    pub(crate) log_ends: LogEnds,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
@@ -207,6 +207,7 @@ pub(crate) struct Parts<L: Link, D: Device> {
     pub notes: Notes,
     /// How far the scrub was.
     pub scrubbed: Noted,
+    pub peer_ends: Vec<LogEnd>,
     pub observer: Option<Box<dyn Observer>>,
 }
 
@@ -240,6 +241,7 @@ impl<L: Link, D: Device> Node<L, D> {
         );
         let (reserved, policy) = (parts.core.reservation(), config.policy);
         let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
+        let found = parts.log.last_record();
         let mut node = Node {
             me: config.node,
             core: parts.core,
@@ -288,7 +290,7 @@ impl<L: Link, D: Device> Node<L, D> {
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
             heard_at: vec![None; MEMBERS_MAX],
-            peer_boots: vec![(0, 0); MEMBERS_MAX],
+            log_ends: LogEnds::new(found, parts.peer_ends),
             now,
             started: now,
             scratch: Vec::new(),
@@ -447,6 +449,8 @@ impl<L: Link, D: Device> Node<L, D> {
             self.beacons += 1;
             let now_and_then = self.beacons % 4 == 1;
             self.say_hello_again(now_and_then);
+            self.tell_log_end();
+            self.note_log_ends();
             if now_and_then {
                 self.say_face();
             }
@@ -572,6 +576,10 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
+            kind::LONGER => self.on_longer(from, &frame.head),
+            kind::LOGGED => {
+                self.on_log_end(from, incarnation, frame.from.boot, &frame.head);
+            }
             kind::BAD => self.on_bad_fragment(&frame.head),
             // PROTOCOL 8.1-f, 10-x: asked and answered by those that count before and after a change.
             kind::PINQ | kind::LEASEQ if !self.core.may_answer() => {}
@@ -583,34 +591,6 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::LEASER => self.on_lease_answer(from, &frame),
             kind::FACE => self.on_face(from, &frame.head),
             _ => {}
-        }
-    }
-
-    /// PROTOCOL 4.4-l, 9.1-b: a datagram with an older boot than this peer is known to have had. It
-    /// is a straggler from before the peer's restart, or the peer's disk was rolled back: it is
-    /// told.
-    pub(crate) fn on_old_boot(&mut self, from: u8) {
-        let (incarnation, boot) = self.peer_boots[usize::from(from)];
-        let mut head = Vec::with_capacity(8);
-        head.put_u32(incarnation);
-        head.put_u32(boot);
-        self.send(from, kind::BOOT, &head, &[]);
-    }
-
-    /// PROTOCOL 9.1-b, 10-a: a peer remembers a boot of this node. A higher one than its own was on
-    /// this disk once.
-    fn on_boot(&mut self, head: &[u8]) {
-        let mut reader = Reader::new(head);
-        let (Ok(incarnation), Ok(boot)) = (reader.u32("incarnation"), reader.u32("boot")) else {
-            return;
-        };
-        // What was heard of the disk that this one has replaced says nothing of this one.
-        if incarnation == self.config.incarnation && boot > self.boot {
-            self.fail(format!(
-                "this disk was rolled back or copied: another node has heard boot {boot}, the disk \
-                 says {}; replace the node with `racos member replace`, and do not edit its data",
-                self.boot
-            ));
         }
     }
 

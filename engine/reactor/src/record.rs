@@ -39,6 +39,8 @@ pub mod kind {
     pub const STORED: u8 = 15;
     /// PROPOSE(slot, candidate) of the queue policy.
     pub const PROPOSE: u8 = 16;
+    /// How far the other nodes were when they were heard last: see `rollback`.
+    pub const HEARD: u8 = 17;
 
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
@@ -58,6 +60,7 @@ pub mod kind {
             SCRUBBED => "scrubbed",
             STORED => "stored",
             PROPOSE => "propose",
+            HEARD => "heard",
             _ => return None,
         })
     }

@@ -22,6 +22,7 @@ use crate::members;
 use crate::node::{Known, Node, OpenError, Parts};
 use crate::observe::Observer;
 use crate::record::{self, DecidedRun, get_record, kind};
+use crate::rollback::{LogEnd, get_ends};
 use crate::scrub::Noted;
 use crate::secrets::{Secrets, local_coin};
 use crate::wire::cursor::{Reader, WireError};
@@ -102,6 +103,7 @@ impl<L: Link, D: Device> Node<L, D> {
             absent: Vec::new(),
             notes: Notes::new(),
             scrubbed: Noted::default(),
+            peer_ends: Vec::new(),
             problem: None,
             observer,
         };
@@ -138,6 +140,7 @@ impl<L: Link, D: Device> Node<L, D> {
             absent: replay.absent,
             notes: replay.notes,
             scrubbed: replay.scrubbed,
+            peer_ends: replay.peer_ends,
             observer: replay.observer,
         };
         Ok(Node::assemble(config, pool, parts, now))
@@ -230,6 +233,8 @@ struct Replay {
     notes: Notes,
     /// How far the scrub was.
     scrubbed: Noted,
+    /// How far the others were when they were heard last.
+    peer_ends: Vec<LogEnd>,
     problem: Option<String>,
     observer: Option<Box<dyn Observer>>,
 }
@@ -463,7 +468,8 @@ impl Replay {
 
     fn take(&mut self, record: &Replayed<'_>) -> Result<(), String> {
         // What is about no slot is true whatever the checkpoint says, and it says some of it again.
-        let is_apart = matches!(record.kind, kind::CHECKPOINT | kind::NOTE | kind::SCRUBBED);
+        let is_apart =
+            matches!(record.kind, kind::CHECKPOINT | kind::NOTE | kind::SCRUBBED | kind::HEARD);
         if self.loading.is_some() && !is_apart {
             self.collected.push(record);
             return Ok(());
@@ -474,6 +480,9 @@ impl Replay {
             kind::NOTE => self.take_notes(record.head).map_err(|error| error.to_string())?,
             kind::SCRUBBED => {
                 self.scrubbed = Noted::get(record.head).map_err(|error| error.to_string())?;
+            }
+            kind::HEARD => {
+                self.peer_ends = get_ends(record.head).map_err(|error| error.to_string())?;
             }
             kind::HOLD | kind::SEGMENT_ONLY => self.batch_record(record)?,
             kind::STORED => {

@@ -4,7 +4,7 @@ mod common;
 
 use common::{CLUSTER, Cluster, MS, address};
 use racos_engine::wire::client::{ErrorCode, Reply, Request};
-use racos_engine::wire::node::{Known, KnownAs, kind, put_hello};
+use racos_engine::wire::node::{Hello, Known, KnownAs, kind};
 use racos_net::memory::MemoryLink;
 use racos_net::{Identity, Lane, Transport, TransportConfig};
 use racos_protocol::Policy;
@@ -195,7 +195,8 @@ impl Fake {
     /// Shows itself to a node; its answers.
     fn hello(&mut self, cluster: &mut Cluster, to: usize, disk: u128, part: bool) -> Vec<KnownAs> {
         let mut head = Vec::new();
-        put_hello(&mut head, disk, part, Policy::OwnerSlots);
+        let policy = Policy::OwnerSlots;
+        Hello { disk, takes_part: part, policy, found: 0 }.put(&mut head);
         self.net.send(address(to), kind::HELLO, &head, &[], cluster.now).unwrap();
         self.net.flush(cluster.now);
         cluster.pass(5 * MS);

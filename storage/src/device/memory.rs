@@ -424,6 +424,11 @@ impl Disk {
         Some(crc32fast::hash(&bytes))
     }
 
+    /// Names of all files, in order.
+    pub fn files(&self) -> Vec<FileId> {
+        self.files.keys().copied().collect()
+    }
+
     /// The whole file as reads see it.
     pub fn contents(&self, file: FileId) -> Option<Vec<u8>> {
         let image = self.files.get(&file)?;

@@ -49,6 +49,10 @@ pub mod kind {
     pub const LEASER: u8 = 0x23;
     /// Another disk is in the receiver's place: its incarnation.
     pub const REPLACED: u8 = 0x0c;
+    /// The last record that the sender has flushed.
+    pub const LOGGED: u8 = 0x13;
+    /// The receiver's log was longer once: its incarnation, and the last record heard of.
+    pub const LONGER: u8 = 0x14;
     /// The sender's disk shows itself, or asks whether another one is known.
     pub const HELLO: u8 = 0x0d;
     /// What the sender knows of the receiver's disks.
@@ -503,18 +507,37 @@ pub fn get_part(from: &mut Reader<'_>) -> Result<(bool, Policy), WireError> {
     })
 }
 
-/// Head of HELLO: the sender's disk, 0 if it only asks, whether it takes part, and its policy.
-pub fn put_hello(out: &mut Vec<u8>, disk: u128, takes_part: bool, policy: Policy) {
-    out.put_u128(disk);
-    put_part(out, takes_part, policy);
+/// Head of HELLO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The sender's disk; 0: it only asks.
+    pub disk: u128,
+    pub takes_part: bool,
+    pub policy: Policy,
+    /// The last record of its log when the sender started.
+    pub found: u64,
 }
 
-pub fn get_hello(bytes: &[u8]) -> Result<(u128, bool, Policy), WireError> {
-    let mut from = Reader::new(bytes);
-    let disk = from.u128("disk")?;
-    let (takes_part, policy) = get_part(&mut from)?;
-    from.end("hello")?;
-    Ok((disk, takes_part, policy))
+impl Hello {
+    /// Of one that has no disk yet.
+    pub fn question(policy: Policy) -> Hello {
+        Hello { disk: 0, takes_part: false, policy, found: 0 }
+    }
+
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u128(self.disk);
+        put_part(out, self.takes_part, self.policy);
+        out.put_u64(self.found);
+    }
+
+    pub fn get(bytes: &[u8]) -> Result<Hello, WireError> {
+        let mut from = Reader::new(bytes);
+        let disk = from.u128("disk")?;
+        let (takes_part, policy) = get_part(&mut from)?;
+        let found = from.u64("found")?;
+        from.end("hello")?;
+        Ok(Hello { disk, takes_part, policy, found })
+    }
 }
 
 /// Head of KNOWN: which disk it is about, by the receiver's HELLO, and what the sender knows.
@@ -664,7 +687,7 @@ mod tests {
             let _ = get_segment_question(&bytes);
             let _ = get_segment_answer(&bytes);
             let _ = get_facts_head(&bytes);
-            let _ = get_hello(&bytes);
+            let _ = Hello::get(&bytes);
             let _ = Known::get(&bytes);
         }
 
@@ -674,8 +697,9 @@ mod tests {
         ) {
             let mut bytes = Vec::new();
             let policy = if other % 2 == 0 { Policy::OwnerSlots } else { Policy::Queue };
-            put_hello(&mut bytes, disk, takes_part, policy);
-            prop_assert_eq!(get_hello(&bytes), Ok((disk, takes_part, policy)));
+            let hello = Hello { disk, takes_part, policy, found: disk as u64 };
+            hello.put(&mut bytes);
+            prop_assert_eq!(Hello::get(&bytes), Ok(hello));
             let apart = KnownAs::OtherPolicy(policy);
             let all =
                 [KnownAs::Nothing, KnownAs::OnlyThis, KnownAs::ThisNow, KnownAs::Other(other), apart];
