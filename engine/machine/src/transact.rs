@@ -153,6 +153,7 @@ impl Machine {
 
     /// Which branch of the transaction, and of every one nested in it, is taken.
     fn choose(&self, txn: &Txn, path: &mut Vec<bool>) -> Result<(), Refusal> {
+        // PROTOCOL 7-e
         let holds = all_hold(txn.compares.iter().map(|compare| self.holds(compare)));
         let holds = holds.ok_or(Refusal::Unresolved)?;
         path.push(holds);

@@ -96,7 +96,7 @@ impl Core {
             Message::ProposeNull { from, to } | Message::Skip { from, to } => {
                 from < to && counts(from) && seat.is_some_and(|it| it.counts(incarnation, to - 1))
             }
-            // PROTOCOL 9.3-a
+            // PROTOCOL 3.2-g, 9.3-a
             Message::Decide { .. }
             | Message::Pull { .. }
             | Message::Seen { .. }

@@ -92,6 +92,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
         }
         if job.entries.is_empty() {
+            // PROTOCOL 5.4-b
             if from < self.history.first() {
                 self.offer_snapshot(to, from);
             }

@@ -355,7 +355,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let counts = self.core.reads_count(from, frame.from.incarnation);
         let epoch = self.core.epoch();
         let Some(read) = self.reads.table.get_mut(&answer.read) else { return };
-        // PROTOCOL 8.1-q, 10-y: a change that this node has not executed: execute it, start again.
+        // PROTOCOL 8.1-q, 10-y, 12.1-i: a change that this node has not executed: execute it, start again.
         if answer.epoch > epoch {
             let waits = matches!(read.stage, Stage::Executed(_));
             if !waits && answer.exec > self.core.exec() {
@@ -720,7 +720,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 8.1-h, 12.2-i: what was asked did not come in time: ask everybody who could help.
+    /// PROTOCOL 8.1-h, 8.1-t, 12.2-i: what was asked did not come in time: ask everybody who could help.
     fn retry(&mut self, id: u64) {
         let now = self.now;
         let read = self.reads.table.get_mut(&id).expect("the caller found it");

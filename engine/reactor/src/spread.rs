@@ -97,7 +97,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// The batch of a SPREAD, if its bytes are what its digest says and its body has every fragment. One of
     /// class R is an ASSIGN: it has no body, and whether its fragments are here does not matter.
-    /// PROTOCOL 6.3-c
+    /// PROTOCOL 6.3-c, 7-i
     fn checked_batch(&self, head: &SpreadHead<'_>, body: &[u8]) -> Option<Rc<Batch>> {
         let batch = Batch::decode(head.batch, &self.secrets).ok()?;
         // PROTOCOL 10-w: coded for the members of its slot.

@@ -190,7 +190,7 @@ fn transport(
     Transport::new(link, identity, pool.clone(), TransportConfig::default())
 }
 
-/// tests PROTOCOL 3.1-c, 8.1-h, 12.2-i: first q-1 others, fragments of k with the own one; when they are
+/// tests PROTOCOL 3.1-c, 8.1-h, 8.1-t, 12.2-i: first q-1 others, fragments of k with the own one; when they are
 /// silent, everybody, again and again.
 #[test]
 fn a_read_asks_k_nodes_for_fragments() {
@@ -382,7 +382,7 @@ fn a_value_without_k_fragments_is_data_loss() {
     assert_eq!(undecided, None, "nodes 3 and 4 may still have theirs");
 }
 
-/// tests PROTOCOL 8.1-g, 8.1-q, 10-y: an answer of a node that has executed a change which the reader
+/// tests PROTOCOL 8.1-g, 8.1-q, 10-y, 12.1-i: an answer of a node that has executed a change which the reader
 /// has not: the reader asks for the slots up to there, and answers nothing meanwhile.
 #[test]
 fn a_reader_that_meets_a_newer_epoch_executes_the_change_first() {

@@ -327,7 +327,7 @@ fn a_lost_node_is_removed_and_another_one_may_fail() {
     readable(&mut cluster, 2, 0..12);
 }
 
-/// tests PROTOCOL 10-z: all whom a node knew have left while it was away: it finds the others through
+/// tests PROTOCOL 3.2-g, 10-z: all whom a node knew have left while it was away: it finds the others through
 /// an address that it is given, and not without.
 #[test]
 fn a_node_that_knows_none_of_the_living_asks_whom_it_is_told_to() {

@@ -57,7 +57,7 @@ fn caught_up(cluster: &mut Cluster, node: usize) {
     assert!(done, "{:?}", status(cluster, node));
 }
 
-/// tests PROTOCOL 9.3-d, 9.3-e: what it missed is gone; it takes a state, goes on from it, counts for a
+/// tests PROTOCOL 5.4-b, 9.3-d, 9.3-e: what it missed is gone; it takes a state, goes on from it, counts for a
 /// quorum, and a restart finds it again.
 #[test]
 fn a_node_that_missed_more_than_is_kept_takes_a_state() {

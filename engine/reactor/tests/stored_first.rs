@@ -34,7 +34,7 @@ fn orphaned() -> Cluster {
     cluster
 }
 
-/// tests PROTOCOL 6.3-a, 6.3-b, 6.3-c
+/// tests PROTOCOL 6.3-a, 6.3-b, 6.3-c, 7-i
 #[test]
 fn a_large_value_is_stored_and_then_written() {
     let mut cluster = Cluster::bounded(5, 1, 3, bounds);

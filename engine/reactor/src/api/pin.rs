@@ -72,6 +72,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// The highest slot that may hold an operation somebody knows to be complete.
+    /// PROTOCOL 8.1-s: whatever keys it touches.
     fn pin_top(&self) -> Option<Slot> {
         self.last_batch.max(self.core.mark(|_| true))
     }

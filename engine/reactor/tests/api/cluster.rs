@@ -13,6 +13,10 @@ const US: u64 = 1000;
 /// Nothing takes longer.
 const PATIENCE: u64 = 10_000_000 * US;
 
+fn address(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 4000 + node as u16))
+}
+
 pub struct Cluster {
     hub: MemoryHub,
     nodes: Vec<Node<MemoryLink, MemoryDevice>>,
@@ -30,7 +34,6 @@ impl Cluster {
     /// One that keeps so many versions of a key while nobody asks for more.
     pub fn founded_to_keep(versions: u32, n: usize, f: usize, k: usize) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
-        let address = |node: usize| SocketAddr::from(([10, 0, 0, 1], 4000 + node as u16));
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
         let value_bytes_max = 256 << 10;
         let pool = Pool::new(512 << 20);
@@ -84,6 +87,11 @@ impl Cluster {
     }
 
     /// Lets milliseconds pass.
+    /// Nothing gets from one node to the other, or everything again.
+    pub fn block(&self, from: usize, to: usize, is_blocked: bool) {
+        self.hub.block(address(from), address(to), is_blocked);
+    }
+
     pub fn pass(&mut self, ms: u64) {
         let end = self.now + 1000 * US * ms;
         while self.now < end {

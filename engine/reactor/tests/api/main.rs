@@ -54,12 +54,18 @@ impl Cluster {
     }
 }
 
+/// tests PROTOCOL 8.1-s
 #[test]
 fn puts_are_seen_by_reads_through_every_node_at_their_revision() {
     let mut cluster = Cluster::new(5, 1, 3);
     assert_eq!(cluster.put(0, "a", "short"), 2);
     assert_eq!(cluster.put(1, "b", long(7, 5000)), 3);
+    (0..5).for_each(|node| cluster.block(node, 3, true));
     assert_eq!(cluster.put(2, "a", long(8, 100_000)), 4);
+    (0..5).for_each(|node| cluster.block(node, 3, false));
+    // Node 3 has not executed it, and it touches another key.
+    let other = cluster.get(3, Range::new(key("none")));
+    assert_eq!((other.revision, other.count), (4, 0));
     for node in 0..5 {
         let found = cluster.get(node, Range::new(prefix("a", "c")));
         assert_eq!((found.revision, found.count, found.more), (4, 2, false));
@@ -123,6 +129,7 @@ fn deletes_and_puts_answer_with_what_was_there() {
     assert_eq!(cluster.txn(0, within), Err(Error::KeyNotFound));
 }
 
+/// tests PROTOCOL 7-e
 #[test]
 fn a_transaction_takes_one_branch_and_shows_its_own_changes() {
     let mut cluster = Cluster::new(5, 1, 3);
