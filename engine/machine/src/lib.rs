@@ -32,6 +32,7 @@ mod numbers;
 mod op;
 mod origins;
 mod outcome;
+mod pile;
 mod recode;
 mod restore;
 mod select;
@@ -63,6 +64,7 @@ pub use op::{
 };
 pub use origins::{Origins, ShortOp};
 pub use outcome::{Done, Outcome, Refusal};
+pub use pile::Pile;
 pub use restore::{Restore, RestoreEnd, RestoredVersion};
 pub use select::{ByValue, Item, Selecting, Selection};
 pub use sessions::SessionState;

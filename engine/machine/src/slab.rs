@@ -4,6 +4,8 @@
 //! nothing, so that no operation pays for the entries of others. Handles are private to one
 //! node's memory: nothing replicated may depend on them.
 
+use crate::pile::Pile;
+
 const CHUNK_ENTRIES: usize = 1024;
 
 /// A place in a [`Slab`]. Valid until removed; then it may be given out again.
@@ -12,13 +14,13 @@ pub(crate) type Handle = u32;
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     chunks: Vec<Vec<T>>,
-    free: Vec<Handle>,
+    free: Pile<Handle>,
     allotted: usize,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), allotted: 0 }
+        Self { chunks: Vec::new(), free: Pile::default(), allotted: 0 }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Invariant: an operation has one entry at most, and its number stays until it is removed.
 
-use racos_machine::{Numbers, OpId, Origins, ShortOp};
+use racos_machine::{Numbers, OpId, Origins, Pile, ShortOp};
 
 const CHUNK_ENTRIES: usize = 1024;
 
@@ -23,14 +23,14 @@ pub(crate) struct Table<T> {
     numbers: Numbers,
     origins: Origins,
     chunks: Vec<Vec<Kept<T>>>,
-    free: Vec<u32>,
+    free: Pile<u32>,
     allotted: u32,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
         let (numbers, origins) = (Numbers::default(), Origins::default());
-        Table { numbers, origins, chunks: Vec::new(), free: Vec::new(), allotted: 0 }
+        Table { numbers, origins, chunks: Vec::new(), free: Pile::default(), allotted: 0 }
     }
 }
 
@@ -121,6 +121,12 @@ impl<T: Default> Table<T> {
         std::mem::take(self.at_mut(number))
     }
 
+    /// Gives the memory of some entries back, whatever they are, of a table that is of no use any more;
+    /// false if no entry is left.
+    pub fn wear_down(&mut self) -> bool {
+        self.chunks.pop().is_some()
+    }
+
     /// Every entry, with its operation.
     pub fn iter(&self) -> impl Iterator<Item = (OpId, &T)> {
         self.numbers.iter().map(|number| (self.op_at(number), self.at(number)))
@@ -129,7 +135,7 @@ impl<T: Default> Table<T> {
     /// Bytes of memory that entries and what finds them take.
     #[cfg(test)]
     pub fn memory_bytes(&self) -> usize {
-        let free = self.free.capacity() * size_of::<u32>();
+        let free = self.free.memory_bytes();
         let chunks = self.chunks.len() * CHUNK_ENTRIES * size_of::<Kept<T>>();
         self.numbers.memory_bytes() + free + chunks
     }
