@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, VecDeque};
 const MARK_TOKEN: u64 = u64::MAX;
 /// Group buffers kept for reuse: one in flight, one filling.
 const BUFFERS_KEPT: usize = 2;
+/// Kinds that a record may have.
+const KINDS: usize = 1 << u8::BITS;
 
 /// Who may take the last prepared bytes of a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +191,8 @@ pub struct Log<D: Device> {
     completions: Vec<Completion>,
     pending: Vec<Event>,
     counters: Counters,
+    /// Bytes of records appended, by kind.
+    kind_bytes: Box<[u64; KINDS]>,
     stopped: bool,
 }
 
@@ -237,12 +241,19 @@ impl<D: Device> Log<D> {
             completions: Vec::new(),
             pending: Vec::new(),
             counters: Counters::default(),
+            kind_bytes: Box::new([0; KINDS]),
             stopped: false,
             pool,
         };
         log.filling.first_record = log.next_record;
         log.prepare_more();
         Some(log)
+    }
+
+    /// Bytes of the records of a kind that were appended since the log was opened: what they take of
+    /// their groups, payloads padded to the sector.
+    pub fn bytes_of_kind(&self, kind: u8) -> u64 {
+        self.kind_bytes[usize::from(kind)]
     }
 
     /// The random number that this disk got when it was formatted.
@@ -291,6 +302,7 @@ impl<D: Device> Log<D> {
         let info = self.infos.entry(spot.at.segment).or_default();
         info.until = info.until.max(Some(until));
         self.queued_bytes += need.bytes();
+        self.kind_bytes[usize::from(kind)] += need.bytes() as u64;
         let id = RecordId(self.next_record);
         self.next_record += 1;
         if spot.rolls {

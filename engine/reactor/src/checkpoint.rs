@@ -48,6 +48,8 @@ const QUEUE_MAX: usize = 8;
 const BACKLOG_MAX: usize = 1 << 20;
 /// The same for a checkpoint that is late.
 const LATE_BACKLOG_MAX: usize = 32 << 20;
+/// Another is due, too, when so many times the bytes between two were written in all.
+const ALL_SHARE: u64 = 4;
 
 /// What a record of a checkpoint holds, in its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +170,8 @@ pub(crate) struct Checkpoints {
     before: Option<Rc<Snapshot>>,
     /// The highest generation that the log has a piece of: no two checkpoints have the same.
     generation: u64,
-    /// Bytes flushed when the newest was begun.
-    begun_at: u64,
+    /// Bytes flushed when the newest was begun, without copies and checkpoints, and all.
+    begun_at: [u64; 2],
     /// One was made durable since the start: what it does not name may go.
     pub(crate) settled: bool,
     /// One is wanted whatever was written since the last: see `scrub`.
@@ -304,9 +306,20 @@ impl<L: Link, D: Device> Node<L, D> {
         self.checkpoints.writing = Some(writing);
     }
 
-    /// Bytes of log since the newest was begun.
+    /// Bytes of log since the newest was begun, without copies and pieces of checkpoints: those follow
+    /// from the others, and if they counted, one checkpoint would bring the next about.
     pub(crate) fn written_since_checkpoint(&self) -> u64 {
-        self.log.counters().bytes_flushed - self.checkpoints.begun_at
+        self.log_bytes_of_others().saturating_sub(self.checkpoints.begun_at[0])
+    }
+
+    fn log_bytes_of_others(&self) -> u64 {
+        let own = [kind::COPIES, kind::CHECKPOINT].map(|kind| self.log.bytes_of_kind(kind));
+        self.log.counters().bytes_flushed.saturating_sub(own.iter().sum())
+    }
+
+    /// Bytes of log between two: not more often than it costs.
+    fn checkpoint_interval(&self) -> u64 {
+        self.config.bounds.checkpoint_bytes.max(2 * self.checkpoints.newest.bytes)
     }
 
     /// Whether one that was demanded will be begun though clients write nothing.
@@ -315,11 +328,11 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn checkpoint_is_due(&self) -> bool {
-        let written = self.written_since_checkpoint();
-        // Not more often than it costs: twice its own size must have been written in between.
-        let least = self.config.bounds.checkpoint_bytes.max(2 * self.checkpoints.newest.bytes);
+        let least = self.checkpoint_interval();
+        let all = self.log.counters().bytes_flushed - self.checkpoints.begun_at[1];
+        let is_time = self.written_since_checkpoint() >= least || all / ALL_SHARE >= least;
         let news = self.core.exec() > self.checkpoints.newest.exec;
-        (written >= least || self.checkpoints.demanded)
+        (is_time || self.checkpoints.demanded)
             && news
             && !self.machine.is_exporting()
             && !self.fragments.are_leaving()
@@ -381,7 +394,8 @@ impl<L: Link, D: Device> Node<L, D> {
     fn new_writing(&mut self, mark: Mark) -> Writing {
         let (generation, exec) = (mark.tag, mark.horizon);
         self.checkpoints.generation = generation;
-        self.checkpoints.begun_at = self.log.counters().bytes_flushed;
+        let flushed = self.log.counters().bytes_flushed;
+        self.checkpoints.begun_at = [self.log_bytes_of_others(), flushed];
         let reserved = self.core.reservation();
         let mut queue = VecDeque::from([(Piece::Begin { exec, reserved }, Vec::new())]);
         // PROTOCOL 10-ak
@@ -501,16 +515,22 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    /// Whether one of which so much is handed over is to go on beside what clients keep the log busy
+    /// with. It should be there when a quarter of the way to the next is gone: what the one before names
+    /// stays for that long, and the log only grows.
+    fn is_late(&self, handed: u64) -> bool {
+        let (since, interval) = (self.written_since_checkpoint(), self.checkpoint_interval());
+        let by_now = u128::from(self.checkpoints.newest.bytes) * u128::from(since) * 4;
+        since > interval || u128::from(handed) * u128::from(interval) < by_now
+    }
+
     /// Hands records to the log as far as it takes them; true if no more wait than may.
     fn hand_over(&mut self, writing: &mut Writing) -> bool {
-        // One that clients keep back for as long as it takes until the next is due goes beside them:
-        // without it the log only grows.
-        let since = self.written_since_checkpoint();
-        let due = self.config.bounds.checkpoint_bytes.max(4 * self.checkpoints.newest.bytes);
-        let backlog_max = if since > due { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
         while let Some((piece, body)) = writing.queue.front() {
             let handed = self.checkpoints.work.handed_bytes;
             let is_much = handed > 0 && handed + body.len() > HANDED_BYTES;
+            let is_late = self.is_late(writing.snapshot.bytes);
+            let backlog_max = if is_late { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
             if self.log.queued_bytes() > backlog_max || is_much {
                 return false;
             }

@@ -37,11 +37,11 @@ pub struct Bounds {
     /// A value of at least so many bytes is stored at the others before it gets a slot (PROTOCOL 6.3,
     /// class R); a smaller one travels with its slot.
     pub ready_bytes_min: usize,
-    /// Bytes of log after which another checkpoint is written, or twice the bytes of the newest one
-    /// if that is more.
+    /// Bytes of log, without copies and checkpoints, after which another checkpoint is written, or twice
+    /// the bytes of the newest one if that is more.
     pub checkpoint_bytes: u64,
-    /// Bytes that the log's files may take besides what is live and a quarter more: beyond it,
-    /// segments of little use are copied together.
+    /// Bytes that the log's files may take besides 1.28 times what is live; a little below, segments of
+    /// little use are copied together.
     pub space_reserve_bytes: u64,
     /// Bytes of one record of a checkpoint, and of one message of a state that a node takes.
     pub piece_bytes_max: usize,

@@ -6,10 +6,11 @@
 //! durable checkpoint: it names them yet (PROTOCOL 9.2).
 
 use crate::cache::{Cache, CacheCounts};
+use crate::dying::Dying;
 use crate::record::COPY_BYTES;
 use crate::table::Table;
 use racos_buffer::Slice;
-use racos_machine::OpId;
+use racos_machine::{OpId, Pile};
 use racos_protocol::Slot;
 use racos_storage::Place;
 use racos_storage::device::FileId;
@@ -45,6 +46,8 @@ pub struct Fragments {
     slots: Table<Told>,
     slot_order: VecDeque<(Slot, OpId)>,
     live: Live,
+    /// What only the newest checkpoint names yet; counted in `live`.
+    dying: Dying,
     /// While a checkpoint is being written: what is to be forgotten when it is.
     deferred: Option<Going>,
     /// What was, and is forgotten some at a time: under load a checkpoint defers very many.
@@ -58,38 +61,8 @@ pub struct Fragments {
 /// In the place of a slot: of a batch that is stored and has none (PROTOCOL 6.3).
 pub const UNASSIGNED: Slot = Slot::MAX;
 
-/// Operations whose fragments are to be forgotten, with their bytes, newest last. In pieces, so that
-/// neither one more nor handing all of them over moves those that are there: there may be millions.
-#[derive(Default)]
-struct Going(Vec<Vec<(OpId, u64)>>);
-
-impl Going {
-    const PIECE: usize = 1024;
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn push(&mut self, op: OpId, bytes: u64) {
-        match self.0.last_mut().filter(|piece| piece.len() < Going::PIECE) {
-            Some(piece) => piece.push((op, bytes)),
-            None => {
-                let mut piece = Vec::with_capacity(Going::PIECE);
-                piece.push((op, bytes));
-                self.0.push(piece);
-            }
-        }
-    }
-
-    fn pop(&mut self) -> Option<(OpId, u64)> {
-        let piece = self.0.last_mut()?;
-        let newest = piece.pop();
-        if piece.is_empty() {
-            self.0.pop();
-        }
-        newest
-    }
-}
+/// Operations whose fragments are to be forgotten, with their bytes: there may be millions.
+type Going = Pile<(OpId, u64)>;
 
 /// The slot whose record holds a fragment, and whether the log has said where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,31 +71,27 @@ struct Told {
     is_placed: bool,
 }
 
-/// Bytes in use, by segment: each fragment with what names it, as in a record of copies.
+/// What a fragment takes of the log at least: its bytes, and what names it beside others in a record of
+/// copies.
+pub(crate) fn bytes_of(place: Place) -> u64 {
+    u64::from(place.len) + COPY_BYTES as u64
+}
+
+/// Bytes in use, by segment: each fragment with what names it.
 #[derive(Default)]
 struct Live {
     bytes: BTreeMap<FileId, u64>,
     total: u64,
-    /// Bytes of values that went after, and before, the pin of the checkpoint being written.
-    dying: BTreeMap<FileId, u64>,
-    dying_pinned: BTreeMap<FileId, u64>,
-    /// Of both.
-    dying_total: u64,
 }
 
 impl Live {
-    /// What a fragment takes of the log at least: its bytes, and what names it beside others.
-    fn bytes_of(place: Place) -> u64 {
-        u64::from(place.len) + COPY_BYTES as u64
-    }
-
     fn add(&mut self, place: Place) {
-        *self.bytes.entry(place.segment).or_default() += Live::bytes_of(place);
-        self.total += Live::bytes_of(place);
+        *self.bytes.entry(place.segment).or_default() += bytes_of(place);
+        self.total += bytes_of(place);
     }
 
     fn drop(&mut self, place: Place) {
-        self.sub(place.segment, Live::bytes_of(place));
+        self.sub(place.segment, bytes_of(place));
     }
 
     fn sub(&mut self, segment: FileId, count: u64) {
@@ -143,6 +112,7 @@ impl Fragments {
             slots: Table::default(),
             slot_order: VecDeque::new(),
             live: Live::default(),
+            dying: Dying::default(),
             deferred: None,
             leaving: Going::default(),
             going_bytes: 0,
@@ -158,10 +128,7 @@ impl Fragments {
     pub fn pin(&mut self) {
         assert!(self.leaving.is_empty(), "a checkpoint begins when the one before has let go");
         self.deferred = Some(Going::default());
-        let before = std::mem::take(&mut self.live.dying);
-        for (segment, len) in before {
-            *self.live.dying_pinned.entry(segment).or_default() += len;
-        }
+        self.dying.pin();
     }
 
     /// As [`Fragments::pin`], for the checkpoint of a state that a peer told: nothing of slots below
@@ -183,7 +150,10 @@ impl Fragments {
     /// The checkpoint names all it has to, or was given up: what it kept goes by
     /// [`Fragments::forget_some`].
     pub fn unpin(&mut self) {
-        self.leaving.0.append(&mut self.deferred.take().unwrap_or_default().0);
+        if let Some(deferred) = self.deferred.take() {
+            assert!(self.leaving.is_empty(), "what leaves is what one checkpoint kept");
+            self.leaving = deferred;
+        }
     }
 
     /// Whether [`Fragments::forget_some`] has something to do.
@@ -193,6 +163,7 @@ impl Fragments {
 
     /// Forgets up to so many of what a checkpoint kept, and says how many.
     pub fn forget_some(&mut self, most: usize) -> usize {
+        self.dying.wear_down();
         for gone in 0..most {
             let Some((op, bytes)) = self.leaving.pop() else { return gone };
             self.going_bytes -= bytes;
@@ -203,9 +174,8 @@ impl Fragments {
 
     /// The checkpoint is durable: what went before its pin is of no use to anybody.
     pub fn settle(&mut self) {
-        for (segment, len) in std::mem::take(&mut self.live.dying_pinned) {
-            self.live.sub(segment, len);
-            self.live.dying_total -= len;
+        for (segment, bytes) in self.dying.settle() {
+            self.live.sub(segment, bytes);
         }
     }
 
@@ -221,8 +191,7 @@ impl Fragments {
 
     /// The same without those that a checkpoint alone names yet.
     pub fn needed_in(&self, segment: FileId) -> u64 {
-        let dying = [&self.live.dying, &self.live.dying_pinned].map(|of| of.get(&segment));
-        self.live_in(segment) - dying.into_iter().flatten().sum::<u64>()
+        self.live_in(segment) - self.dying.bytes_in(segment)
     }
 
     /// Bytes in use in all segments.
@@ -233,12 +202,12 @@ impl Fragments {
     /// Bytes of values in use: without those that a checkpoint alone names yet, or is to name.
     pub fn needed_bytes(&self) -> u64 {
         // One that is lost while a checkpoint keeps it is taken off twice until then.
-        (self.live.total - self.live.dying_total).saturating_sub(self.going_bytes)
+        (self.live.total - self.dying.bytes()).saturating_sub(self.going_bytes)
     }
 
     /// Bytes of fragments that only the newest checkpoint names yet.
     pub fn dying_bytes(&self) -> u64 {
-        self.live.dying.values().sum()
+        self.dying.bytes_now()
     }
 
     /// How those who asked for fragments fared.
@@ -263,9 +232,23 @@ impl Fragments {
     pub fn moved(&mut self, op: OpId, from: Place, to: Place) {
         if let Some(lying) = self.table.get_mut(op).filter(|lying| lying.place == from) {
             lying.place = to;
-            self.live.drop(from);
-            self.live.add(to);
+        } else if !self.dying.moved(op, from, to) {
+            return;
         }
+        self.live.drop(from);
+        self.live.add(to);
+    }
+
+    /// A fragment that is copied when its segment is gone over: that of a value in use, or one that a
+    /// checkpoint names yet. Where it lies, and its checksum.
+    pub fn kept(&self, op: OpId) -> Option<(Place, u32)> {
+        self.place(op).or_else(|| self.dying.place(op))
+    }
+
+    /// Whether a fragment that no value in use needs is kept for a checkpoint; else it is one of what is
+    /// not executed, or the log has not said where it lies.
+    pub fn is_going(&self, op: OpId) -> bool {
+        self.slots.get(op).is_none()
     }
 
     /// Forgets all but what is wanted: for when too many values left at once to be named. The slot of
@@ -410,19 +393,17 @@ impl Fragments {
             && let Some(deferred) = &mut self.deferred
         {
             let place = self.table.get(op).and_then(Lying::placed);
-            let bytes = place.map_or(0, Live::bytes_of);
+            let bytes = place.map_or(0, bytes_of);
             self.going_bytes += bytes;
-            return deferred.push(op, bytes);
+            return deferred.push((op, bytes));
         }
         let removed = self.take(op);
         match slot {
             Some(_) => self.drop_place(removed),
             // PROTOCOL 9.2-c: the newest checkpoint may name it.
             None => {
-                if let Some(place) = removed.and_then(|lying| lying.placed()) {
-                    let bytes = Live::bytes_of(place);
-                    *self.live.dying.entry(place.segment).or_default() += bytes;
-                    self.live.dying_total += bytes;
+                if let Some(lying) = removed.filter(|lying| lying.placed().is_some()) {
+                    self.dying.note(op, lying);
                 }
             }
         }
@@ -511,11 +492,16 @@ mod tests {
         (0..COUNT).for_each(|counter| measure(&mut || fragments.forget(op(counter), None)));
         measure(&mut || fragments.unpin());
         assert_eq!(fragments.len(), COUNT as usize);
+        let mut most_forgetting = 0;
         while fragments.are_leaving() {
-            assert!(fragments.forget_some(256) > 0);
+            let mut gone = 0;
+            let info = allocation_counter::measure(|| gone = fragments.forget_some(256));
+            assert!(gone > 0);
+            most_forgetting = most_forgetting.max(info.bytes_max);
         }
         assert_eq!(fragments.len(), 0);
         assert!(most <= 64 << 10, "{most} bytes allocated at once");
+        assert!(most_forgetting <= 128 << 10, "{most_forgetting} bytes allocated in a turn");
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod cache;
 mod checkpoint;
 mod collected;
 pub mod config;
+mod dying;
 mod expiry;
 mod facts;
 mod fragments;
@@ -80,6 +81,7 @@ pub use checkpoint::{Snapshot, TurnWork};
 pub use config::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 pub use node::{Node, OpenError, UnderWay};
 pub use observe::Observer;
+pub use space::SpaceParts;
 
 /// Whether this build can leave guards out, for tests.
 pub const MUTANTS: bool = cfg!(feature = "mutants");

@@ -3,8 +3,8 @@
 //!
 //! Space is what it is about: a node copies while the log's files are larger than they need be
 //! ([`Space`]), from the segment with the least in it first, as fast as the log is written ([`Pace`]).
-//! What was copied comes back when a checkpoint names the copies: if too much waits for that, one is
-//! written before its time.
+//! What only a checkpoint names is copied too, unless that is most of what a segment holds: such ones
+//! wait for the next checkpoint, and if too much waits, one is written before its time.
 //!
 //! Invariant: a segment is given back only if replay reads nothing of it (the log sees to it), no
 //! fragment that the state or the newest checkpoint names lies there, and no batch that a node which
@@ -22,7 +22,7 @@ use crate::wire::node::SpreadHead;
 use racos_buffer::Slice;
 use racos_machine::OpId;
 use racos_net::Link;
-use racos_protocol::Nanos;
+use racos_protocol::{Nanos, Slot};
 use racos_storage::device::{Device, FileId};
 use racos_storage::{Class, Cursor, Look, Place};
 use std::collections::{BTreeSet, VecDeque};
@@ -164,7 +164,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         // What clients write waits beyond the bound, as long as there is something to wait for. The
         // last two files are for what makes room.
-        let most = if self.reclaim.is_hopeless { u64::MAX } else { space.bound - 2 * segment };
+        let most = if self.reclaim.is_hopeless { u64::MAX } else { space.for_clients(segment) };
         self.log.limit_files(most);
         self.copy_some(space);
     }
@@ -229,15 +229,18 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         let (mut waiting, mut least) = (0, None);
         for (segment, len) in self.log.segments_behind() {
-            let needed = self.fragments.needed_in(segment);
+            let (live, needed) =
+                (self.fragments.live_in(segment), self.fragments.needed_in(segment));
             let is_job = self.reclaim.job.as_ref().is_some_and(|job| job.segment == segment);
             if is_job || self.history.needs(segment) || self.snaps.reads(segment) {
                 continue;
             }
-            if needed == 0 || self.reclaim.tried.contains(&segment) {
+            // Where most of what would be copied is named by a checkpoint alone, the next one is better
+            // waited for.
+            if needed <= live - needed || self.reclaim.tried.contains(&segment) {
                 waiting += u64::from(len);
-            } else if needed * 100 < u64::from(len) * USE_MAX_PERCENT {
-                least = least.min(Some((needed, segment, len))).or(Some((needed, segment, len)));
+            } else if live * 100 < u64::from(len) * USE_MAX_PERCENT {
+                least = least.min(Some((live, segment, len))).or(Some((live, segment, len)));
             }
         }
         self.reclaim.waiting_bytes = waiting;
@@ -424,12 +427,18 @@ impl<L: Link, D: Device> Node<L, D> {
         job: &mut Job,
     ) -> usize {
         let (body, mut looked_at) = (record.body_place, 0);
-        let mut take = |node: &mut Self, op: OpId, offset: u32, len: u32| {
+        // `slot`: of its execution, as far as the record says.
+        let mut take = |node: &mut Self, op: OpId, slot: Option<Slot>, offset: u32, len: u32| {
             looked_at += 1;
             let Some(place) = body.part(offset, len) else { return };
-            let Some((held, crc)) = node.fragments.place(op) else { return };
-            let Some(used) = node.machine.value(op).filter(|_| held == place) else { return };
-            let copy = CopyOf { op: op.0, slot: used.slot, crc, len };
+            let Some((_, crc)) = node.fragments.kept(op).filter(|(held, _)| *held == place) else {
+                return;
+            };
+            let used = node.machine.value(op).map(|used| used.slot);
+            // PROTOCOL 9.2-c: what a checkpoint alone names is kept, but not in the way.
+            let slot = used.or_else(|| slot.filter(|_| node.fragments.is_going(op)));
+            let Some(slot) = slot else { return };
+            let copy = CopyOf { op: op.0, slot, crc, len };
             // Where the fragment lies in what was read, if it does.
             let from = (place.offset - stretch.at) as usize;
             match stretch.bytes.get(from..from + len as usize) {
@@ -442,7 +451,8 @@ impl<L: Link, D: Device> Node<L, D> {
                 let Ok(head) = SpreadHead::get(record.head) else { return 0 };
                 let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return 0 };
                 for spot in batch.slot_fragments() {
-                    take(self, spot.value.op, spot.offset as u32, spot.len as u32);
+                    let (offset, len) = (spot.offset as u32, spot.len as u32);
+                    take(self, spot.value.op, Some(head.slot), offset, len);
                 }
             }
             // What is in no executed slot yet stays where it is, and its segment with it.
@@ -450,16 +460,17 @@ impl<L: Link, D: Device> Node<L, D> {
                 let Ok(head) = SpreadHead::get(record.head) else { return 0 };
                 let Ok(batch) = Batch::decode(head.batch, &self.secrets) else { return 0 };
                 for spot in layout::fragments(&batch.ops) {
-                    take(self, spot.value.op, spot.offset as u32, spot.len as u32);
+                    take(self, spot.value.op, None, spot.offset as u32, spot.len as u32);
                 }
             }
             kind::REPAIRED => {
-                let Ok(op) = Reader::new(record.head).u128("op") else { return 0 };
-                take(self, OpId(op), 0, body.len);
+                let mut head = Reader::new(record.head);
+                let (Ok(op), Ok(slot)) = (head.u128("op"), head.u64("slot")) else { return 0 };
+                take(self, OpId(op), Some(slot), 0, body.len);
             }
             kind::COPIES => {
                 for (copy, offset) in record::get_copies(record.head).unwrap_or_default() {
-                    take(self, OpId(copy.op), offset, copy.len);
+                    take(self, OpId(copy.op), Some(copy.slot), offset, copy.len);
                 }
             }
             _ => {}
@@ -481,7 +492,7 @@ impl<L: Link, D: Device> Node<L, D> {
         job.reading = false;
         let Some((copy, place)) = job.single.pop_front() else { return };
         assert_eq!(copy.op, op.0, "fragments are read one at a time, in order");
-        let still = self.fragments.place(op).is_some_and(|(held, _)| held == place);
+        let still = self.fragments.kept(op).is_some_and(|(held, _)| held == place);
         match bytes {
             Some(bytes) if still => self.gather_copy(copy, place, &bytes),
             None if still => self.fragment_damaged(op),

@@ -10,11 +10,18 @@
 //! no more files for what clients write (`Log::limit_files`), and they wait for the copying.
 //! What would break it: a bound below what the log takes at rest.
 
+use crate::node::Node;
+use racos_net::Link;
 use racos_protocol::Nanos;
+use racos_storage::device::Device;
 
 /// Files of a log that are not full of what is of use, however little that is: the one in use, two
 /// ahead, two spare, those at both marks, and one being copied.
 const SEGMENTS_MIN: u64 = 8;
+/// Checkpoints that there are at a time, with records of what went since them: two, one being written.
+const CHECKPOINTS: u64 = 4;
+/// Segments that only checkpoints and copies may take.
+const KEPT_SEGMENTS: u64 = 2;
 /// Bytes of a segment read at a time.
 pub(crate) const STRETCH_MIN: u32 = 128 << 10;
 pub(crate) const STRETCH_MAX: u32 = 1 << 20;
@@ -26,12 +33,12 @@ const REST_NS: Nanos = 5_000_000;
 /// Bytes gone over for each that is written, in percent, at most.
 const SHARE_MAX: u64 = 300;
 
-/// Bytes that the files of a log may take: those of live fragments and a quarter more, two checkpoints
-/// with as much log in between, and a fixed reserve (segments being filled or ahead, and the log between
-/// checkpoints with what went since the newest, which it names yet).
+/// Bytes that the files of a log may take: 1.28 times those of live fragments, and a fixed reserve
+/// (segments being filled or ahead, checkpoints and the log between them). Where checkpoints are so large
+/// for what is live that hardly anything were left for what went, as much as they need.
 ///
-/// Copying begins at `wanted`; beyond `bound` clients get no more of the disk. So the files of a store
-/// in use stay below 1.3 times what is live, and what is fixed.
+/// Copying begins at `wanted`, as late as it may: what is copied later has less in use. Beyond `bound`
+/// clients get no more of the disk, and of what is left there two segments are for what makes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Space {
     pub wanted: u64,
@@ -40,15 +47,50 @@ pub(crate) struct Space {
 
 impl Space {
     pub fn of(live: u64, checkpoint: u64, reserve: u64, segment: u64) -> Space {
-        let wanted = live + live / 4 + 6 * checkpoint + reserve / 4 * 3;
-        let spare = (reserve / 4).max((SEGMENTS_MIN * segment).saturating_sub(reserve / 4 * 3));
-        Space { wanted, bound: wanted + live / 32 + spare.max(2 * segment) }
+        let bound = live + live / 32 * 9 + reserve.max(SEGMENTS_MIN * segment);
+        let least = live + live / 32 * 5 + CHECKPOINTS * checkpoint + SEGMENTS_MIN * segment;
+        let bound = bound.max(least);
+        let slope = live / 32 + (reserve / 8).max(2 * segment);
+        Space { wanted: bound - KEPT_SEGMENTS * segment - slope, bound }
+    }
+
+    /// What clients may have of it.
+    pub fn for_clients(self, segment: u64) -> u64 {
+        self.bound - KEPT_SEGMENTS * segment
     }
 
     /// Bytes to go over for each that is written, in percent, while the files take so much.
     fn share(self, taken: u64) -> u64 {
         let over = taken.saturating_sub(self.wanted);
         (SHARE_MAX * over / (self.bound - self.wanted)).min(SHARE_MAX)
+    }
+}
+
+/// What the bytes of a log's files are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpaceParts {
+    /// Fragments that values in use need.
+    pub needed: u64,
+    /// Fragments that the newest checkpoint alone names, or one that is being written.
+    pub named: u64,
+    /// All else in the log from the older mark on: checkpoints, and records of what went since.
+    pub tail: u64,
+    /// All else before it, of use to nobody.
+    pub dead: u64,
+    /// Not written yet, or given back.
+    pub free: u64,
+}
+
+impl<L: Link, D: Device> Node<L, D> {
+    /// What the bytes of the log's files are, the superblock left out.
+    pub fn space_parts(&self) -> SpaceParts {
+        let behind = self.log.segments_behind();
+        let dead = behind.map(|(segment, len)| u64::from(len) - self.fragments.live_in(segment));
+        let (dead, live) = (dead.sum(), self.fragments.live_bytes());
+        let needed = self.fragments.needed_bytes();
+        let free = self.log.bytes_spare() + self.log.bytes_prepared();
+        let tail = self.log.file_bytes().saturating_sub(live + dead + free);
+        SpaceParts { needed, named: live - needed, tail, dead, free }
     }
 }
 
@@ -178,14 +220,16 @@ mod tests {
     #[test]
     fn the_files_may_take_less_than_1_3_times_what_is_live_and_what_is_fixed() {
         let fixed = Space::of(0, 10, 1000, 1);
-        assert_eq!(fixed, Space { wanted: 810, bound: 1060 });
+        assert_eq!(fixed, Space { wanted: 873, bound: 1000 });
+        assert_eq!(fixed.for_clients(1), 998);
         let live = 100 << 30;
-        let space = Space::of(live, 10, 1000, 1);
+        let space = Space::of(live, 10 << 20, 1000, 1);
         assert_eq!(space.wanted, fixed.wanted + live / 4 * 5);
         assert!(space.bound - fixed.bound < live / 10 * 13);
         let small = Space::of(0, 0, 0, 1000);
-        assert_eq!(small, Space { wanted: 0, bound: 8000 }, "what the log takes at rest");
-        let large = Space::of(0, 0, 4000, 1000);
-        assert_eq!(large, Space { wanted: 3000, bound: 8000 });
+        assert_eq!(small, Space { wanted: 4000, bound: 8000 }, "what the log takes at rest");
+        // Small values: their checkpoints take as much as they do.
+        let small_values = Space::of(3200, 1000, 0, 1);
+        assert_eq!(small_values.bound, 3700 + 4000 + 8);
     }
 }

@@ -176,8 +176,8 @@ pub struct DiskStatus {
     pub cache_misses: u64,
     /// Bytes of fragments that values in use need.
     pub live_bytes: u64,
-    /// Bytes that the files may take: 1.28 times what is live, checkpoints with the log between them, and
-    /// a fixed reserve; and that reserve.
+    /// Bytes that the files may take: 1.28 times what is live and a fixed reserve, or what checkpoints of
+    /// many small values need; and that reserve.
     pub wanted_bytes: u64,
     pub reserve_bytes: u64,
     /// Checkpoints written; the slot up to which the newest durable one reaches, and its bytes.

@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use keys::{Amplification, Churn, Restart, Stall};
 use racos_storage::device::FlushMethod;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Measure the log on this disk: durable appends beside fio, restarts, checkpoints, reclaiming.
@@ -243,6 +244,15 @@ fn to_json(results: &Results) -> Value {
             "full_percent": row.full_percent,
             "file_bytes": row.file_bytes,
             "live_bytes": row.live_bytes,
+            "written_by_kind": row.kinds.iter().copied().collect::<BTreeMap<_, _>>(),
+            "checkpoints": row.checkpoints,
+            "files": {
+                "needed": row.parts.needed,
+                "named_by_a_checkpoint_alone": row.parts.named,
+                "tail": row.parts.tail,
+                "dead": row.parts.dead,
+                "free": row.parts.free,
+            },
         })
     });
     json!({
@@ -286,8 +296,29 @@ fn to_text(results: &Results) -> String {
             output::bytes(row.file_bytes),
             row.full_percent,
         );
+        text += &parts_of(row);
     }
     text
+}
+
+/// What was written for each byte put, and what the files hold, in parts.
+fn parts_of(row: &Amplification) -> String {
+    let in_records: f64 = row.kinds.iter().map(|(_, share)| share).sum();
+    let kinds = row.kinds.iter().filter(|(_, share)| *share >= 0.005);
+    let kinds: Vec<String> = kinds.map(|(name, share)| format!("{name} {share:.2}")).collect();
+    let parts = &row.parts;
+    let share = |bytes: u64| bytes as f64 / row.live_bytes.max(1) as f64;
+    format!(
+        "  written: {}, heads and padding {:.2} ({} checkpoints); files, of what is live: named by a \
+         checkpoint alone {:.3}, from the older mark on {:.3}, dead {:.3}, free {:.3}\n",
+        kinds.join(", "),
+        row.written - in_records,
+        row.checkpoints,
+        share(parts.named),
+        share(parts.tail),
+        share(parts.dead),
+        share(parts.free),
+    )
 }
 
 fn appends_table(rows: &[Row]) -> String {
