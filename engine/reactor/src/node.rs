@@ -399,13 +399,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragment_stored(op).map(|(place, _)| place)
     }
 
-    /// The same of a fragment that no value needs any more, too, if the newest checkpoint names it: for
-    /// tests of what a restart comes to.
-    pub fn fragment_kept(&self, op: OpId) -> Option<Place> {
-        self.fragments.kept(op).map(|(place, _)| place)
-    }
-
-    /// The same of one in use with the checksum that it must have.
+    /// The same with the checksum that it must have.
     pub fn fragment_stored(&self, op: OpId) -> Option<(Place, u32)> {
         self.fragments.place(op)
     }

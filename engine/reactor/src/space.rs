@@ -11,8 +11,10 @@
 //! What would break it: a bound below what the log takes at rest.
 
 use crate::node::Node;
+use racos_machine::OpId;
 use racos_net::Link;
 use racos_protocol::Nanos;
+use racos_storage::Place;
 use racos_storage::device::Device;
 
 /// Files of a log that are not full of what is of use, however little that is: the one in use, two
@@ -82,6 +84,12 @@ pub struct SpaceParts {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
+    /// Where the log keeps this node's fragment for a value in use, or because the newest checkpoint names
+    /// it: for tests of what a restart comes to.
+    pub fn fragment_kept(&self, op: OpId) -> Option<Place> {
+        self.fragments.kept(op).map(|(place, _)| place)
+    }
+
     /// What the bytes of the log's files are, the superblock left out.
     pub fn space_parts(&self) -> SpaceParts {
         let behind = self.log.segments_behind();
