@@ -139,7 +139,7 @@ impl Named {
             self.checkpoints += u64::from(!self.ops.is_empty());
         }
         self.turns += 1;
-        if self.turns % 8 == 0 {
+        if self.turns.is_multiple_of(8) {
             for op in &self.ops {
                 let place = node.fragment_kept(*op).expect("what a checkpoint names has a place");
                 assert!(node.log().holds(place.segment), "{op:?} was in a segment given back");
