@@ -103,7 +103,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("silent in unknown own slots", 40000007),
     seed("no end of the window", 40000000),
     // Batches stored before they have a slot (PROTOCOL 6.3, 9.7).
-    seed("assigned before enough have stored", 40000016),
+    probe!("assigned before enough have stored", what_too_few_can_store_is_not_acknowledged),
     seed("what is stored dropped unasked", 40000000),
     // Slots filled from queues (PROTOCOL 6.4).
     queued("READY before enough have stored", 40000006),
@@ -126,7 +126,7 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("marks of decided slots only", a_decision_known_to_one_node_is_read),
     seed("marks not waited for", 40000002),
     seed("the first answer of a read wins", 40000025),
-    seed("GONE answered as MISSING", 40000010),
+    seed("GONE answered as MISSING", 40000034),
     probe!("checksum of fragments unchecked", a_damaged_fragment_is_not_read),
     seed("checksum of datagrams unchecked", 40000002),
     probe!("scrub passes over damage", what_rots_is_made_again_unasked),

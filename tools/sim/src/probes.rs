@@ -7,6 +7,7 @@
 mod members;
 mod queue;
 mod recode;
+mod stored_first;
 
 pub use members::*;
 pub use queue::*;
@@ -25,6 +26,7 @@ pub use recode::*;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+pub use stored_first::*;
 
 const BATCH: u128 = 0xba7c;
 const MS: u64 = 1_000_000;

@@ -375,7 +375,7 @@ fn active(world: &World) -> Vec<usize> {
     world.hosts.iter().filter(is_active).map(|host| host.index).collect()
 }
 
-fn submit(world: &mut World, auditor: usize, what: What, value: Vec<u8>, node: usize) {
+pub(crate) fn submit(world: &mut World, auditor: usize, what: What, value: Vec<u8>, node: usize) {
     let contents = world.contents.clone();
     let route = Route::Only(node);
     let now_ns = world.now_ns;
