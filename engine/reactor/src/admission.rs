@@ -298,9 +298,6 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
         let Ok(Hello { disk, takes_part, policy, found }) = Hello::get(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
-        if disk != 0 && self.was_rolled_back(from, incarnation, frame.from.boot, found) {
-            return;
-        }
         let own = self.config.policy;
         // PROTOCOL 6.4-h
         if disk != 0 && policy != own {
@@ -340,6 +337,8 @@ impl<L: Link, D: Device> Node<L, D> {
             Heard::Other(known) => {
                 self.tell_known(from, incarnation, disk, KnownAs::Other(known));
             }
+            // PROTOCOL 9.1-j
+            Heard::Is(_) if self.was_rolled_back(from, incarnation, frame.from.boot, found) => {}
             Heard::Is(_) if self.admission.is_flushing(from) => {}
             Heard::Is(_) => self.vouch(from, incarnation, disk),
             Heard::IsNew(note) => self.note(from, note),

@@ -552,6 +552,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::HELLO => return self.on_hello(from, &frame),
             kind::KNOWN => return self.on_known(from, &frame.head),
             kind::REPLACED => return self.on_replaced(&frame.head),
+            kind::LONGER => return self.on_longer(from, &frame.head),
             _ if !self.takes_part() => return,
             _ => {}
         }
@@ -576,7 +577,6 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),
-            kind::LONGER => self.on_longer(from, &frame.head),
             kind::LOGGED => {
                 self.on_log_end(from, incarnation, frame.from.boot, &frame.head);
             }

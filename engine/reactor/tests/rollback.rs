@@ -59,6 +59,34 @@ fn a_disk_that_is_put_back_is_refused_and_replaced() {
     assert_eq!(cluster.get(4, b"meanwhile"), Some(value(40)));
 }
 
+/// tests PROTOCOL 9.1-j, 10-al: an image of before it took part, and an empty disk that was started again
+/// and again: neither takes part, and each is told what it is.
+#[test]
+fn a_disk_that_does_not_take_part_is_told_why() {
+    let mut cluster = Cluster::formatted(5, 1, 3, |_| {});
+    let image = image(&cluster, 4);
+    (0..5).for_each(|node| cluster.start(node).unwrap());
+    cluster.founded();
+    cluster.new_session();
+    work(&mut cluster, 20);
+    cluster.pass(1000 * MS);
+    cluster.stop(4);
+    put_back(&mut cluster, 4, &image);
+    // Its first boot has the number that the others heard first.
+    cluster.start(4).unwrap();
+    cluster.stop(4);
+    let why = refused(&mut cluster, 4).expect("it has forgotten what it promised");
+    assert!(why.contains("put back to what it held earlier"), "{why}");
+    cluster.stop(4);
+    cluster.wipe(4, 91);
+    for _ in 0..3 {
+        cluster.start(4).unwrap();
+        cluster.stop(4);
+    }
+    let why = refused(&mut cluster, 4).expect("it is another disk");
+    assert!(why.contains("by another disk") && why.contains("member replace 4"), "{why}");
+}
+
 /// tests PROTOCOL 4.4-n: what was heard outlives restarts, and checkpoints.
 #[test]
 fn nodes_that_were_all_started_anew_remember_how_long_logs_were() {
