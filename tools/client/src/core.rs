@@ -737,7 +737,11 @@ impl<L: Link> ClientCore<L> {
 
     /// No session is to be had.
     fn fail_queued(&mut self, error: &ClientError, now_ns: u64) {
-        for place in std::mem::take(&mut self.queue) {
+        let queued = std::mem::take(&mut self.queue).into_iter();
+        let queued: Vec<u64> = queued.map(|place| self.table[place].number).collect();
+        for number in queued {
+            // The end of one part of a large value is the end of the others.
+            let Some(place) = self.table.find(number) else { continue };
             let pending = self.table.remove(place);
             self.end(pending, Err(error.clone()), now_ns);
         }
