@@ -261,7 +261,6 @@ impl<L: Link> ClientCore<L> {
             waits: 0,
             begun_ns: now_ns,
             sent_ns: 0,
-            looked_ns: 0,
             due_ns: deadline_ns,
             deadline_ns,
             full_nodes: 0,
@@ -359,7 +358,6 @@ impl<L: Link> ClientCore<L> {
                 pending.sends += 1;
                 pending.sends_here += 1;
                 pending.sent_ns = now_ns;
-                pending.looked_ns = now_ns;
                 pending.due_ns = now_ns + wait_ns;
             }
             Err(SendError::Backlog { .. } | SendError::TooManyPeers { .. }) => {
@@ -631,8 +629,7 @@ impl<L: Link> ClientCore<L> {
     fn ask_again(&mut self, place: usize, now_ns: u64) {
         let pending = &mut self.table[place];
         let at = pending.endpoint;
-        let is_silent = !self.endpoints.heard_since(at, pending.looked_ns);
-        pending.looked_ns = now_ns;
+        let is_silent = !self.endpoints.heard_since(at, pending.sent_ns);
         if is_silent {
             self.endpoints.silent(at, now_ns);
         }

@@ -57,8 +57,6 @@ pub struct Pending {
     pub waits: u32,
     pub begun_ns: u64,
     pub sent_ns: u64,
-    /// When it was sent, or last looked after: who has said nothing since is silent.
-    pub looked_ns: u64,
     pub due_ns: u64,
     pub deadline_ns: u64,
     /// Nodes that said their disk is full.
