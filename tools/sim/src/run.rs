@@ -243,23 +243,12 @@ fn finish_work(world: &mut World) -> Result<(), String> {
     world.run(limit_ns, |world| world.clients.iter().all(|client| client.issued >= OPS_MIN));
     world.clients.iter_mut().for_each(|client| client.is_issuing = false);
     world.guest.iter_mut().for_each(|guest| guest.is_issuing = false);
-    let outstanding = |world: &World| -> usize {
-        let clients: usize = world.clients.iter().map(|client| client.outstanding()).sum();
-        clients + world.guest.iter().map(|guest| guest.outstanding()).sum::<usize>()
-    };
+    let over = world.run(limit_ns, |world| {
+        world.clients.iter().all(|client| client.outstanding() == 0)
+            && world.guest.iter().all(|guest| guest.outstanding() == 0)
+    });
     problem(world)?;
-    // Each within so long of the one before: few slots at a time and a late node make all of them slow.
-    let mut open = outstanding(world);
-    while open > 0 {
-        let limit_ns = world.now_ns + ENDS_NS * sequential(world);
-        let ends = world.run(limit_ns, |world| outstanding(world) < open);
-        problem(world)?;
-        if !ends {
-            break;
-        }
-        open = outstanding(world);
-    }
-    if open > 0 {
+    if !over {
         let open: Vec<usize> = world.clients.iter().map(|client| client.outstanding()).collect();
         return Err(format!("liveness: operations that do not end, by client: {open:?}"));
     }
