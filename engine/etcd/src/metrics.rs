@@ -96,6 +96,7 @@ impl Metrics {
         page.line(name, "counter", "Calls answered with an error.", of(&self.failures));
         let name = "racos_lease_keep_alives_total";
         page.line(name, "counter", "Renewals of leases asked for.", of(&self.keep_alives));
+        page.states(&status.native.states);
         page.disk(&status.native);
         page.head("grpc_server_started_total", "counter", "Calls by method.");
         for ((service, method), count) in METHODS.iter().zip(&self.methods) {
@@ -121,6 +122,19 @@ impl Page {
     fn line(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
         self.head(name, kind, help);
         self.value(name, value);
+    }
+
+    /// Whether this node's state is that of the others.
+    fn states(&mut self, states: &racos_engine::status::StatesStatus) {
+        let name = "racos_states_compared_total";
+        let help = "How often another node's state was found to be the same.";
+        self.line(name, "counter", help, states.compared);
+        let name = "racos_states_same_until_slot";
+        let help = "The highest slot at which one was.";
+        self.line(name, "gauge", help, states.same_until);
+        let name = "racos_states_differing";
+        let help = "Nodes with another state after the same slot; anything but 0 is wrong.";
+        self.line(name, "gauge", help, states.differing.len());
     }
 
     /// What the disk is like, and what is done about damage.

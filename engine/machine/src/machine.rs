@@ -499,6 +499,14 @@ impl Machine {
     }
 }
 
+#[cfg(feature = "mutants")]
+impl Machine {
+    /// What a flipped bit may do, for tests that see whether somebody notices. In no other build.
+    pub fn harm(&mut self) {
+        self.revision ^= 1 << 20;
+    }
+}
+
 /// Reading.
 impl Machine {
     pub fn limits(&self) -> &Limits {

@@ -80,6 +80,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.fragments.keep_only(|op, slot| slot >= exec || (named.contains(&op) && !by_slot));
         let to = membership(peers.machine.members());
         self.machine = peers.machine;
+        self.states.jumped();
         ahead::executed_by(&self.machine, &mut self.ahead.held, &mut self.fragments);
         self.history = History::starting_at(exec);
         self.window.retain(|slot, _| *slot >= exec);

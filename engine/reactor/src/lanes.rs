@@ -156,6 +156,7 @@ enum Event {
     Preparing { done: u64, total: u64 },
     Waiting(String),
     Ready,
+    Differs(String),
     Ended(Result<(), ServeError>),
 }
 
@@ -222,6 +223,7 @@ fn tell(sender: &SyncSender<(u8, Event)>, lane: u8, told: Told<'_>) {
         Told::Preparing { done, total } => Event::Preparing { done, total },
         Told::Waiting(words) => Event::Waiting(words.to_string()),
         Told::Ready => Event::Ready,
+        Told::Differs(words) => Event::Differs(words.to_string()),
     };
     let _ = sender.send((lane, event));
 }
@@ -245,6 +247,7 @@ impl Heard {
                 told(Told::Preparing { done: sum(|it| it.0), total: sum(|it| it.1) });
             }
             Event::Waiting(words) => told(Told::Waiting(&format!("lane {lane}: {words}"))),
+            Event::Differs(words) => told(Told::Differs(&format!("lane {lane}: {words}"))),
             Event::Ready => {
                 self.ready += 1;
                 if self.ready == self.prepared.len() {
@@ -299,6 +302,7 @@ mod tests {
             (0, Event::Preparing { done: 2, total: 2 }),
             (1, Event::Ready),
             (0, Event::Waiting("for node 3".into())),
+            (1, Event::Differs("from node 2".into())),
             (0, Event::Ready),
         ];
         for (lane, event) in events {
@@ -308,6 +312,7 @@ mod tests {
             "Preparing { done: 1, total: 2 }",
             "Preparing { done: 3, total: 4 }",
             "Waiting(\"lane 0: for node 3\")",
+            "Differs(\"lane 1: from node 2\")",
             "Ready",
         ];
         assert_eq!(lines, expected);

@@ -16,6 +16,7 @@
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
 //! | `expiry` | sessions that nobody uses come to their end |
+//! | `compare` | states of nodes that have executed the same slots are the same |
 //! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
@@ -38,6 +39,7 @@ mod batch;
 mod cache;
 mod checkpoint;
 mod collected;
+mod compare;
 pub mod config;
 mod dying;
 mod expiry;

@@ -9,6 +9,7 @@ use crate::api::Api;
 use crate::assign::Assign;
 use crate::batch::{Batch, Builder, LARGE_BATCH_BYTES, Parcel, Waiter};
 use crate::checkpoint::Checkpoints;
+use crate::compare::States;
 use crate::config::NodeConfig;
 use crate::expiry::Expiry;
 use crate::facts::FactsJobs;
@@ -164,6 +165,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) counts: RequestCounts,
     pub(crate) heard_at: Vec<Option<Nanos>>,
     pub(crate) log_ends: LogEnds,
+    pub(crate) states: States,
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
@@ -291,6 +293,7 @@ impl<L: Link, D: Device> Node<L, D> {
             counts: RequestCounts::default(),
             heard_at: vec![None; MEMBERS_MAX],
             log_ends: LogEnds::new(found, parts.peer_ends),
+            states: States::default(),
             now,
             started: now,
             scratch: Vec::new(),
@@ -373,6 +376,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 ns / 1_000_000
             )
         });
+        let hangs = hangs.or_else(|| self.state_problem());
         hangs.or_else(|| self.waits_for()).or_else(|| self.scrub.danger())
     }
 
@@ -450,6 +454,7 @@ impl<L: Link, D: Device> Node<L, D> {
             let now_and_then = self.beacons % 4 == 1;
             self.say_hello_again(now_and_then);
             self.tell_log_end();
+            self.tell_state();
             self.note_log_ends();
             if now_and_then {
                 self.say_face();
@@ -580,6 +585,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::LOGGED => {
                 self.on_log_end(from, incarnation, frame.from.boot, &frame.head);
             }
+            kind::STATES => self.on_states(from, incarnation, &frame.head),
             kind::BAD => self.on_bad_fragment(&frame.head),
             // PROTOCOL 8.1-f, 10-x: asked and answered by those that count before and after a change.
             kind::PINQ | kind::LEASEQ if !self.core.may_answer() => {}

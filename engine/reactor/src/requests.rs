@@ -338,6 +338,7 @@ impl<L: Link, D: Device> Node<L, D> {
             recode: self.recode_status(),
             problem: self.problem(),
             catch_up: self.catch_up_status(),
+            states: self.states_status(),
             epoch: self.core.epoch(),
             is_active: self.core.is_active(),
             effect: self.machine.members().effect(),

@@ -10,6 +10,7 @@ use crate::lanes;
 use crate::node::{Node, OpenError};
 use racos_buffer::Pool;
 use racos_net::{Link, UdpConfig, UdpLink};
+use racos_protocol::NodeSet;
 use racos_storage::device::file::FileDevice;
 use racos_storage::device::waiting::{Next, Waiting};
 use racos_storage::device::{Device, FlushMethod, Sleep, UringConfig};
@@ -159,6 +160,8 @@ pub enum Told<'a> {
     Waiting(&'a str),
     /// The node takes part. Told once.
     Ready,
+    /// Other nodes hold another state than this one; the text says which, and what to do.
+    Differs(&'a str),
 }
 
 /// A lane's share of the memory for what arrives.
@@ -271,6 +274,7 @@ pub(crate) fn serve_one(
         api(node.open_api(alarm.wake().map_err(ServeError::Sleep)?));
     }
     let mut entry = Entry::default();
+    let mut differing = NodeSet::EMPTY;
     let mut waiting = Waiting::new(profile.poll, now());
     while !stop.load(Ordering::Relaxed) {
         let at = now();
@@ -280,6 +284,12 @@ pub(crate) fn serve_one(
         }
         if !entry.is_over {
             entry.look(&node, at, told);
+        }
+        if node.differing() != differing {
+            differing = node.differing();
+            if let Some(words) = node.state_problem() {
+                told(Told::Differs(&words));
+            }
         }
         let next = waiting.after_turn(at, turn.busy, turn.drained);
         if next != Next::Sleep {

@@ -5,6 +5,7 @@
 
 use crate::ahead;
 use crate::batch::{Batch, Body, Parcel, Waiter};
+use crate::compare::is_noted;
 use crate::fragments::UNASSIGNED;
 use crate::journal::{DiskRead, Stored};
 use crate::layout;
@@ -307,6 +308,9 @@ impl<L: Link, D: Device> Node<L, D> {
             Value::Batch(digest) => is_change = self.apply_batch(slot, digest),
         }
         self.fragments.executed(slot + 1);
+        if is_noted(slot + 1) {
+            self.note_state(slot + 1);
+        }
         if let Some(observer) = &mut self.observer {
             observer.executed(slot, value, &self.machine);
         }

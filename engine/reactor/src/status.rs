@@ -39,6 +39,8 @@ pub struct Status {
     pub problem: Option<String>,
     #[serde(default)]
     pub catch_up: CatchUpStatus,
+    #[serde(default)]
+    pub states: StatesStatus,
     /// The configuration as this node has executed it, and how many changes led to it.
     pub members: Vec<MemberStatus>,
     pub epoch: u32,
@@ -158,6 +160,16 @@ pub struct CatchUpStatus {
     /// Ranges of slots told to nodes that lag.
     #[serde(default)]
     pub ranges_told: u64,
+}
+
+/// Whether this node's state is that of others that have executed the same slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatesStatus {
+    /// How often another node's state was found to be the same, and the highest exec at which one was.
+    pub compared: u64,
+    pub same_until: u64,
+    /// Nodes whose state is another one, as far as is known.
+    pub differing: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

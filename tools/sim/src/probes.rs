@@ -7,6 +7,7 @@
 mod members;
 mod queue;
 mod recode;
+mod states;
 mod stored_first;
 
 pub use members::*;
@@ -23,6 +24,7 @@ use racos_protocol::{
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing as DiskTiming};
 use racos_storage::{Class, Event, Identity, Log, LogConfig, Place, Replayed, ReplayedBody};
 pub use recode::*;
+pub use states::*;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;

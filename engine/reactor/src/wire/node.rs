@@ -53,6 +53,8 @@ pub mod kind {
     pub const LOGGED: u8 = 0x13;
     /// The receiver's log was longer once: its incarnation, and the last record heard of.
     pub const LONGER: u8 = 0x14;
+    /// Hashes of the sender's state: what they are made of, then (exec, hash) each.
+    pub const STATES: u8 = 0x15;
     /// The sender's disk shows itself, or asks whether another one is known.
     pub const HELLO: u8 = 0x0d;
     /// What the sender knows of the receiver's disks.
