@@ -694,6 +694,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.begin_store(parcel);
                 continue;
             }
+            // PROTOCOL 6.2-i
             if parcel.batch.is_guarded() && !self.guards_allow(&parcel.batch.ops) {
                 let text = "a lease was renewed just before its end".into();
                 self.give_up(parcel, &RequestError { code: ErrorCode::Unavailable, text });

@@ -83,7 +83,8 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         let Some(body) = self.own_body(&frame.body) else { return };
         let info = batch.info.clone();
-        // Not to take it for another reason than space: the promise is that the leases have run out.
+        // PROTOCOL 6.2-i: asked when the promise is appended. Not to take it for another reason than space:
+        // the promise is that the leases have run out.
         let allowed = self.guards_allow(&batch.ops);
         self.window.entry(slot).or_insert_with(|| Known { batch, recorded: false, place: None });
         self.arrived = Some(Arrived { slot, head: frame.head, body });

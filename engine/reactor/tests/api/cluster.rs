@@ -86,12 +86,30 @@ impl Cluster {
         }
     }
 
-    /// Lets milliseconds pass.
     /// Nothing gets from one node to the other, or everything again.
     pub fn block(&self, from: usize, to: usize, is_blocked: bool) {
         self.hub.block(address(from), address(to), is_blocked);
     }
 
+    /// Lets turns pass until a node has opened a slot: which one, after how many.
+    pub fn opened(&mut self) -> (usize, usize) {
+        let end = self.now + PATIENCE;
+        for turns in 1.. {
+            self.turn();
+            let open = |node: &Node<_, _>| node.core().own_open() > 0;
+            if let Some(node) = self.nodes.iter().position(open) {
+                return (node, turns);
+            }
+            assert!(self.now < end, "no slot is opened");
+        }
+        unreachable!("a slot is opened, or none in time")
+    }
+
+    pub fn turns(&mut self, count: usize) {
+        (0..count).for_each(|_| self.turn());
+    }
+
+    /// Lets milliseconds pass.
     pub fn pass(&mut self, ms: u64) {
         let end = self.now + 1000 * US * ms;
         while self.now < end {

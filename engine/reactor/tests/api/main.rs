@@ -589,6 +589,69 @@ fn leases_end_and_are_renewed_with_f_nodes_gone_and_not_with_more() {
     assert!(matches!(cluster.wait(renewed), Err(Error::Unavailable(_))));
 }
 
+/// A cluster with the lease 7 of three seconds, to which "a" is attached.
+fn with_a_lease() -> Cluster {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let granted = cluster.handles[0].lease_grant(7, 3);
+    cluster.wait(granted).unwrap();
+    let attached = cluster.handles[1].put(Put { lease: 7, ..put("a", "v") });
+    cluster.wait(attached).unwrap();
+    // The put is executed everywhere, and no slot is open.
+    cluster.pass(100);
+    cluster
+}
+
+/// Nothing gets from these nodes to those, or everything again.
+fn block_all(cluster: &Cluster, from: &[usize], to: &[usize], is_blocked: bool) {
+    for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to))) {
+        if from != to {
+            cluster.block(from, to, is_blocked);
+        }
+    }
+}
+
+/// tests PROTOCOL 6.2-i: who opened the batch found the lease run out, and the others were asked before it
+/// was renewed.
+#[test]
+fn a_lease_renewed_after_its_end_was_opened_lives_on() {
+    let (owner, turns) = with_a_lease().opened();
+    let mut cluster = with_a_lease();
+    cluster.turns(turns - 1);
+    let others: Vec<usize> = (0..5).filter(|node| *node != owner).collect();
+    block_all(&cluster, &[owner], &others, true);
+    assert_eq!(cluster.opened(), (owner, 1), "the same again");
+    let renewed = cluster.handles[others[0]].lease_keep_alive(7);
+    assert_eq!(cluster.wait(renewed).unwrap().ttl, 3, "by all but one");
+    block_all(&cluster, &[owner], &others, false);
+    cluster.pass(2_500);
+    assert_eq!(cluster.get(others[0], Range::new(key("a"))).count, 1, "half a second is left");
+    let left = cluster.handles[owner].lease_time_to_live(7, false);
+    assert_eq!(cluster.wait(left).unwrap().ttl, 0);
+    cluster.pass(4_000);
+    assert_eq!(cluster.get(others[0], Range::new(key("a"))).count, 0, "nobody renews it again");
+}
+
+/// tests PROTOCOL 6.2-i, 8.1-b: enough have promised before they are asked to renew.
+#[test]
+fn a_renewal_waits_for_an_end_that_was_promised_before() {
+    let (owner, turns) = with_a_lease().opened();
+    let mut cluster = with_a_lease();
+    cluster.turns(turns - 1);
+    let asked = (owner + 1) % 5;
+    let promising: Vec<usize> = (0..5).filter(|node| *node != asked).collect();
+    block_all(&cluster, &[owner], &[asked], true);
+    assert_eq!(cluster.opened(), (owner, 1), "the same again");
+    // They have the batch, and hear nothing of each other's promises.
+    block_all(&cluster, &promising, &promising, true);
+    cluster.turns(1);
+    let mut renewed = cluster.handles[asked].lease_keep_alive(7);
+    cluster.turns(20);
+    assert!(renewed.try_take().is_none(), "whether the lease has ended is open");
+    block_all(&cluster, &promising, &[0, 1, 2, 3, 4], false);
+    assert_eq!(cluster.wait(renewed).unwrap().ttl, 0);
+    assert_eq!(cluster.get(asked, Range::new(key("a"))).count, 0);
+}
+
 #[test]
 fn alarms_stop_what_stores_until_they_are_lowered() {
     let mut cluster = Cluster::new(5, 1, 3);
