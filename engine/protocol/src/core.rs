@@ -249,10 +249,21 @@ impl Core {
         self.get(slot).is_some_and(|state| state.segment == Segment::Appended)
     }
 
-    /// Whether a slot in the window is known to hold a batch.
+    /// What a slot in the window is known to hold.
     #[cfg(feature = "mutants")]
-    pub fn is_batch(&self, slot: Slot) -> bool {
-        self.get(slot).is_some_and(|state| matches!(state.decided(), Some(Value::Batch(_))))
+    pub fn decided(&self, slot: Slot) -> Option<Value> {
+        self.get(slot).and_then(|state| state.decided())
+    }
+
+    /// For searches of all states: what decides what this node does, but for when and what is measured.
+    #[cfg(feature = "mutants")]
+    pub fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        self.slots.iter().for_each(|state| state.fingerprint(hasher));
+        (self.exec, self.seen, self.named, self.own_next, self.own_open).hash(hasher);
+        (self.reserved, self.reserved_appended, self.unknown_next, self.unknown_end).hash(hasher);
+        (self.epoch, self.fill_to, self.is_waiting_for_change, self.stopped).hash(hasher);
+        self.peers.iter().for_each(|peer| (peer.exec, peer.suspected, peer.is_mute).hash(hasher));
     }
 
     /// Whether a slot in the window is known to hold a batch whose metas are missing here.

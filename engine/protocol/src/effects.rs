@@ -35,7 +35,7 @@ pub enum Input {
 }
 
 /// A record for the log. The engine adds bytes: the metas and fragments of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Record {
     /// Own fragments of the batch of this slot, and PROPOSE(slot, 1). Of class R: its metas.
     // PROTOCOL 6.2-c: one record.
@@ -75,7 +75,7 @@ pub enum Record {
 }
 
 /// What becomes true, and is sent, when its record is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Release {
     Nothing,
     Propose { slot: Slot, value: Value },

@@ -128,7 +128,7 @@ impl BatchInfo {
 
 /// Messages between nodes that the core understands (PROTOCOL 3.2). SPREAD, META, ranges of DECIDE
 /// and reads carry bytes and are the engine's; the core sees them as inputs of their own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Message {
     Propose {
         slot: Slot,

@@ -5,14 +5,14 @@ use crate::{
 };
 
 /// Something this node says: first appended to the log, later durable and sent (PROTOCOL 4.1-e).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Said<T> {
     pub what: T,
     pub durable: bool,
 }
 
 /// Where this node's fragments of the slot's batch are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum Segment {
     #[default]
     None,
@@ -21,7 +21,7 @@ pub enum Segment {
 }
 
 /// One VOTE or STATE of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     Vote(u32, Ballot),
     State(u32, Value),
@@ -111,6 +111,18 @@ impl SlotState {
                 self.named().any(|digest| queue.stored(digest).is_none_or(&touches))
             }
         }
+    }
+
+    /// What decides what this node does with the slot, but for when.
+    #[cfg(feature = "mutants")]
+    pub fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        (&self.batch, self.segment, self.proposal, self.opened, self.skipped).hash(hasher);
+        match self.decided() {
+            Some(value) => value.hash(hasher),
+            None => (&self.consensus, &self.contest, &self.steps).hash(hasher),
+        }
+        (self.owner_null, self.announced, self.named_since.is_some()).hash(hasher);
     }
 
     pub fn decided(&self) -> Option<Value> {

@@ -3,7 +3,7 @@
 use crate::node::Node;
 use crate::wire::client::Reply;
 use racos_net::Link;
-use racos_protocol::Slot;
+use racos_protocol::{Slot, Value};
 use racos_storage::device::Device;
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -13,7 +13,7 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         }
         let revision = self.machine.revision() + 1;
-        let is_batch = |slot: &Slot| self.core.is_batch(*slot);
+        let is_batch = |slot: &Slot| matches!(self.core.decided(*slot), Some(Value::Batch(_)));
         let mut slots: Vec<Slot> = self.open.keys().copied().filter(is_batch).collect();
         slots.sort_unstable();
         for slot in slots {
