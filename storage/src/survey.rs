@@ -13,12 +13,13 @@ use crate::device::{Device, FileId, SUPERBLOCK};
 use crate::error::LogError;
 use crate::format::{BLOCK, GroupHeader};
 use crate::log::Log;
-use crate::place::Position;
-use crate::recovery::{Recovered, Replay};
+use crate::place::{Place, Position, RecordId};
+use crate::recovery::{Recovered, Replay, Replayed, ReplayedBody};
 use crate::scan::Scan;
 use crate::superblock::{self, COPY_LEN, Copy, Identity, Mark, Superblock};
-use racos_buffer::Pool;
+use racos_buffer::{Pool, Slice};
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 
 /// What a copy of the superblock looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,22 +118,28 @@ pub fn survey<D: Device>(
     depth: Depth,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Survey, LogError> {
+    survey_records(device, pool, depth, progress, &mut |_| {})
+}
+
+/// [`survey`] that hands every record of every good group over, by place: those before the marks and those
+/// behind damage too. Bodies that lie apart are told of as stored, whatever their bytes are.
+///
+/// # Errors
+/// As `survey`.
+pub fn survey_records<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    depth: Depth,
+    progress: &mut dyn FnMut(u64, u64),
+    each: &mut dyn FnMut(Replayed<'_>),
+) -> Result<Survey, LogError> {
     let files = device.list().map_err(LogError::io("listing the log's files"))?;
-    let (first, one) = look_at_copy(device, pool, &files, 0)?;
-    let (second, other) = look_at_copy(device, pool, &files, 1)?;
-    let newest = [one, other].into_iter().flatten().max_by_key(|copy| copy.sequence);
-    let owner = newest.map(|newest| Owner {
-        identity: newest.identity,
-        disk_id: newest.disk_id,
-        boot: newest.boot,
-        formatted: newest.formatted,
-        marks: newest.marks,
-    });
+    let (copies, owner) = look_at_superblock(device, pool, &files)?;
     let lengths = whole_blocks(&files);
     let all: u64 = lengths.values().map(|len| u64::from(*len)).sum();
     let disk_id = owner.as_ref().map_or(0, |owner| owner.disk_id);
     let scan = Scan::new(device, pool, disk_id, lengths.clone())?;
-    let mut surveyor = Surveyor { scan, depth, damage: Vec::new() };
+    let mut surveyor = Surveyor { scan, depth, damage: Vec::new(), each };
     let mut segments: Vec<SegmentLook> = Vec::new();
     let mut done = 0;
     // Without a superblock nobody can say which groups are this log's.
@@ -145,7 +152,22 @@ pub fn survey<D: Device>(
         done += u64::from(len);
     }
     progress(all, all);
-    Ok(Survey { copies: [first, second], owner, segments, damage: surveyor.damage })
+    Ok(Survey { copies, owner, segments, damage: surveyor.damage })
+}
+
+/// The bytes at a place, whatever they are.
+///
+/// # Errors
+/// The file ends before, or cannot be read there, or memory is short.
+pub fn read_place<D: Device>(device: &mut D, pool: &Pool, place: Place) -> io::Result<Slice> {
+    let sector = device.sector();
+    let skip = place.offset as usize % sector;
+    let len = (skip + place.len as usize).next_multiple_of(sector);
+    let no_memory = || io::Error::new(ErrorKind::OutOfMemory, "no memory for what is read");
+    let mut buf = pool.get(len).ok_or_else(no_memory)?;
+    buf.set_len(len);
+    device.read_now(place.segment, u64::from(place.offset) - skip as u64, &mut buf)?;
+    Ok(buf.freeze().slice(skip..skip + place.len as usize))
 }
 
 /// Segment files with their lengths in whole blocks.
@@ -153,6 +175,33 @@ pub(crate) fn whole_blocks(files: &[(FileId, u64)]) -> BTreeMap<FileId, u32> {
     let whole = |len: u64| (len.min(1 << 30) as usize / BLOCK * BLOCK) as u32;
     let segments = files.iter().filter(|(file, _)| *file != SUPERBLOCK);
     segments.map(|(file, len)| (*file, whole(*len))).collect()
+}
+
+/// Whose log lies on a device; `None`: no copy of the superblock is good.
+///
+/// # Errors
+/// The files cannot be listed, or memory is short.
+pub fn owner_of<D: Device>(device: &mut D, pool: &Pool) -> Result<Option<Owner>, LogError> {
+    let files = device.list().map_err(LogError::io("listing the log's files"))?;
+    look_at_superblock(device, pool, &files).map(|(_, owner)| owner)
+}
+
+fn look_at_superblock<D: Device>(
+    device: &mut D,
+    pool: &Pool,
+    files: &[(FileId, u64)],
+) -> Result<([CopyLook; 2], Option<Owner>), LogError> {
+    let (first, one) = look_at_copy(device, pool, files, 0)?;
+    let (second, other) = look_at_copy(device, pool, files, 1)?;
+    let newest = [one, other].into_iter().flatten().max_by_key(|copy| copy.sequence);
+    let owner = newest.map(|newest| Owner {
+        identity: newest.identity,
+        disk_id: newest.disk_id,
+        boot: newest.boot,
+        formatted: newest.formatted,
+        marks: newest.marks,
+    });
+    Ok(([first, second], owner))
 }
 
 fn look_at_copy<D: Device>(
@@ -186,6 +235,7 @@ struct Surveyor<'a, D: Device> {
     scan: Scan<'a, D>,
     depth: Depth,
     damage: Vec<Damage>,
+    each: &'a mut dyn FnMut(Replayed<'_>),
 }
 
 impl<D: Device> Surveyor<'_, D> {
@@ -267,7 +317,17 @@ impl<D: Device> Surveyor<'_, D> {
         (look.sequences.1, look.records.1) = (group.sequence, last);
         look.groups += 1;
         let inline = self.scan.bytes(group.at, group.inline_len as usize)?;
-        for record in inline.into_iter().flat_map(|inline| group.records(inline)) {
+        let records = inline.into_iter().flat_map(|inline| group.records(inline));
+        for (id, record) in (group.first_record..).zip(records) {
+            (self.each)(Replayed {
+                id: RecordId(id),
+                kind: record.header.kind,
+                head: record.head,
+                head_place: record.head_place,
+                body: record.body.map_or(ReplayedBody::Stored, ReplayedBody::Inline),
+                body_place: record.body_place,
+                body_crc: record.header.body_crc,
+            });
             let tally = look.kinds.entry(record.header.kind).or_default();
             tally.records += 1;
             let (head, body) = (record.header.head_len, record.header.body_len);

@@ -7,8 +7,10 @@ use common::*;
 use racos_buffer::Pool;
 use racos_storage::device::picture::PictureDevice;
 use racos_storage::device::sync::SyncDevice;
-use racos_storage::survey::{Contents, CopyLook, Depth, Survey, rehearse, survey};
-use racos_storage::{Case, LogConfig, Mark, Replay, Replayed};
+use racos_storage::survey::{
+    Contents, CopyLook, Depth, Survey, read_place, rehearse, survey, survey_records,
+};
+use racos_storage::{Case, LogConfig, Mark, Place, Replay, Replayed};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -179,4 +181,38 @@ fn a_directory_in_use_is_said_to_be() {
     drop(picture);
     assert!(SyncDevice::open(&dir).is_ok());
     fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn every_record_of_a_good_group_is_handed_over_before_and_behind_damage() {
+    let dir = written("survey-records", &small());
+    let seen = |dir: &Path| {
+        let mut picture = PictureDevice::open(dir).unwrap();
+        let (mut ids, mut bodies) = (Vec::new(), Vec::new());
+        survey_records(&mut picture, &pool(), Depth::Records, &mut |_, _| {}, &mut |record| {
+            ids.push(record.id.0);
+            bodies.push((record.id.0, record.body_place, record.body_crc));
+        })
+        .unwrap();
+        (ids, bodies)
+    };
+    let (all, bodies) = seen(&dir);
+    assert_eq!(all, (1..=RECORDS).collect::<Vec<_>>());
+    let mut picture = PictureDevice::open(&dir).unwrap();
+    for (id, place, crc) in &bodies {
+        let bytes = read_place(&mut picture, &pool(), *place).unwrap();
+        assert_eq!((bytes.len() as u32, crc32fast::hash(&bytes)), (place.len, *crc), "record {id}");
+    }
+    let beyond = Place { offset: u32::MAX - 5000, ..bodies[0].1 };
+    assert!(read_place(&mut picture, &pool(), beyond).is_err());
+    // A group in the middle has rotten: its records are hidden, and no others.
+    let (hidden, place, _) = bodies[RECORDS as usize / 2];
+    let segment = dir.join(format!("segment-{:08}.log", place.segment));
+    let mut bytes = fs::read(&segment).unwrap();
+    let group = bodies[RECORDS as usize / 2].1.offset as usize / 4096 * 4096;
+    let front = (0..=group).rev().step_by(4096).find(|at| &bytes[*at..*at + 4] == b"rGRP").unwrap();
+    bytes[front + 20] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let rest: Vec<u64> = all.into_iter().filter(|id| *id != hidden).collect();
+    assert_eq!(seen(&dir).0, rest);
 }
