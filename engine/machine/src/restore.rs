@@ -72,6 +72,18 @@ impl Machine {
         self.alarms.contains(&(NO_MEMBER, AlarmKind::Restoring))
     }
 
+    /// [`Machine::hash_kv`] of all that is here, as if what is below a revision had been compacted: what the
+    /// end of a restore must tell.
+    ///
+    /// # Errors
+    /// As `hash_kv`.
+    pub fn hash_as_compacted(&mut self, compacted: Option<u64>) -> Result<u32, Refusal> {
+        let before = std::mem::replace(&mut self.compacted, compacted);
+        let hash = self.hash_kv(0).map(|(hash, _)| hash);
+        self.compacted = before;
+        hash
+    }
+
     pub(crate) fn restore(
         &mut self,
         at: (u64, u32),
@@ -159,11 +171,10 @@ impl Machine {
         if !counted || !leased || !possible {
             return Err(Refusal::RestoreMismatch);
         }
-        let before = std::mem::replace(&mut self.compacted, end.compacted);
-        if self.hash_kv(0).map(|(hash, _)| hash) != Ok(end.hash) {
-            self.compacted = before;
+        if self.hash_as_compacted(end.compacted) != Ok(end.hash) {
             return Err(Refusal::RestoreMismatch);
         }
+        self.compacted = end.compacted;
         for (key, lease) in self.index.leased(&self.values) {
             self.leases.attach(lease, key);
         }

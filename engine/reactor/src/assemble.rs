@@ -5,7 +5,9 @@
 use crate::layout;
 use crate::node::Node;
 use crate::reads::Held;
-use racos_buffer::Slice;
+use crate::secrets::Secrets;
+use racos_buffer::{Pool, Slice};
+use racos_codec::Codec;
 use racos_machine::Value;
 use racos_net::Link;
 use racos_storage::device::Device;
@@ -33,6 +35,14 @@ pub(crate) struct Decoded<'a> {
     pub pieces: Vec<Slice>,
 }
 
+/// What a value is put together with.
+pub(crate) struct Assembler<'a> {
+    pub pool: &'a Pool,
+    pub secrets: &'a Secrets,
+    /// The value's; a value of which k is 1 needs none.
+    pub codec: Option<&'a Codec>,
+}
+
 impl<L: Link, D: Device> Node<L, D> {
     /// A value from k of its fragments, checked against its digest.
     /// `suspicious`: they did not make the value before, so that one of them must be wrong.
@@ -46,7 +56,35 @@ impl<L: Link, D: Device> Node<L, D> {
         let fits = |held: &&Held| held.op == value.op && held.bytes.len() == len;
         let placed =
             |held: &'a Held| Some(Placed { place: self.place_of(held.node, value)?, held });
-        let mut held: Vec<Placed<'_>> = all.iter().filter(fits).filter_map(placed).collect();
+        let held = all.iter().filter(fits).filter_map(placed).collect();
+        self.assembler(value).decode(held, value, suspicious)
+    }
+
+    pub(crate) fn rebuild(
+        &self,
+        held: &[Placed<'_>],
+        value: &Value,
+        wanted: &[usize],
+        outs: &mut [&mut [u8]],
+    ) {
+        self.assembler(value).rebuild(held, wanted, outs);
+    }
+
+    fn assembler(&self, value: &Value) -> Assembler<'_> {
+        let (pool, secrets) = (&self.pool, &self.secrets);
+        Assembler { pool, secrets, codec: self.codec_of(value) }
+    }
+}
+
+impl Assembler<'_> {
+    /// The value from k of these fragments, which have its length; no two are the same one.
+    pub(crate) fn decode<'a>(
+        &self,
+        mut held: Vec<Placed<'a>>,
+        value: &Value,
+        suspicious: bool,
+    ) -> Result<Decoded<'a>, Unfit> {
+        let len = layout::fragment_len(value.len as usize, usize::from(value.k));
         held.sort_unstable_by_key(|held| held.place);
         let k = usize::from(value.k);
         if held.len() < k {
@@ -98,7 +136,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 .filter(|(index, _)| wanted.contains(index))
                 .map(|(_, chunk)| chunk)
                 .collect();
-            self.rebuild(held, value, &wanted, &mut outs);
+            self.rebuild(held, &wanted, &mut outs);
         }
         Ok(buf.freeze().slice(0..total))
     }
@@ -117,7 +155,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if !wanted.is_empty() {
             let mut buf = self.pool.get(wanted.len() * len).ok_or(Unfit::NoBuffers)?;
             let mut outs: Vec<&mut [u8]> = buf.chunks_exact_mut(len).collect();
-            self.rebuild(held, value, &wanted, &mut outs);
+            self.rebuild(held, &wanted, &mut outs);
             rebuilt = buf.freeze();
         }
         let pieces = (0..k).filter_map(|index| {
@@ -134,16 +172,10 @@ impl<L: Link, D: Device> Node<L, D> {
         Ok(pieces.collect())
     }
 
-    pub(crate) fn rebuild(
-        &self,
-        held: &[Placed<'_>],
-        value: &Value,
-        wanted: &[usize],
-        outs: &mut [&mut [u8]],
-    ) {
+    fn rebuild(&self, held: &[Placed<'_>], wanted: &[usize], outs: &mut [&mut [u8]]) {
         let present: Vec<(usize, &[u8])> =
             held.iter().map(|held| (held.place, &*held.held.bytes)).collect();
-        let codec = self.codec_of(value).expect("the code of a layout that is known");
+        let codec = self.codec.expect("the code of a layout that is known");
         let done = codec.rebuild(&present, wanted, outs);
         done.expect("k distinct fragments of one length");
     }

@@ -21,6 +21,7 @@
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
 //! | `replay` | restart from disk |
+//! | `salvage` | a state from the logs of too few survivors, without a node |
 //! | `lanes` | which lane a key belongs to; the lanes of a node in one process |
 //! | `api` | the door for threads outside of the reactor: etcd's meaning in native types |
 //! | `runtime` | the loop in a real process |
@@ -69,6 +70,7 @@ mod replay;
 mod requests;
 mod rollback;
 pub mod runtime;
+pub mod salvage;
 mod scrub;
 mod secrets;
 mod serve;

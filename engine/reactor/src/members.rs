@@ -41,7 +41,7 @@ pub(crate) fn change_since(machine: &Machine, epoch: u32) -> Option<Change> {
     Some(Change::Replace { node: node as u8, seat })
 }
 
-fn configuration(layout: &Layout) -> Configuration {
+pub(crate) fn configuration(layout: &Layout) -> Configuration {
     let Layout { from, lost_max, data, .. } = *layout;
     let made = Configuration::new(from, layout.members.clone(), lost_max.into(), data.into());
     made.expect("what was admitted is possible")

@@ -7,7 +7,7 @@
 
 use crate::node::Node;
 use racos_codec::Codec;
-use racos_machine::{Layout, MEMBERS_MAX, Value};
+use racos_machine::{Layout, MEMBERS_MAX, Members, Value};
 use racos_net::Link;
 use racos_protocol::{NodeSet, Thresholds};
 use racos_storage::device::Device;
@@ -58,6 +58,14 @@ impl Addresses {
             *known = Some(address);
         }
     }
+}
+
+/// Where the fragments of a value lie, if the layout is known and the value's code fits.
+pub(crate) fn layout_of<'a>(members: &'a Members, value: &Value) -> Option<&'a Layout> {
+    let layout = members.layout(value.layout)?;
+    let code =
+        usize::from(value.n) == layout.members.len() && (value.k == 1 || value.k == layout.data);
+    code.then_some(layout)
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -113,10 +121,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Where the fragments of a value lie, if this node knows it and the value's code fits.
     pub(crate) fn layout_of(&self, value: &Value) -> Option<&Layout> {
-        let layout = self.machine.members().layout(value.layout)?;
-        let code = usize::from(value.n) == layout.members.len()
-            && (value.k == 1 || value.k == layout.data);
-        code.then_some(layout)
+        layout_of(self.machine.members(), value)
     }
 
     /// The nodes that hold fragments of a value.

@@ -147,12 +147,12 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 }
 
-fn limits(config: &NodeConfig) -> Limits {
+pub(crate) fn limits(config: &NodeConfig) -> Limits {
     Limits { history_max: config.versions_per_key_max, ..Limits::default() }
 }
 
 /// The members that the cluster was founded with.
-fn founding(config: &NodeConfig) -> Founding {
+pub(crate) fn founding(config: &NodeConfig) -> Founding {
     let nodes = config.members.len() as u8;
     let (lost_max, data) = (config.f as u8, config.k as u8);
     Founding { nodes, lost_max, data, alpha: config.alpha }
