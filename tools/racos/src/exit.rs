@@ -10,10 +10,13 @@ pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 /// No node answered, or not in time; a write may or may not take effect.
 pub const UNAVAILABLE: u8 = 4;
+/// Done, but for what was printed and left out (`salvage`).
+pub const LEFT_OUT: u8 = 5;
 
 /// For `--help`.
 pub const HELP: &str = "Exit status: 0 ok, 1 failed, 2 wrong usage or configuration, 3 key not \
-                        found, 4 cluster unavailable (a write may or may not take effect).";
+                        found, 4 cluster unavailable (a write may or may not take effect), 5 done without what \
+                        was printed as left out (salvage).";
 
 /// Why a command did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod member;
 mod node;
 mod output;
 mod reconfigure;
+mod salvage;
 mod scratch;
 mod snapshot;
 mod status;
@@ -50,6 +51,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Member(member::MemberArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Salvage(salvage::SalvageArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Member(args) => member::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -132,7 +132,7 @@ fn describe(head: &BackupHead, end: &BackupEnd) -> String {
     )
 }
 
-fn about(path: &Path, error: impl std::fmt::Display) -> Failure {
+pub fn about(path: &Path, error: impl std::fmt::Display) -> Failure {
     failed(format!("{}: {error}", path.display()))
 }
 
@@ -238,7 +238,7 @@ fn progress(bar: &ProgressBar, reader: &Reader, what: &str) {
     bar.set_message(format!("bytes {what}: {keys} keys, {versions} versions"));
 }
 
-fn sync_parent(path: &Path) -> Outcome {
+pub fn sync_parent(path: &Path) -> Outcome {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -13,6 +13,7 @@ mod grpc;
 mod http;
 mod members;
 mod program;
+mod salvage;
 mod servers;
 mod snapshot;
 mod storage_patterns;

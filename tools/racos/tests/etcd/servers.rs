@@ -134,6 +134,22 @@ impl Server {
         kill_process(Pid::from_raw(process).unwrap(), Signal::KILL).unwrap();
     }
 
+    /// Ends all processes, as a power cut would; the data stays. Returns once nobody holds it.
+    pub fn halt(&mut self) {
+        for child in self.joined.iter_mut().chain([&mut self.child]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let deadline = Instant::now() + READY_PATIENCE;
+        for node in 0..self.endpoints.len() {
+            let lock = std::fs::File::open(self.dir.join(format!("data/node{node}/lock"))).unwrap();
+            while lock.try_lock_shared().is_err() {
+                assert!(Instant::now() < deadline, "node {node} does not end");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
     /// Waits until a node that was killed answers a linearizable read again.
     pub async fn wait_for(&self, node: usize) {
         let deadline = Instant::now() + READY_PATIENCE;

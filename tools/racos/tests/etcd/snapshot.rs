@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const KEYS: u64 = 60;
 const WRITERS: u64 = 8;
-const LEASE: i64 = 4711;
+pub const LEASE: i64 = 4711;
 
 fn racos(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_racos")).arg("snapshot").args(args).output().unwrap()
 }
 
 /// Standard output of a command that must succeed.
-fn good(args: &[&str]) -> String {
+pub fn good(args: &[&str]) -> String {
     let output = racos(args);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {error}");
@@ -35,7 +35,7 @@ fn bad(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn at(endpoint: &str) -> &str {
+pub fn at(endpoint: &str) -> &str {
     endpoint.trim_start_matches("http://")
 }
 
@@ -50,7 +50,7 @@ fn value_of(draw: &mut Draw) -> Vec<u8> {
 }
 
 /// One change: mostly puts, some deletes, some with a lease.
-async fn change(client: &Client, member: usize, draw: &mut Draw) {
+pub async fn change(client: &Client, member: usize, draw: &mut Draw) {
     let mut kv = client.kv(member);
     let key = format!("key-{:02}", draw.below(KEYS));
     if draw.below(10) == 0 {
@@ -64,7 +64,7 @@ async fn change(client: &Client, member: usize, draw: &mut Draw) {
     }
 }
 
-async fn all_at(client: &Client, member: usize, revision: i64) -> Vec<KeyValue> {
+pub async fn all_at(client: &Client, member: usize, revision: i64) -> Vec<KeyValue> {
     let asked = pb::RangeRequest {
         key: vec![0].into(),
         range_end: vec![0].into(),
@@ -74,7 +74,7 @@ async fn all_at(client: &Client, member: usize, revision: i64) -> Vec<KeyValue> 
     client.kv(member).range(asked).await.unwrap().into_inner().kvs
 }
 
-async fn hash_at(client: &Client, member: usize, revision: i64) -> (u32, i64) {
+pub async fn hash_at(client: &Client, member: usize, revision: i64) -> (u32, i64) {
     // A hash is that of one member alone: it shall have executed what was done before.
     all_at(client, member, 0).await;
     let mut maintenance = MaintenanceClient::new(client.channel(member));
