@@ -1,16 +1,15 @@
-//! The service Cluster: members listed, added and removed.
+//! The service Cluster: members listed, added, moved and removed.
 //!
 //! A peer URL is the UDP address of a node, `HOST:PORT`, as its configuration and `racos member list`
 //! have it; `http://`, which etcd's clients ask for, may stand before it. A member is added when its
-//! node runs already and looks on: what etcd calls a learner needs no call.
+//! node runs already and looks on: what etcd calls a learner needs no call. One that is updated is reached
+//! elsewhere from then on; its node is to be started there.
 
-use crate::errors::{
-    MEMBER_BAD_URLS, MEMBER_NOT_FOUND, MEMBER_NOT_LEARNER, known, refused, status_of,
-};
+use crate::errors::{MEMBER_BAD_URLS, MEMBER_NOT_FOUND, MEMBER_NOT_LEARNER, known, refused};
 use crate::face::{Face, answer, reply};
 use crate::pb::etcdserverpb as pb;
 use crate::pb::etcdserverpb::cluster_server::Cluster;
-use racos_engine::api::types::{Error, Member, MembersAnswer};
+use racos_engine::api::types::{Member, MembersAnswer};
 use std::net::SocketAddr;
 use tonic::{Request, Response, Status};
 
@@ -25,8 +24,10 @@ impl Face {
             name: format!("node{}", member.node),
             peer_ur_ls: vec![format!("udp://{}", member.address)],
             // Empty, as in etcd, for a member that has not told.
-            client_ur_ls: known
-                .or(member.clients.as_deref())
+            client_ur_ls: member
+                .clients
+                .as_deref()
+                .or(known)
                 .map(|client| format!("http://{client}"))
                 .into_iter()
                 .collect(),
@@ -38,11 +39,13 @@ impl Face {
         told.members.iter().map(|member| self.member(member)).collect()
     }
 
-    /// A member as this node knows it.
-    async fn find_member(&self, id: u64) -> Result<(Member, MembersAnswer), Status> {
+    /// Whether there is such a member, as far as this node knows.
+    async fn find_member(&self, id: u64) -> Result<(), Status> {
         let told = answer(self.node.members(true)).await?;
-        let found = told.members.iter().find(|member| member.id == id).cloned();
-        Ok((found.ok_or_else(|| known(MEMBER_NOT_FOUND))?, told))
+        match told.members.iter().any(|member| member.id == id) {
+            true => Ok(()),
+            false => Err(known(MEMBER_NOT_FOUND)),
+        }
     }
 }
 
@@ -98,20 +101,10 @@ impl Cluster for Face {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let (face, asked) = self.enter(request).await?;
         face.require_root().await?;
-        let (member, told) = face.find_member(asked.id).await?;
+        face.find_member(asked.id).await?;
         let address = peer_address(&asked.peer_ur_ls).await?;
-        if told.members.iter().any(|it| it.address == address && it.id != asked.id) {
-            return Err(status_of(Error::MemberExists));
-        }
-        if address != member.address {
-            let node = member.node;
-            return Err(refused(&format!(
-                "a member stays at its address, {}: start another node at {address}, add it, and then \
-                 remove this one (`racos member add {address}`, `racos member remove {node}`)",
-                member.address
-            )));
-        }
-        let (header, members) = (self.header(told.revision), self.members(&told));
+        let done = answer(face.node.member_update(asked.id, address)).await?;
+        let (header, members) = (self.header(done.revision), self.members(&done));
         reply(pb::MemberUpdateResponse { header, members })
     }
 

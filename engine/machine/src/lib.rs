@@ -18,6 +18,7 @@
 #[macro_use]
 extern crate racos_mutants;
 
+mod address;
 mod auth;
 mod changes;
 mod export;
@@ -43,6 +44,7 @@ mod txn;
 mod values;
 mod wire;
 
+pub use address::ADDRESS_BYTES_MAX;
 pub use auth::{
     AUTH_ENTRIES_MAX, Auth, AuthEntry, AuthPlace, AuthStep, Caller, Name, PASSWORD_BYTES_MAX,
     Password, Permission, PermissionKind, Permit, ROOT, Role, Secret, User,
@@ -53,9 +55,7 @@ pub use hash_kv::Hashing;
 pub use import::{Import, ImportError};
 pub use index::{Revision, Version};
 pub use machine::{Limits, Machine};
-pub use members::{
-    ADDRESS_BYTES_MAX, Founding, Joining, Layout, MEMBERS_MAX, Members, Reconfigure, Replace, Seat,
-};
+pub use members::{Founding, Joining, Layout, MEMBERS_MAX, Members, Reconfigure, Replace, Seat};
 pub use numbers::Numbers;
 pub use op::{
     AUTH_REVISION_FIRST, Action, AlarmKind, Author, Content, KEY_BYTES_MAX, Key, LEASE_TTL_MAX, Op,

@@ -300,6 +300,7 @@ impl Machine {
             Action::ReplaceNode(_)
             | Action::Reconfigure(_)
             | Action::NodeRebuilt { .. }
+            | Action::MoveNode { .. }
             | Action::NodeLost { .. }
             | Action::NodeReleased { .. } => {
                 self.change_members(at.0, &op.action)?;
@@ -317,6 +318,9 @@ impl Machine {
             Action::ReplaceNode(change) => members.replace(slot, change, values),
             Action::Reconfigure(change) => members.reconfigure(slot, change, values),
             Action::NodeRebuilt { node, incarnation } => members.rebuilt(*node, *incarnation),
+            Action::MoveNode { node, expected, address } => {
+                members.moved(*node, *expected, address)
+            }
             Action::NodeLost { node } => members.lost(slot, *node),
             Action::NodeReleased { node } => members.released(slot, *node, values),
             _ => Ok(()),

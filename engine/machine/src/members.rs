@@ -7,6 +7,7 @@
 //! fragments that they should have, unless an operator said so. What would break it: admitting a
 //! change by anything that a node alone knows.
 
+use crate::address::{check_address, get_address, put_address};
 use crate::hash::{self, Kind, halves, pair};
 use crate::op::{Action, check_bounds};
 use crate::outcome::Refusal;
@@ -14,8 +15,6 @@ use crate::wire::{DecodeError, Problem, Reader, put_varint, require};
 
 /// Most nodes that a cluster ever has, those that left included: a number is never used again.
 pub const MEMBERS_MAX: usize = 64;
-/// Longest address of a node, as text.
-pub const ADDRESS_BYTES_MAX: usize = 64;
 
 /// What a cluster was founded with; equal on all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +105,7 @@ impl Reconfigure {
         check_bounds("joining", self.joining.len(), 0, self.members.len())?;
         check_bounds("lost", self.lost.len(), 0, MEMBERS_MAX)?;
         let addresses = self.joining.iter().map(|joining| &joining.address);
-        addresses.into_iter().try_for_each(|it| check_address(it))
+        addresses.into_iter().try_for_each(|it| check_address(it, 0))
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
@@ -139,23 +138,6 @@ impl Reconfigure {
     }
 }
 
-pub(crate) fn check_address(address: &str) -> Result<(), DecodeError> {
-    check_bounds("address", address.len(), 0, ADDRESS_BYTES_MAX)
-}
-
-pub(crate) fn put_address(out: &mut Vec<u8>, address: &str) {
-    put_varint(out, address.len() as u64);
-    out.extend_from_slice(address.as_bytes());
-}
-
-pub(crate) fn get_address(from: &mut Reader<'_>) -> Result<Box<str>, DecodeError> {
-    let len = from.varint("address")? as usize;
-    check_bounds("address", len, 0, ADDRESS_BYTES_MAX)?;
-    let text = std::str::from_utf8(from.take("address", len)?);
-    let problem = Problem::Inconsistent("an address is text");
-    Ok(text.map_err(|_| DecodeError::new("address", problem))?.into())
-}
-
 fn put_nodes(out: &mut Vec<u8>, nodes: &[u8]) {
     put_varint(out, nodes.len() as u64);
     out.extend_from_slice(nodes);
@@ -173,7 +155,7 @@ pub struct Members {
     /// Of every node that ever was a member, by number.
     seats: Vec<Seat>,
     /// Where a node was said to be; empty: where it was when the cluster was founded.
-    addresses: Vec<Box<str>>,
+    pub(crate) addresses: Vec<Box<str>>,
     /// In the order of their slots; the last one is the newest, perhaps not in effect. Those that no
     /// value and no open slot needs are forgotten with the next change.
     layouts: Vec<Layout>,
@@ -200,11 +182,6 @@ impl Members {
     /// Of every node that ever was a member, by number.
     pub fn seats(&self) -> &[Seat] {
         &self.seats
-    }
-    /// Where a node is, if another place was named than where it was at the founding.
-    pub fn address(&self, node: u8) -> Option<&str> {
-        let address = self.addresses.get(usize::from(node))?;
-        (!address.is_empty()).then_some(address)
     }
     /// The layouts that values in use, or slots, may have, the newest one last.
     pub fn layouts(&self) -> &[Layout] {
@@ -336,15 +313,14 @@ impl Members {
             return Err(Refusal::OtherIncarnation);
         }
         self.check_disk(disk)?;
+        self.check_free(index, address)?;
         let (from, incarnation) = (slot + self.alpha, seat.incarnation + 1);
         self.seats[index] = Seat { incarnation, from, disk, is_rebuilding: true, ..seat };
         if !self.bears(values) && !is_forced && !mutant!("any number may rebuild") {
             self.seats[index] = seat;
             return Err(Refusal::TooManyRebuilding);
         }
-        if !address.is_empty() {
-            self.addresses[index] = address.clone();
-        }
+        self.name_address(index, address);
         self.epoch += 1;
         self.effect = from;
         Ok(())
@@ -635,9 +611,6 @@ mod tests {
         assert_eq!(members.rebuilt(2, 1), Err(Refusal::OtherIncarnation));
         assert_eq!(members.rebuilt(2, 2), Ok(()));
         assert_eq!(members.rebuilt(2, 2), Err(Refusal::OtherIncarnation));
-        let moved = Replace { address: "elsewhere".into(), ..disk(3, 1, 8) };
-        assert_eq!(members.replace(14, &moved, NONE), Ok(()));
-        assert_eq!((members.address(3), members.address(2)), (Some("elsewhere"), None));
     }
 
     /// tests PROTOCOL 10-c, 10-g, 10-h, 10-i, 10-k

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::address::check_address;
 use crate::auth::AuthStep;
 use crate::members::{self, Reconfigure, Replace};
 use crate::restore::Restore;
@@ -269,6 +270,12 @@ pub enum Action {
         node: u8,
         incarnation: u32,
     },
+    /// A node, of this incarnation, is reached at another address from now on (PROTOCOL 10-am).
+    MoveNode {
+        node: u8,
+        expected: u32,
+        address: Box<str>,
+    },
     /// The disk of a node that left is lost.
     NodeLost {
         node: u8,
@@ -366,7 +373,8 @@ impl Op {
             Action::NodeRebuilt { .. } | Action::NodeLost { .. } | Action::NodeReleased { .. } => {
                 Ok(())
             }
-            Action::ReplaceNode(change) => members::check_address(&change.address),
+            Action::ReplaceNode(change) => check_address(&change.address, 0),
+            Action::MoveNode { address, .. } => check_address(address, 1),
             Action::Reconfigure(change) => change.check(),
             Action::Put { key, content } => {
                 check_key("key", key, 1)?;
@@ -388,9 +396,12 @@ impl Op {
         }
     }
 
-    /// Whether executing this may change who the members are: then it is alone in its batch.
+    /// Whether executing this may change who the members are, or where: then it is alone in its batch.
     pub fn is_change(&self) -> bool {
-        matches!(self.action, Action::ReplaceNode(_) | Action::Reconfigure(_))
+        matches!(
+            self.action,
+            Action::ReplaceNode(_) | Action::Reconfigure(_) | Action::MoveNode { .. }
+        )
     }
 
     /// Whether executing this may change what a read of `key` returns.

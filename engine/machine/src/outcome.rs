@@ -122,11 +122,13 @@ pub enum Refusal {
     RootRoleMissing,
     /// It would leave nobody who may do everything, or permit what cannot be.
     AuthManagement,
+    /// Another node is reached there.
+    AddressInUse,
 }
 
 impl Refusal {
     /// All, in order of their codes: `refusal as u8` is its place here, in exports too.
-    const ALL: [Refusal; 43] = [
+    const ALL: [Refusal; 44] = [
         Refusal::SessionExpired,
         Refusal::Stale,
         Refusal::Window,
@@ -170,6 +172,7 @@ impl Refusal {
         Refusal::RootUserMissing,
         Refusal::RootRoleMissing,
         Refusal::AuthManagement,
+        Refusal::AddressInUse,
     ];
 
     /// PROTOCOL 11-k: whether the same request is to be tried again, and may succeed then: it is not
@@ -252,6 +255,7 @@ impl fmt::Display for Refusal {
             Refusal::RootRoleMissing => {
                 "the user root does not have the role root; grant it first"
             }
+            Refusal::AddressInUse => "another node is reached at this address",
             Refusal::AuthManagement => {
                 "the user and the role root stay while authentication is on, and a permission is for a \
                  key or a range that ends behind its beginning"
@@ -272,7 +276,7 @@ mod tests {
             assert_eq!(refusal as u8, code);
             assert_eq!(Refusal::from_code(code), Some(refusal));
         }
-        assert_eq!(Refusal::AuthManagement as usize + 1, Refusal::ALL.len());
+        assert_eq!(Refusal::AddressInUse as usize + 1, Refusal::ALL.len());
         assert_eq!(Refusal::from_code(Refusal::ALL.len() as u8), None);
     }
 }

@@ -21,7 +21,8 @@ mod txn;
 
 use std::fmt;
 
-use crate::members::{self, Reconfigure, Replace};
+use crate::address::{get_address, put_address};
+use crate::members::{Reconfigure, Replace};
 use crate::op::{
     Action, AlarmKind, Author, Content, KEY_BYTES_MAX, Key, Op, OpId, SessionId, Stamp,
     USER_BYTES_MAX, Value, check_bounds,
@@ -62,6 +63,7 @@ mod kind {
     pub(super) const NODE_LOST: u8 = 35;
     pub(super) const NODE_RELEASED: u8 = 36;
     pub(super) const RECODE: u8 = 37;
+    pub(super) const MOVE_NODE: u8 = 38;
 }
 
 mod flag {
@@ -253,10 +255,15 @@ impl Op {
                 out.extend_from_slice(&change.disk.to_le_bytes());
                 out.push(u8::from(change.is_forced));
                 if !change.address.is_empty() {
-                    members::put_address(out, &change.address);
+                    put_address(out, &change.address);
                 }
             }
             Action::Reconfigure(change) => change.put(out),
+            Action::MoveNode { node, expected, address } => {
+                out.push(*node);
+                put_varint(out, u64::from(*expected));
+                put_address(out, address);
+            }
             Action::NodeLost { node } | Action::NodeReleased { node } => out.push(*node),
             Action::Recode { old, value } => {
                 out.extend_from_slice(&old.0.to_le_bytes());
@@ -310,6 +317,7 @@ impl Op {
             }
             Action::ReplaceNode(_) => (kind::REPLACE_NODE, 0),
             Action::Reconfigure(_) => (kind::RECONFIGURE, 0),
+            Action::MoveNode { .. } => (kind::MOVE_NODE, 0),
             Action::NodeLost { .. } => (kind::NODE_LOST, 0),
             Action::NodeReleased { .. } => (kind::NODE_RELEASED, 0),
             Action::Recode { .. } => (kind::RECODE, 0),
@@ -481,7 +489,7 @@ impl<'a> Reader<'a> {
         let is_forced = self.flag("forced")?;
         let address = match flags & flag::ADDRESS {
             0 => Box::default(),
-            _ => members::get_address(self)?,
+            _ => get_address(self)?,
         };
         let is_named = flags & flag::ADDRESS != 0;
         require(is_named != address.is_empty(), "address", "an address is not empty")?;
@@ -612,6 +620,11 @@ impl<'a> Reader<'a> {
             kind::AUTH => Action::Auth(Box::new(self.auth_step()?)),
             kind::REPLACE_NODE => Action::ReplaceNode(Box::new(self.replace(flags)?)),
             kind::RECONFIGURE => Action::Reconfigure(Box::new(Reconfigure::get(self)?)),
+            kind::MOVE_NODE => Action::MoveNode {
+                node: self.byte("node")?,
+                expected: self.number32("incarnation")?,
+                address: get_address(self)?,
+            },
             kind::NODE_LOST => Action::NodeLost { node: self.byte("node")? },
             kind::NODE_RELEASED => Action::NodeReleased { node: self.byte("node")? },
             kind::RECODE => {

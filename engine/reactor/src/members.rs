@@ -72,8 +72,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// A slot with a change was applied: the core goes on with what came of it.
     pub(crate) fn executed_change(&mut self, epoch: u32) {
         let change = change_since(&self.machine, epoch);
-        if change.is_some() {
-            self.follow_members();
+        match change.is_some() {
+            true => self.follow_members(),
+            false => self.learn_addresses(),
         }
         self.step(Input::Executed { change });
         self.check_seat();
@@ -250,7 +251,14 @@ impl<L: Link, D: Device> Node<L, D> {
                         copy the data"
                 .into());
         }
-        let Action::Reconfigure(change) = action else { return Ok(()) };
+        let change = match action {
+            Action::Reconfigure(change) => change,
+            Action::ReplaceNode(change) if !change.address.is_empty() => {
+                return self.check_place(change.node, &change.address);
+            }
+            Action::MoveNode { node, address, .. } => return self.check_place(*node, address),
+            _ => return Ok(()),
+        };
         // PROTOCOL 10-aj: whoever leaves does not vouch for one that comes for the first time.
         let members = self.members().iter().collect::<Vec<u8>>();
         let leaves = members.iter().any(|node| !change.members.contains(node));
@@ -284,6 +292,25 @@ impl<L: Link, D: Device> Node<L, D> {
             ));
         }
         Ok(())
+    }
+
+    /// PROTOCOL 10-am: no two nodes at one address, those of the founding included.
+    fn check_place(&self, node: u8, address: &str) -> Result<(), String> {
+        let parsed = address.parse::<SocketAddr>();
+        let is_one = |at: &SocketAddr| !at.ip().is_unspecified() && at.port() != 0;
+        let at = parsed.ok().filter(is_one).ok_or_else(|| {
+            format!(
+                "address = \"{address}\": this is not where a node can be reached; give IP:PORT, as the \
+                 other nodes are to send to it"
+            )
+        })?;
+        let mut others = self.others().iter().chain([self.me]).filter(|other| *other != node);
+        match others.find(|other| self.address(*other) == Some(at)) {
+            Some(other) => Err(format!(
+                "address = {at}: node {other} is reached there; give node {node} one of its own"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// PROTOCOL 10-ad: a node that left, and has no fragment of a value in use, is not needed.

@@ -95,15 +95,23 @@ impl<L: Link, D: Device> Node<L, D> {
         before.thresholds.quorum.max(after.thresholds.quorum)
     }
 
+    /// PROTOCOL 10-am: follows what was executed of where nodes are.
+    pub(crate) fn learn_addresses(&mut self) {
+        let members = self.machine.members();
+        for node in 0..members.seats().len() as u8 {
+            if let Some(address) = members.address(node).and_then(|text| text.parse().ok()) {
+                self.addresses.set(node, address);
+            }
+        }
+    }
+
     /// Follows the changes that were executed.
     pub(crate) fn learn_members(&mut self) {
+        self.learn_addresses();
         let members = self.machine.members();
         let mut others = NodeSet::EMPTY;
         for (node, seat) in members.seats().iter().enumerate() {
             let node = node as u8;
-            if let Some(address) = members.address(node).and_then(|text| text.parse().ok()) {
-                self.addresses.set(node, address);
-            }
             if node != self.me && !seat.is_lost && !seat.is_released {
                 others.insert(node);
             }

@@ -310,10 +310,11 @@ impl Source<'_> {
             None => REQUEST_MIB_DEFAULT,
         };
         let endpoints = list.iter().map(|endpoint| endpoint.get_ref().clone()).collect();
-        // A node that joined tells the others where it is; who listens everywhere must be told where.
+        // A node that joined tells the others where it is; who listens everywhere must be told where. One
+        // that moved says so.
         let joined = usize::from(config.node) >= members;
-        let own = || (!listen.ip().is_unspecified()).then(|| listen.to_string());
-        let advertise = joined.then(|| etcd.advertise.clone().or_else(own)).flatten();
+        let own = || (joined && !listen.ip().is_unspecified()).then(|| listen.to_string());
+        let advertise = etcd.advertise.clone().or_else(own);
         let request_bytes_max = (mib as usize) << 20;
         let settings = Settings { endpoints, advertise, request_bytes_max };
         Ok(EtcdOptions { listen, settings })

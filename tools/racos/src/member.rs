@@ -1,22 +1,22 @@
-//! `racos member`: who the members are, and a new disk in the place of a lost one. Members that come and
-//! go: `reconfigure.rs`.
+//! `racos member`: who the members are, where they are, and a new disk in the place of a lost one. Members
+//! that come and go: `reconfigure.rs`.
 
 use crate::config;
-use crate::connect::{Connect, Target};
+use crate::connect::{Connect, Target, resolve};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
 use crate::reconfigure::{self, AddArgs, ForceArgs, RemoveArgs, SetArgs};
 use crate::status;
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
-use racos_engine::lanes::{Part, check_layout, part};
+use racos_engine::lanes::{Part, check_layout, lane_address, part};
 use racos_engine::runtime::{PrepareError, prepare};
 use racos_engine::status::{MemberStatus, Status};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Show the members, add or remove one, choose another f or k, or replace the disk of one.
+/// Show the members, add, move or remove one, choose another f or k, or replace the disk of one.
 #[derive(Args, Debug)]
 pub struct MemberArgs {
     #[command(subcommand)]
@@ -30,6 +30,7 @@ enum MemberCommand {
     Remove(RemoveArgs),
     Set(SetArgs),
     Replace(ReplaceArgs),
+    Move(MoveArgs),
 }
 
 /// Show every member: incarnation and id of its disk, and whether it holds all that it should.
@@ -57,8 +58,29 @@ struct ReplaceArgs {
     /// Erase what the data directory holds: the old disk is of no use to anyone.
     #[arg(long)]
     erase: bool,
+    /// Where the other nodes reach it from now on, HOST:PORT; by default where they reached the old disk.
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
     #[command(flatten)]
     force: ForceArgs,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Tell the cluster that a node is reached at another address from now on.
+///
+/// Its disk stays the same. The other nodes speak to the new address at once, and keep it over restarts, so
+/// that their configurations need no change. Run this first (the node may run or not), then start the
+/// node at its new address.
+#[derive(Args, Debug)]
+#[command(after_help = "Example, for node 2 of a cluster of `racos up`:\n  \
+    racos member move 2 127.0.0.1:8402\n  \
+    then stop node 2, set its own place in `members` (or `listen`) to 127.0.0.1:8402, and start it")]
+struct MoveArgs {
+    /// The node's number.
+    node: u8,
+    /// Where the other nodes reach it from now on, HOST:PORT; with several lanes, lane 0.
+    address: String,
     #[command(flatten)]
     connect: Connect,
 }
@@ -70,6 +92,7 @@ pub fn run(args: &MemberArgs) -> Outcome {
         MemberCommand::Remove(args) => reconfigure::remove(args),
         MemberCommand::Set(args) => reconfigure::set(args),
         MemberCommand::Replace(args) => replace(args),
+        MemberCommand::Move(args) => move_node(args),
     }
 }
 
@@ -78,6 +101,59 @@ pub fn newest(client: &mut Client, lane: usize) -> Result<Status, Failure> {
     let reports = client.status_all(lane);
     let newest = reports.into_iter().flatten().max_by_key(|status| (status.epoch, status.exec));
     newest.ok_or_else(|| Failure { code: UNAVAILABLE, text: "no node answered".into() })
+}
+
+/// Where a lane of a node at this address is reached.
+fn address_in(base: SocketAddr, lane: usize) -> Result<SocketAddr, Failure> {
+    lane_address(base, lane as u8)
+        .ok_or_else(|| usage(format!("{base}: there is no port for lane {lane}")))
+}
+
+fn move_node(args: &MoveArgs) -> Outcome {
+    let base = resolve(&args.address)?;
+    let target = args.connect.target()?;
+    let mut client = args.connect.client()?;
+    // The node that moves may not answer: its status is not waited for as long.
+    let mut quick = client_of(&target, &args.connect)?;
+    let lanes = client.lanes();
+    for lane in 0..lanes {
+        move_lane(args.node, address_in(base, lane)?, (&mut quick, &mut client), lane)
+            .map_err(|failure| in_lane(lanes, lane, failure))?;
+    }
+    output::line(&format!(
+        "start node {} there: set its own place in `members`, or `listen`, of its configuration",
+        args.node
+    ));
+    Ok(())
+}
+
+fn move_lane(
+    node: u8,
+    address: SocketAddr,
+    (quick, client): (&mut Client, &mut Client),
+    lane: usize,
+) -> Outcome {
+    let lanes = client.lanes();
+    let find = |client: &mut Client| {
+        let status = newest(client, lane)?;
+        let member = status.members.into_iter().find(|member| member.node == node);
+        member.ok_or_else(|| {
+            usage(format!("node {node} never was a member; see `racos member list`"))
+        })
+    };
+    let member = find(quick)?;
+    let text = address.to_string();
+    if member.address != text {
+        let expected = member.incarnation;
+        let action = Action::MoveNode { node, expected, address: text.clone().into() };
+        if let Err(error) = client.run_in(lane, Op::Members { action }, Route::Any)
+            && find(quick)?.address != text
+        {
+            return Err(error.into());
+        }
+    }
+    lane_line(lanes, lane, &format!("node {node} is reached at {text} from now on"));
+    Ok(())
 }
 
 fn client_of(target: &Target, connect: &Connect) -> Result<Client, Failure> {
@@ -246,15 +322,14 @@ fn replace_lane(
         lane_line(lanes, lane, &text);
         return Ok(());
     }
+    let address = match &args.address {
+        Some(text) => address_in(resolve(text)?, lane)?.to_string().into(),
+        None => Box::default(),
+    };
     let prepared = make_directory(part, expected, args.erase)?;
     let id = format!("{:032x}", prepared.disk_id);
-    let change = Replace {
-        node,
-        expected,
-        disk: prepared.disk_id,
-        address: Box::default(),
-        is_forced: args.force.force,
-    };
+    let change =
+        Replace { node, expected, disk: prepared.disk_id, address, is_forced: args.force.force };
     let action = Action::ReplaceNode(Box::new(change));
     reconfigure::list_at_risk(client, lane, &action, args.force)?;
     let operation = Op::Members { action };

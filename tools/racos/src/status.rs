@@ -1,6 +1,6 @@
 //! `racos status`: what every node tells about itself.
 
-use crate::connect::Connect;
+use crate::connect::{Connect, Target};
 use crate::exit::{Failure, Outcome, UNAVAILABLE};
 use crate::output;
 use clap::Args;
@@ -28,8 +28,19 @@ pub fn run(args: &StatusArgs) -> Outcome {
     let target = args.connect.target()?;
     // A node that is there answers at once; do not wait long for the others.
     let patience_ns = (args.connect.timeout.clamp(0.001, 2.0) * 1e9) as u64;
-    let (endpoints, reports) = match target.connect(|config| config.patience_ns = patience_ns) {
-        Ok(mut client) => (of_lanes(&target.endpoints, client.lanes()), client.status_lanes()),
+    let connect = |target: &Target| target.connect(|config| config.patience_ns = patience_ns);
+    let (endpoints, reports) = match connect(&target) {
+        Ok(mut client) => {
+            let reports = client.status_lanes();
+            match where_they_moved(&target.endpoints, &reports, client.lanes()) {
+                None => (of_lanes(&target.endpoints, client.lanes()), reports),
+                Some(endpoints) => {
+                    let moved = Target { cluster: target.cluster, endpoints };
+                    let reports = connect(&moved)?.status_lanes();
+                    (of_lanes(&moved.endpoints, client.lanes()), reports)
+                }
+            }
+        }
         Err(error) if error.is_unavailable() => {
             (target.endpoints.clone(), vec![Err(error); target.endpoints.len()])
         }
@@ -45,6 +56,29 @@ pub fn run(args: &StatusArgs) -> Outcome {
         return Err(Failure { code: UNAVAILABLE, text });
     }
     Ok(())
+}
+
+/// The endpoints with those of members that moved in place of those where nobody is any more; `None` if all
+/// members are where they were thought to be. `reports`: those of an endpoint's lanes side by side.
+fn where_they_moved(
+    endpoints: &[SocketAddr],
+    reports: &[Report],
+    lanes: usize,
+) -> Option<Vec<SocketAddr>> {
+    let of_first_lane = reports.iter().step_by(lanes);
+    let first = of_first_lane.clone().flatten();
+    let newest = first.clone().max_by_key(|status| (status.epoch, status.exec))?;
+    let members = newest.members.iter().filter(|member| member.is_member);
+    let at: Vec<SocketAddr> =
+        members.clone().filter_map(|member| member.address.parse().ok()).collect();
+    let is_heard = |node: u8| first.clone().any(|status| status.node == node);
+    let silent = members.filter(|member| !is_heard(member.node));
+    let silent = silent.filter_map(|member| member.address.parse().ok());
+    let mut moved = silent.filter(|address| !endpoints.contains(address)).peekable();
+    moved.peek()?;
+    let stay = endpoints.iter().zip(of_first_lane);
+    let stay = stay.filter(|(endpoint, report)| report.is_ok() || at.contains(endpoint));
+    Some(stay.map(|(endpoint, _)| *endpoint).chain(moved).collect())
 }
 
 /// Where each lane of each node is.
@@ -206,6 +240,29 @@ mod tests {
         assert_eq!(line(2)[..4], ["1", "127.0.0.1:1", "90", "10"]);
         assert_eq!(line(3)[3], "0");
         assert_eq!(line(4), ["?", "127.0.0.1:3", "unreachable"]);
+    }
+
+    #[test]
+    fn a_node_that_moved_is_looked_for_where_the_members_say() {
+        let (endpoints, mut reports) = reports();
+        let member = |node: u8, port: u16| racos_engine::status::MemberStatus {
+            node,
+            address: format!("127.0.0.1:{port}"),
+            is_member: true,
+            ..Default::default()
+        };
+        let members =
+            |ports: [u16; 3]| (1..).zip(ports).map(|(node, at)| member(node, at)).collect();
+        let look = |reports: &[Report]| where_they_moved(&endpoints, reports, 1);
+        let Ok([first, second]) = reports.get_disjoint_mut([0, 1]) else { panic!() };
+        let (Ok(first), Ok(second)) = (first, second) else { panic!() };
+        (first.node, second.node) = (1, 2);
+        (first.members, second.members) = (members([1, 2, 3]), members([1, 2, 3]));
+        assert_eq!(look(&reports), None, "it is down");
+        let Ok(second) = &mut reports[1] else { panic!() };
+        second.members = members([1, 2, 9]);
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(look(&reports), Some(vec![at(1), at(2), at(9)]));
     }
 
     #[test]

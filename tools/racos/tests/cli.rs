@@ -270,6 +270,67 @@ fn a_node_that_lost_its_directory_is_refused_until_it_is_replaced() {
     assert_eq!(server.stop(Signal::INT), Some(0));
 }
 
+/// tests PROTOCOL 10-am: a node goes on at another address, and a disk that replaces a lost one comes up at
+/// one; nobody else's configuration is touched.
+#[test]
+fn nodes_come_back_at_other_addresses() {
+    let dir = Dir::new("moved");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    assert_eq!(Server::start(&up, "Ctrl-C").stop(Signal::INT), Some(0));
+    let config = |node: usize| dir.path(&format!("cluster/node{node}.toml"));
+    let start = |node: usize| Server::start(&["node", "--config", &config(node)], "ready: ");
+    let mut nodes: Vec<Option<Server>> = (0..5).map(|node| Some(start(node))).collect();
+    let endpoints = fs::read_to_string(Path::new(&data).join("endpoints")).unwrap();
+    let founded: Vec<&str> =
+        endpoints.lines().filter_map(|line| line.strip_prefix("endpoint ")).collect();
+    let free = || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().to_string()
+    };
+    let put = |key: &str| drop(good(&["put", "--dir", &data, key, key]));
+    let get = |key: &str| assert_eq!(text(good(&["get", "--dir", &data, key])), key);
+    put("before");
+
+    let there = free();
+    let taken = bad(&["member", "move", "2", founded[3], "--dir", &data], 1);
+    assert!(taken.contains("node 3 is reached there"), "{taken}");
+    for _ in 0..2 {
+        let moved = text(good(&["member", "move", "2", &there, "--dir", &data]));
+        assert!(moved.contains(&format!("node 2 is reached at {there} from now on")), "{moved}");
+    }
+    nodes[2] = None;
+    edit(&config(2), founded[2], &there);
+    nodes[2] = Some(start(2));
+    // The others, as they were configured, know it from their logs.
+    for node in [0, 1] {
+        nodes[node] = None;
+        nodes[node] = Some(start(node));
+    }
+    // Without any one of the others it is needed.
+    nodes[3] = None;
+    put("with it");
+    let status = text(good(&["status", "--dir", &data]));
+    assert!(status.contains(&there) && !status.contains(founded[2]), "{status}");
+    nodes[3] = Some(start(3));
+
+    nodes[1] = None;
+    fs::remove_dir_all(dir.path("cluster/node1")).unwrap();
+    let elsewhere = free();
+    edit(&config(1), founded[1], &elsewhere);
+    good(&["member", "replace", "1", "--address", &elsewhere, "--dir", &data]);
+    nodes[1] = Some(start(1));
+    put("with both");
+    nodes[4] = None;
+    ["before", "with it", "with both"].into_iter().for_each(get);
+    put("once more");
+    let listed = text(good(&["member", "list", "--dir", &data]));
+    for (node, address, incarnation) in [("1", &elsewhere, "2"), ("2", &there, "1")] {
+        let mut lines = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert!(lines.any(|line| line.starts_with(&[node, address, incarnation])), "{listed}");
+    }
+}
+
 /// Every place in the cluster's segment files where these bytes lie.
 fn find(data: &Path, bytes: &[u8]) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();

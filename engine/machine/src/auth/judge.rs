@@ -150,6 +150,7 @@ fn is_of_clients(action: &Action) -> bool {
         | Action::ReplaceNode(_)
         | Action::Reconfigure(_)
         | Action::NodeRebuilt { .. }
+        | Action::MoveNode { .. }
         | Action::NodeLost { .. }
         | Action::NodeReleased { .. }
         | Action::Recode { .. } => false,

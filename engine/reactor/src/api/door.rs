@@ -84,6 +84,11 @@ pub(crate) enum Request {
         address: SocketAddr,
         answer: Answer<MembersAnswer>,
     },
+    MemberUpdate {
+        id: u64,
+        address: SocketAddr,
+        answer: Answer<MembersAnswer>,
+    },
     MemberRemove {
         id: u64,
         answer: Answer<MembersAnswer>,
@@ -404,8 +409,13 @@ impl Handle {
         self.ask(|answer| Request::MemberRemove { id, answer })
     }
 
-    /// Says where clients reach this node, `HOST:PORT`, if it is one that joined: the others tell it
-    /// with the members.
+    /// From now on a member is reached at another address; its node is to be started there.
+    pub fn member_update(&self, id: u64, address: SocketAddr) -> Pending<MembersAnswer> {
+        self.ask(|answer| Request::MemberUpdate { id, address, answer })
+    }
+
+    /// Says where clients reach this node, `HOST:PORT`, if it is one that joined or moved: the others tell
+    /// it with the members.
     pub fn announce(&self, clients: &str) {
         // A node that has stopped has nobody to tell.
         let _ = self.door.send(Who::Node, Request::Announce { clients: clients.into() });

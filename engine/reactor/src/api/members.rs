@@ -1,4 +1,4 @@
-//! Members listed, added and removed through this role (PROTOCOL 10).
+//! Members listed, added, moved and removed through this role (PROTOCOL 10).
 //!
 //! Invariant: a change names the epoch that it was made for, so one that was overtaken is refused by
 //! every node alike. What only a proposer knows is looked at here before: that who joins runs and has
@@ -31,7 +31,7 @@ const LOOK_NS: Nanos = 20_000_000;
 /// Longest `HOST:PORT` that is told.
 const FACE_BYTES_MAX: usize = 262;
 
-/// Where clients reach the nodes that joined; each says it itself.
+/// Where clients reach the nodes that joined or moved; each says it itself.
 #[derive(Default)]
 pub(super) struct Faces {
     pub(super) own: Option<Box<str>>,
@@ -86,18 +86,15 @@ impl<L: Link, D: Device> Node<L, D> {
         }));
     }
 
-    /// Tells the others where clients reach this node, if nobody's configuration does.
+    /// Tells the others where clients reach this node, if their configurations do not, or another place.
     pub(crate) fn say_face(&mut self) {
-        if usize::from(self.me) < self.config.members.len() {
-            return;
-        }
         let Some(own) = self.api.faces.own.clone() else { return };
         for node in self.others().iter() {
             self.send(node, kind::FACE, own.as_bytes(), &[]);
         }
     }
 
-    /// FACE: where clients reach a node that joined.
+    /// FACE: where clients reach a node that joined, or moved.
     pub(crate) fn on_face(&mut self, from: u8, head: &[u8]) {
         let is_text =
             |text: &&str| text.len() <= FACE_BYTES_MAX && !text.contains(char::is_control);
@@ -122,7 +119,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match self.ready_to_add(address) {
             Ok((node, change)) => {
                 let id = self.member_id_of(node, 1);
-                self.change_members(change, id, changing);
+                self.change_members(Action::Reconfigure(Box::new(change)), id, changing);
             }
             Err(Unready::Later(_)) if self.now < changing.since + READY_PATIENCE_NS => {
                 let again = self.now + LOOK_NS;
@@ -183,8 +180,43 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut change = self.machine.members().unchanged();
         change.members.retain(|member| *member != node);
         match self.check_members(&change, None) {
-            Ok(()) => self.change_members(change, 0, Changing { who, answer, since: self.now }),
+            Ok(()) => {
+                let action = Action::Reconfigure(Box::new(change));
+                self.change_members(action, 0, Changing { who, answer, since: self.now });
+            }
             Err(error) => answer.send(Err(error)),
+        }
+    }
+
+    pub(super) fn member_update(
+        &mut self,
+        who: Who,
+        id: u64,
+        address: SocketAddr,
+        answer: Answer<MembersAnswer>,
+    ) {
+        self.first_as_root(who.clone(), move |node, allowed| match allowed {
+            Ok(()) => node.move_member(id, address, Changing { who, answer, since: node.now }),
+            Err(error) => answer.send(Err(error)),
+        });
+    }
+
+    /// PROTOCOL 10-am
+    fn move_member(&mut self, id: u64, address: SocketAddr, changing: Changing) {
+        let Some(node) = self.members().iter().find(|node| self.member_id(*node) == id) else {
+            return changing.answer.send(Err(Error::MemberNotFound));
+        };
+        if self.members().iter().any(|it| it != node && self.address(it) == Some(address)) {
+            return changing.answer.send(Err(Error::MemberExists));
+        }
+        if self.address(node) == Some(address) {
+            return changing.answer.send(Ok(self.members_answer(id)));
+        }
+        let expected = self.machine.members().seats()[usize::from(node)].incarnation;
+        let action = Action::MoveNode { node, expected, address: address.to_string().into() };
+        match self.check_change(&action) {
+            Ok(()) => self.change_members(action, id, changing),
+            Err(why) => changing.answer.send(Err(Error::MemberRefused(why))),
         }
     }
 
@@ -214,7 +246,7 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Proposes it, once it is sure that it is root who asks: of nobody, it is taken for an operator's at
     /// the nodes' own ports.
-    fn change_members(&mut self, change: Reconfigure, id: u64, changing: Changing) {
+    fn change_members(&mut self, change: Action, id: u64, changing: Changing) {
         self.as_root(changing.who.clone(), move |node, allowed| match allowed {
             Ok(()) => node.propose_change(change, id, changing),
             Err(error) => changing.answer.send(Err(error)),
@@ -222,7 +254,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     /// Answers when it is in effect, or admitted and that takes long.
-    fn propose_change(&mut self, change: Reconfigure, id: u64, changing: Changing) {
+    fn propose_change(&mut self, change: Action, id: u64, changing: Changing) {
         let number = self.api.next_number();
         let job: WriteJob<L, D> = Box::new(move |node, applied| match changed(applied) {
             Ok(()) => {
@@ -232,7 +264,7 @@ impl<L: Link, D: Device> Node<L, D> {
             Err(error) => changing.answer.send(Err(error)),
         });
         self.api.writes.insert(number, job);
-        self.propose_alone(Action::Reconfigure(Box::new(change)), Some(Waiter::Api(number)));
+        self.propose_alone(change, Some(Waiter::Api(number)));
     }
 
     fn answer_in_effect(&mut self, id: u64, until: Nanos, answer: Answer<MembersAnswer>) {
@@ -251,6 +283,7 @@ fn changed(applied: Applied) -> Result<(), Error> {
     Err(match reason {
         Refusal::ChangeInFlight | Refusal::OtherEpoch => Error::MembersUnhealthy(text),
         Refusal::TooManyRebuilding | Refusal::ImpossibleMembers => Error::TooFewMembers(text),
+        Refusal::AddressInUse => Error::MemberExists,
         _ => Error::MemberRefused(text),
     })
 }

@@ -312,6 +312,9 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Request::MemberAdd { address, answer } => self.member_add(who, address, answer),
             Request::MemberRemove { id, answer } => self.member_remove(who, id, answer),
+            Request::MemberUpdate { id, address, answer } => {
+                self.member_update(who, id, address, answer);
+            }
             Request::Announce { clients } => self.api.faces.own = Some(clients),
             Request::HashKv { revision, answer } => self.hash_kv(&who, revision, answer),
             Request::BackupBegin { answer } => self.backup_begin(who, answer),

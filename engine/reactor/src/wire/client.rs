@@ -161,7 +161,13 @@ impl Request {
 
 /// Whether an operation is one that a client may ask for by [`Request::Members`].
 pub fn changes_members(action: &Action) -> bool {
-    matches!(action, Action::ReplaceNode(_) | Action::Reconfigure(_) | Action::NodeLost { .. })
+    matches!(
+        action,
+        Action::ReplaceNode(_)
+            | Action::Reconfigure(_)
+            | Action::MoveNode { .. }
+            | Action::NodeLost { .. }
+    )
 }
 
 fn put_change(out: &mut Vec<u8>, action: &Action) {
@@ -291,7 +297,8 @@ impl ErrorCode {
             | Refusal::PermissionNotGranted
             | Refusal::RootUserMissing
             | Refusal::RootRoleMissing
-            | Refusal::AuthManagement => ErrorCode::BadRequest,
+            | Refusal::AuthManagement
+            | Refusal::AddressInUse => ErrorCode::BadRequest,
         }
     }
 

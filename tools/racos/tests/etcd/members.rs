@@ -14,6 +14,9 @@ use tonic::transport::Channel;
 /// Nothing takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An address where no node is.
+const NOWHERE: &str = "--peer-urls=http://127.0.0.1:9";
+
 type Members = ClusterClient<Channel>;
 
 #[test]
@@ -80,7 +83,7 @@ async fn exercise(racos: &mut Server, etcdctl: Option<&Etcdctl>) {
     }
 }
 
-/// One goes; no other may, and none may move.
+/// One goes; no other may; one moves to where nobody is, and back.
 async fn leaves(cluster: &mut Members, etcdctl: Option<&Etcdctl>) {
     let listed = list(cluster).await;
     let (second, third) = (listed[2].id, listed[3].id);
@@ -90,9 +93,8 @@ async fn leaves(cluster: &mut Members, etcdctl: Option<&Etcdctl>) {
             assert!(told.contains("removed from cluster"), "{told}");
             let told = ctl.bad(&["member", "remove", &format!("{third:x}")]);
             assert!(told.contains("not enough started members"), "{told}");
-            let peer = "--peer-urls=http://127.0.0.1:9";
-            let told = ctl.bad(&["member", "update", &format!("{third:x}"), peer]);
-            assert!(told.contains("racos member remove 3"), "{told}");
+            let told = ctl.good(&["member", "update", &format!("{third:x}"), NOWHERE]);
+            assert!(told.contains("updated in cluster"), "{told}");
         }
         None => {
             let asked = pb::MemberRemoveRequest { id: second };
@@ -103,8 +105,20 @@ async fn leaves(cluster: &mut Members, etcdctl: Option<&Etcdctl>) {
     assert_eq!(names, ["node0", "node1", "node3", "node4", "node5"]);
     let gone = cluster.member_remove(pb::MemberRemoveRequest { id: second }).await;
     assert_eq!(gone.expect_err("it is gone").message(), "etcdserver: member not found");
-    let same = pb::MemberUpdateRequest { id: third, peer_ur_ls: listed[3].peer_ur_ls.clone() };
-    assert_eq!(cluster.member_update(same).await.unwrap().into_inner().members.len(), 5);
+    let update = |id, urls: &[String]| pb::MemberUpdateRequest { id, peer_ur_ls: urls.to_vec() };
+    let theirs = update(third, &listed[4].peer_ur_ls);
+    let refused = cluster.member_update(theirs).await.expect_err("somebody is there");
+    assert_eq!(refused.message(), "etcdserver: Peer URLs already exists");
+    let refused = cluster.member_update(update(third, &["http://0.0.0.0:7".into()])).await;
+    assert!(refused.expect_err("nowhere").message().contains("give IP:PORT"));
+    for url in ["udp://127.0.0.1:9".to_string(), listed[3].peer_ur_ls[0].clone()] {
+        for _ in 0..2 {
+            let moved = cluster.member_update(update(third, std::slice::from_ref(&url))).await;
+            let moved = moved.expect("it may be anywhere").into_inner().members;
+            let urls = moved.iter().map(|it| (it.id, &it.peer_ur_ls[0])).collect::<Vec<_>>();
+            assert!(urls.len() == 5 && urls.contains(&(third, &url)), "{urls:?}");
+        }
+    }
 }
 
 async fn add(cluster: &mut Members, url: &str) -> Result<pb::MemberAddResponse, tonic::Status> {
