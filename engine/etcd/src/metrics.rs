@@ -165,6 +165,9 @@ impl Page {
         self.line(name, "gauge", "Their bytes, before coding.", recode.bytes_left);
         let name = "racos_recoded_total";
         self.line(name, "counter", "Values re-coded by this node.", recode.done);
+        let name = "racos_missing_members";
+        let help = "Members that new values are cut into fewer fragments for (keep_margin).";
+        self.line(name, "gauge", help, native.margin.missing.len());
         let name = "racos_fragment_cache_hits_total";
         self.line(name, "counter", "Fragments found in memory.", disk.cache_hits);
         let name = "racos_fragment_cache_misses_total";

@@ -10,7 +10,7 @@ use crate::address::check_address;
 use crate::auth::AuthStep;
 use crate::members::{self, Reconfigure, Replace};
 use crate::restore::Restore;
-use crate::txn::{Span, Step, Txn};
+use crate::txn::{PutStep, Span, Step, Txn, Written};
 use crate::wire::{DecodeError, Problem};
 
 /// The longest key, in bytes.
@@ -445,6 +445,25 @@ impl Op {
             _ => (None, Vec::new()),
         };
         one.into_iter().chain(many)
+    }
+
+    /// Calls `visit` with every value that this stores or names.
+    pub fn each_value<'a>(&'a self, visit: &mut dyn FnMut(&'a Value)) {
+        match &self.action {
+            Action::Put { content, .. } => content.values().iter().for_each(visit),
+            Action::Part { value } | Action::Recode { value, .. } => visit(value),
+            Action::Restore(Restore::Version(version)) => {
+                version.content.iter().flat_map(Content::values).for_each(visit);
+            }
+            Action::Txn(txn) => txn.each_step(&mut |step| match step {
+                Step::Put(PutStep { written: Written::Own(value), .. }) => visit(value),
+                Step::Put(PutStep { written: Written::Stored(content), .. }) => {
+                    content.values().iter().for_each(&mut *visit);
+                }
+                _ => {}
+            }),
+            _ => {}
+        }
     }
 
     /// Whether it may delete keys that it does not name one by one.

@@ -243,7 +243,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let Some(storing) = self.assign.storing.get_mut(&id) else {
             return self.found_stored(node, incarnation, id);
         };
-        // PROTOCOL 1-b: once each.
+        // PROTOCOL 1-b, 9.6-b: once each, whatever it holds.
         let stored = &mut storing.parcel.stored;
         if !stored.contains(&(node, incarnation)) {
             stored.push((node, incarnation));

@@ -6,6 +6,8 @@
 //! Invariant: body j holds exactly the fragments that `layout` says, and the batch's bytes, digest
 //! and bodies never change once sealed.
 
+mod width;
+
 use crate::layout::{self, FragmentSpot, LARGE_BYTES_MIN};
 use crate::secrets::Secrets;
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use rustc_hash::FxHasher;
 use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use width::code;
 
 /// Most bytes of one node's body and of the encoded metas, together, of a batch of small values: with
 /// headers they fit one datagram on loopback.
@@ -232,7 +235,14 @@ pub struct Builder {
     /// Of the members who will hold what is sealed.
     layout: u16,
     n: usize,
-    codec: Codec,
+    /// That of the members first, then those of fewer data fragments as they are asked for.
+    codecs: Vec<Codec>,
+    /// Data fragments of what is described from now on, if it fits the log in so few.
+    width: usize,
+    /// May some day be cut into fewer data fragments than the members have.
+    keeps_margin: bool,
+    /// Most bytes of one node's body.
+    body_bytes_max: usize,
     inline_bytes_max: usize,
     large_batch_bytes: usize,
     secrets: Secrets,
@@ -252,7 +262,7 @@ struct Open {
 
 enum OpenBodies {
     Small { bufs: Vec<Buf>, used: usize },
-    Large { slices: Vec<Vec<Slice>>, value_bytes: usize },
+    Large { slices: Vec<Vec<Slice>>, value_bytes: usize, body_bytes: usize },
 }
 
 /// What an operation stores, besides its key.
@@ -274,12 +284,15 @@ impl Builder {
         secrets: Secrets,
         pool: Pool,
     ) -> Builder {
-        let layout = 0;
+        let (layout, width, codecs) = (0, codec.k(), vec![codec]);
         let (open, small_bytes) = (None, SMALL_BATCH_BYTES);
         Builder {
             layout,
             n,
-            codec,
+            codecs,
+            width,
+            keeps_margin: false,
+            body_bytes_max: usize::MAX,
             inline_bytes_max,
             large_batch_bytes,
             secrets,
@@ -292,16 +305,17 @@ impl Builder {
     /// What is sealed from now on is of this layout. What is being filled must have been sealed.
     pub fn set_layout(&mut self, layout: u16, n: usize, codec: Codec) {
         assert!(self.open.is_none() || self.layout == layout, "a batch has one layout");
-        (self.layout, self.n, self.codec) = (layout, n, codec);
+        (self.layout, self.n, self.width) = (layout, n, codec.k());
+        self.codecs = vec![codec];
     }
 
     pub fn layout(&self) -> u16 {
         self.layout
     }
 
-    /// Fragments that rebuild a coded value.
+    /// Fragments that rebuild a coded value: the fewest that may do so before it is sealed.
     pub fn k(&self) -> usize {
-        self.codec.k()
+        if self.keeps_margin { 1 } else { self.codecs[0].k() }
     }
 
     /// The same batch, which stores nothing, for the members now.
@@ -313,7 +327,8 @@ impl Builder {
     /// Describes a value that operation `op` stores.
     pub fn describe(&self, op: OpId, bytes: &[u8]) -> Value {
         // PROTOCOL 3.1-h, 3.1-i: the code goes with the value; a small one is whole at every node.
-        let k = if bytes.len() <= self.inline_bytes_max { 1 } else { self.codec.k() };
+        let is_inline = bytes.len() <= self.inline_bytes_max;
+        let k = if is_inline { 1 } else { self.width_of(bytes.len()) };
         let mut head = [0; 8];
         let used = bytes.len().min(8);
         head[..used].copy_from_slice(&bytes[..used]);
@@ -347,7 +362,8 @@ impl Builder {
             (span + layout::span(len), count + 1)
         });
         let full = self.open.as_ref().is_some_and(|open| !{
-            open.takes(large, span, meta + CRC_BYTES * values, self.large_batch_bytes)
+            let most = (self.large_batch_bytes, self.body_bytes_max);
+            open.takes(large, span, meta + CRC_BYTES * values, most)
         });
         let sealed = if full { self.seal() } else { None };
         let added = match payload {
@@ -439,7 +455,8 @@ impl Builder {
     fn unseal(&mut self, parcel: Parcel) {
         let batch = Rc::try_unwrap(parcel.batch).expect("nobody else has seen the batch");
         let (slices, crcs) = parcel.bodies.into_iter().map(|body| (body.slices, body.crcs)).unzip();
-        let bodies = OpenBodies::Large { slices, value_bytes: usize::MAX / 2 };
+        let (value_bytes, body_bytes) = (usize::MAX / 2, 0);
+        let bodies = OpenBodies::Large { slices, value_bytes, body_bytes };
         let meta_bytes = META_BYTES_MAX;
         self.open =
             Some(Open { ops: batch.ops, waiters: parcel.waiters, bodies, crcs, meta_bytes });
@@ -471,7 +488,8 @@ impl Builder {
             if stored.k == 1 {
                 bufs.iter_mut().for_each(|buf| buf[from..from + len].copy_from_slice(value));
             } else {
-                split_small(&self.codec, value, bufs, from, len);
+                let codec = code(&self.codecs, usize::from(stored.k));
+                split_small(codec, value, bufs, from, len);
             }
             // PROTOCOL 3.1-g: made with the fragment; travels with it and lies beside it.
             for (buf, crcs) in bufs.iter().zip(&mut open.crcs) {
@@ -495,19 +513,21 @@ impl Builder {
             let mut parity = self.pool.get((self.n - k) * len).ok_or(NoBuffers)?;
             let data: Vec<&[u8]> = fragments.iter().map(|slice| &**slice).collect();
             let mut parities: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
-            self.codec.encode(&data, &mut parities).expect("equal lengths, the code's counts");
+            let coded = code(&self.codecs, k).encode(&data, &mut parities);
+            coded.expect("equal lengths, the code's counts");
             let parity = parity.freeze();
             fragments
                 .extend((0..self.n - k).map(|index| parity.slice(index * len..(index + 1) * len)));
         }
         let open = self.open.get_or_insert_with(|| {
             let slices = vec![Vec::new(); self.n];
-            Open::new(self.n, OpenBodies::Large { slices, value_bytes: 0 })
+            Open::new(self.n, OpenBodies::Large { slices, value_bytes: 0, body_bytes: 0 })
         });
-        let OpenBodies::Large { slices, value_bytes } = &mut open.bodies else {
+        let OpenBodies::Large { slices, value_bytes, body_bytes } = &mut open.bodies else {
             unreachable!("a batch of small values takes no large ones")
         };
         *value_bytes += value_len;
+        *body_bytes += len;
         let mut crc = crc32fast::hash(&fragments[0]);
         for (node, fragment) in fragments.into_iter().enumerate() {
             // Of a full copy all fragments are the same bytes.
@@ -569,8 +589,8 @@ impl Open {
         Open { ops: Vec::new(), waiters: Vec::new(), bodies, crcs, meta_bytes: 0 }
     }
 
-    /// `large`: bytes of a large value, 0 if the operation stores none.
-    fn takes(&self, large: usize, span: usize, meta: usize, most: usize) -> bool {
+    /// `large`: bytes of a large value, 0 if the operation stores none. `most`: of all values, and of a body.
+    fn takes(&self, large: usize, span: usize, meta: usize, most: (usize, usize)) -> bool {
         if self.ops.len() >= OPS_MAX || self.meta_bytes + meta > META_BYTES_MAX {
             return false;
         }
@@ -579,7 +599,9 @@ impl Open {
                 let bytes = used + span + self.meta_bytes + meta + CRC_BYTES * (self.ops.len() + 1);
                 large == 0 && bytes <= SMALL_BATCH_BYTES
             }
-            OpenBodies::Large { value_bytes, .. } => large > 0 && value_bytes + large <= most,
+            OpenBodies::Large { value_bytes, body_bytes, .. } => {
+                large > 0 && value_bytes + large <= most.0 && body_bytes + span <= most.1
+            }
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Bounds {
     /// Bytes of values that this node re-codes in a second at most, after a change of the members; each
     /// value counts some kilobytes more. 0: it leaves that to the others.
     pub recode_bytes_per_s: u64,
+    /// A member that was not heard for so long, at some looks in a row, is missing: see `keeps_margin`.
+    pub missing_ns: u64,
     /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
     pub scrub_ns: u64,
     /// A session that was not used for so long may be ended, in nanoseconds; 0: none is, until the table
@@ -75,6 +77,7 @@ impl Default for Bounds {
             history_slots: 65_536,
             disk_reserve_bytes: 1 << 30,
             recode_bytes_per_s: 16 << 20,
+            missing_ns: 1_500_000_000,
             scrub_ns: 14 * DAY_NS,
             session_idle_ns: 600_000_000_000,
         }
@@ -100,6 +103,9 @@ pub struct NodeConfig {
     pub k: usize,
     /// Who fills the slots: what the cluster is founded with, equal at all members (PROTOCOL 6).
     pub policy: Policy,
+    /// While members are missing, what is written through this node is cut into as many data fragments fewer,
+    /// so that each new value can lose as many as before (PROTOCOL 9.6).
+    pub keeps_margin: bool,
     /// Values up to this many bytes are kept whole at every node instead of being coded.
     pub inline_bytes_max: usize,
     pub alpha: u64,
@@ -133,6 +139,7 @@ impl NodeConfig {
             f,
             k,
             policy: Policy::OwnerSlots,
+            keeps_margin: false,
             inline_bytes_max: 128,
             alpha: 1024,
             own_slots_max: 2,

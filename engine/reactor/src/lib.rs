@@ -15,6 +15,7 @@
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
+//! | `margin` | fewer data fragments while nodes are missing |
 //! | `expiry` | sessions that nobody uses come to their end |
 //! | `compare` | states of nodes that have executed the same slots are the same |
 //! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
@@ -53,6 +54,7 @@ mod journal;
 mod jump;
 pub mod lanes;
 pub mod layout;
+mod margin;
 mod members;
 mod missing;
 #[cfg(feature = "mutants")]

@@ -16,6 +16,7 @@ use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
 use crate::journal::Journal;
+use crate::margin::Margin;
 use crate::observe::Observer;
 use crate::placement::{Addresses, Codecs};
 use crate::queued::Queued;
@@ -24,6 +25,7 @@ use crate::reclaim::Reclaim;
 use crate::recode::Recode;
 use crate::record::DecidedRun;
 use crate::repair::Repair;
+use crate::replay::HEAD_ROOM;
 use crate::rollback::{LogEnd, LogEnds};
 use crate::scrub::{Noted, Scrub};
 use crate::secrets::Secrets;
@@ -153,6 +155,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) reads: Reads,
     pub(crate) repair: Repair,
     pub(crate) recode: Recode,
+    pub(crate) margin: Margin,
     pub(crate) scrub: Scrub,
     pub(crate) api: Api<L, D>,
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
@@ -233,7 +236,7 @@ impl<L: Link, D: Device> Node<L, D> {
     ) -> Node<L, D> {
         let n = config.members.len();
         let last_batch = parts.core.exec().checked_sub(1);
-        let builder = Builder::new(
+        let mut builder = Builder::new(
             n,
             parts.codec.clone(),
             config.inline_bytes_max,
@@ -241,6 +244,9 @@ impl<L: Link, D: Device> Node<L, D> {
             parts.secrets.clone(),
             pool.clone(),
         );
+        if config.keeps_margin {
+            builder.keep_margin(config.bounds.segment_bytes as usize / 4 - HEAD_ROOM);
+        }
         let (reserved, policy) = (parts.core.reservation(), config.policy);
         let scrub = Scrub::new(parts.scrubbed, parts.checkpoints.begun(), now);
         let found = parts.log.last_record();
@@ -284,6 +290,7 @@ impl<L: Link, D: Device> Node<L, D> {
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
             recode: Recode::default(),
+            margin: Margin::new(config.keeps_margin),
             scrub,
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
@@ -438,6 +445,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.wake_reads();
         self.repair_turn();
         self.propose_rebuilt();
+        self.margin_turn();
         self.recode_turn();
         self.expiry_turn();
         let served = self.turn_api();
@@ -509,6 +517,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.queued.deadline(),
             self.repair.deadline(),
             self.recode.deadline(),
+            self.margin.deadline(),
             self.expiry.deadline(self.config.bounds.session_idle_ns),
             self.api.deadline(),
             idle,

@@ -26,6 +26,14 @@ impl Codecs {
         self.0.iter().find(|codec| codec.k() == k && codec.k() + codec.m() == n)
     }
 
+    /// Makes those ready that values of a layout may have. PROTOCOL 3.1-h, 9.6-a: a node that misses others
+    /// cuts into fewer.
+    pub fn learn_of(&mut self, layout: &Layout) {
+        let data = usize::from(layout.data);
+        self.learn(data, layout.members.len());
+        (2..data).rev().for_each(|k| self.learn(k, layout.members.len()));
+    }
+
     /// Makes the code ready, if it is possible.
     pub fn learn(&mut self, k: usize, n: usize) {
         if self.of(k, n).is_none()
@@ -63,8 +71,7 @@ impl Addresses {
 /// Where the fragments of a value lie, if the layout is known and the value's code fits.
 pub(crate) fn layout_of<'a>(members: &'a Members, value: &Value) -> Option<&'a Layout> {
     let layout = members.layout(value.layout)?;
-    let code =
-        usize::from(value.n) == layout.members.len() && (value.k == 1 || value.k == layout.data);
+    let code = usize::from(value.n) == layout.members.len() && (1..=layout.data).contains(&value.k);
     code.then_some(layout)
 }
 
@@ -118,12 +125,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.others = others;
         for layout in members.layouts() {
-            self.codecs.learn(usize::from(layout.data), layout.members.len());
+            self.codecs.learn_of(layout);
         }
         if let Some(newest) = members.newest() {
             let (k, n) = (usize::from(newest.data), newest.members.len());
             let codec = self.codecs.of(k, n).expect("the code of a layout that was admitted");
             self.builder.set_layout(newest.number, n, codec.clone());
+            self.builder.set_width(self.margin.width(k));
         }
     }
 
@@ -140,7 +148,7 @@ impl<L: Link, D: Device> Node<L, D> {
         holders
     }
 
-    /// The place of a node's fragment of a value.
+    /// PROTOCOL 9.6-b: the place of a node's fragment of a value: its own, and no other.
     pub(crate) fn place_of(&self, node: u8, value: &Value) -> Option<usize> {
         self.layout_of(value)?.place(node)
     }

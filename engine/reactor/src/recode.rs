@@ -206,11 +206,14 @@ impl<L: Link, D: Device> Node<L, D> {
         if now < self.recode.look_at {
             return;
         }
-        let left = self.machine.older_values().values;
+        // PROTOCOL 9.6-a: what was cut into fewer fragments while nodes were missing, too.
+        let (older, narrow) = (self.machine.older_values().values, self.margin.is_due());
+        let left = older + if narrow { self.margin.left.max(1) } else { 0 };
         if left == 0 || rate == 0 || !self.may_recode() {
             let recode = &mut self.recode;
             (recode.left, recode.moved_at, recode.place) = (0, now, 0);
             recode.look_at = now + REST;
+            self.margin.met = 0;
             return;
         }
         if self.recode.left == 0 {
@@ -223,12 +226,9 @@ impl<L: Link, D: Device> Node<L, D> {
             return;
         }
         let from = self.recode.place;
-        let mut wanted = Vec::new();
-        for used in self.machine.older_values_from(from, PLACES_TURN) {
-            if self.is_recoder(used.value.op) && !self.recode.is_under_way(used.value.op) {
-                wanted.push(used.value);
-            }
-        }
+        let (mut wanted, met) = self.recodable(from, narrow);
+        let is_free = |value: &Value| !self.recode.is_under_way(value.op);
+        wanted.retain(|value| is_free(value) && self.is_recoder(value.op));
         self.recode.met |= !wanted.is_empty();
         for value in wanted {
             // What does not begin now is met again: the round has not gone on.
@@ -239,9 +239,26 @@ impl<L: Link, D: Device> Node<L, D> {
             self.recode_one(value);
         }
         self.recode.place = from.saturating_add(PLACES_TURN as u32);
+        self.margin.met += met;
         if self.recode.place >= self.machine.value_places() {
-            self.recode.end_round(left, now);
+            if narrow {
+                self.margin.end_round();
+            }
+            self.recode.end_round(older + self.margin.left, now);
         }
+    }
+
+    /// The values in the next places that are to be stored again; how many of them for their code alone.
+    fn recodable(&self, from: u32, narrow: bool) -> (Vec<Value>, u64) {
+        let mut found: Vec<Value> =
+            self.machine.older_values_from(from, PLACES_TURN).map(|used| used.value).collect();
+        let older = found.len();
+        if narrow {
+            let used = self.machine.values_from(from, PLACES_TURN);
+            found.extend(used.filter(|used| self.is_owed_again(used)).map(|used| used.value));
+        }
+        let met = (found.len() - older) as u64;
+        (found, met)
     }
 
     /// Whether this node may propose anything in the newest layout now.

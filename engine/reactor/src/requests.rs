@@ -336,6 +336,7 @@ impl<L: Link, D: Device> Node<L, D> {
             },
             scrub: self.scrub.status(),
             recode: self.recode_status(),
+            margin: self.margin_status(),
             problem: self.problem(),
             catch_up: self.catch_up_status(),
             states: self.states_status(),

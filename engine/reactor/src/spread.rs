@@ -375,6 +375,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             self.lease_applied(op);
             self.recode.executed(op, &outcome, self.now);
+            self.note_width(op);
             if layout::may_be_unused(op, &outcome) {
                 self.forget_unused(op);
             }

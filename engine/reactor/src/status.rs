@@ -35,6 +35,8 @@ pub struct Status {
     pub scrub: ScrubStatus,
     #[serde(default)]
     pub recode: RecodeStatus,
+    #[serde(default)]
+    pub margin: MarginStatus,
     /// What is wrong with this node, for the person who runs it; none: nothing is known to be.
     pub problem: Option<String>,
     #[serde(default)]
@@ -131,6 +133,20 @@ pub struct RecodeStatus {
     /// This node's share of it: begun, and done since the start.
     pub under_way: u64,
     pub done: u64,
+}
+
+/// What is written while members are missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarginStatus {
+    /// As configured: new values are cut into fewer data fragments then.
+    pub is_kept: bool,
+    /// Members that were not heard for seconds.
+    pub missing: Vec<u8>,
+    /// Data fragments of what is written now.
+    pub k: usize,
+    /// Values in fewer than the configuration has, as counted when they were gone over last; they are stored
+    /// again once nobody is missing.
+    pub left: u64,
 }
 
 /// What was read again to find damage before anybody needs it.

@@ -97,6 +97,7 @@ struct Limits {
 #[serde(deny_unknown_fields)]
 struct Tuning {
     inline_bytes_max: Option<Spanned<u64>>,
+    keep_margin: Option<bool>,
     own_slots_in_flight: Option<Spanned<u64>>,
     store_first_kib: Option<Spanned<u64>>,
     poll: Option<Spanned<String>>,
@@ -149,6 +150,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     if let Some(bytes) = &tuning.inline_bytes_max {
         config.inline_bytes_max = source.number("inline_bytes_max", bytes, 0, 4096)? as usize;
     }
+    config.keeps_margin = tuning.keep_margin.unwrap_or(config.keeps_margin);
     if let Some(kib) = &tuning.store_first_kib {
         let kib = source.number("store_first_kib", kib, 1, 1 << 20)?;
         config.bounds.ready_bytes_min = (kib as usize) << 10;
@@ -540,6 +542,9 @@ mod tests {
         let other =
             example(|text| text.replace("# session_idle_minutes = 10", "session_idle_minutes = 0"));
         assert_eq!(other.unwrap().node.config.bounds.session_idle_ns, 0);
+        assert!(!plain.node.config.keeps_margin);
+        let other = example(|text| text.replace("# keep_margin = false", "keep_margin = true"));
+        assert!(other.unwrap().node.config.keeps_margin);
         // Every default that the example shows is the default.
         let shown = example(|text| {
             let is_key = |line: &str| {
@@ -556,6 +561,7 @@ mod tests {
         let shown = shown.unwrap();
         assert_eq!(shown.node.config.bounds, plain.node.config.bounds);
         assert_eq!(shown.node.config.inline_bytes_max, plain.node.config.inline_bytes_max);
+        assert_eq!(shown.node.config.keeps_margin, plain.node.config.keeps_margin);
         assert_eq!(shown.node.config.quota_bytes, plain.node.config.quota_bytes);
         assert_eq!(shown.node.config.own_slots_max, plain.node.config.own_slots_max);
         assert_eq!(shown.node.profile, plain.node.profile);

@@ -147,12 +147,35 @@ fn to_table(cluster: u64, endpoints: &[SocketAddr], reports: &[Report]) -> Strin
         }
     }
     for status in answered() {
+        if let Some(line) = margin(status) {
+            let lane = if lanes > 1 { in_lane(status.lane) } else { String::new() };
+            text += &format!("{lane}node {}: {line}\n", status.node);
+        }
         if let Some(problem) = &status.problem {
             let lane = if lanes > 1 { in_lane(status.lane) } else { String::new() };
             text += &format!("{lane}node {}: {problem}\n", status.node);
         }
     }
     text
+}
+
+/// That members are missing and what is written meanwhile, or is to be written again.
+fn margin(status: &Status) -> Option<String> {
+    let margin = &status.margin;
+    let missing: Vec<_> = margin.missing.iter().map(|node| node.to_string()).collect();
+    match (missing.is_empty(), margin.left) {
+        (false, _) if margin.k < status.k => Some(format!(
+            "misses {}: new values are cut into {} data fragments instead of {}",
+            missing.join(", "),
+            margin.k,
+            status.k
+        )),
+        (true, left) if left > 0 => Some(format!(
+            "{left} values in fewer data fragments than {} are being stored again",
+            status.k
+        )),
+        _ => None,
+    }
 }
 
 fn in_lane(lane: u8) -> String {
@@ -272,6 +295,23 @@ mod tests {
         (status.disk.wanted_bytes, status.disk.reserve_bytes) = (5 << 30, 1 << 30);
         let text = to_table(7, &[SocketAddr::from(([127, 0, 0, 1], 1))], &[Ok(status)]);
         assert!(text.contains("3.0 GiB  4.0 GiB  5.0 GiB  1.0 GiB"), "{text}");
+    }
+
+    #[test]
+    fn who_is_missing_is_told_where_it_makes_a_difference() {
+        let mut status = Status { node: 2, n: 5, k: 3, ..Status::default() };
+        let text = |status: &Status| {
+            to_table(7, &[SocketAddr::from(([127, 0, 0, 1], 1))], &[Ok(status.clone())])
+        };
+        (status.margin.missing, status.margin.k) = (vec![4], 3);
+        assert!(!text(&status).contains("misses"), "nothing is written otherwise");
+        (status.margin.k, status.margin.left) = (2, 7);
+        let words = "node 2: misses 4: new values are cut into 2 data fragments instead of 3\n";
+        assert!(text(&status).ends_with(words), "{}", text(&status));
+        (status.margin.missing, status.margin.k) = (vec![], 3);
+        assert!(text(&status).contains("node 2: 7 values in fewer data fragments than 3"));
+        status.margin.left = 0;
+        assert!(!text(&status).contains("fewer"));
     }
 
     #[test]

@@ -289,6 +289,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
     if plan.guest {
         config.versions_per_key_max = u32::MAX;
     }
+    config.keeps_margin = plan.node.keeps_margin;
     config.bounds = Bounds {
         buffer_bytes_max: BUFFER_BYTES,
         cache_bytes_max: plan.node.cache_bytes_max,
@@ -303,6 +304,8 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         disk_reserve_bytes: 0,
         // A few values at a time, so that faults and changes come in between.
         recode_bytes_per_s: 4 << 20,
+        // A little more than the time in which each node is heard once at least.
+        missing_ns: 520_000_000,
         scrub_ns: plan.node.scrub_ns,
         session_idle_ns: plan.node.session_idle_ns,
     };

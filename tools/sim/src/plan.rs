@@ -65,6 +65,8 @@ pub struct NodePlan {
     pub own_slots_max: usize,
     pub inline_bytes_max: usize,
     pub value_bytes_max: usize,
+    /// Values are cut into fewer fragments while nodes are missing.
+    pub keeps_margin: bool,
     /// From so many bytes on a value is stored before it gets a slot.
     pub ready_bytes_min: usize,
     pub segment_bytes: u32,
@@ -261,6 +263,7 @@ impl Plan {
         if plan.node.session_idle_ns > 0 {
             plan.work.session_idle_ns = *rng.pick(&[10, 100, 60_000]) * MS;
         }
+        plan.node.keeps_margin = Rng::new(seed).fork(17).one_in(3);
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         let mut rng = Rng::new(seed).fork(14);
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
@@ -359,6 +362,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         own_slots_max,
         inline_bytes_max: *rng.pick(&[0, 128, 1024]),
         value_bytes_max: (fragment_max * k).min(200 << 10),
+        keeps_margin: false,
         ready_bytes_min: usize::MAX,
         segment_bytes,
         // Of what was drawn, so that seeds kept from before mean what they meant.

@@ -4,12 +4,14 @@
 //! flush by flush, where what must coincide is one message in thousands of runs.
 //! Invariant: a probe says nothing but what clients, or other nodes, could see.
 
+mod margin;
 mod members;
 mod queue;
 mod recode;
 mod states;
 mod stored_first;
 
+pub use margin::*;
 pub use members::*;
 pub use queue::*;
 use racos_buffer::Pool;

@@ -71,6 +71,8 @@ pub struct Report {
     pub boots: u64,
     /// Values re-coded, and RECODEs that were void.
     pub recoded: [u64; 2],
+    /// Values that lay in fewer fragments than configured when the faults had stopped.
+    pub narrow: u64,
     pub upkeep: Upkeep,
     /// In the order of [`KINDS`].
     pub faults: [u64; KINDS.len()],
@@ -101,6 +103,7 @@ impl Report {
             (&mut self.lists, other.lists),
             (&mut self.failed, other.failed),
             (&mut self.boots, other.boots),
+            (&mut self.narrow, other.narrow),
             (&mut self.upkeep.checkpoints, other.upkeep.checkpoints),
             (&mut self.upkeep.segments_back, other.upkeep.segments_back),
             (&mut self.upkeep.copied_bytes, other.upkeep.copied_bytes),
@@ -216,6 +219,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     finish_wiping(world)?;
     finish_replacing(world)?;
     finish_recoding(world)?;
+    finish_widening(world)?;
     // Without any traffic but what nodes say of themselves, and again after a write through each.
     converge(world)?;
     let settled_ns = world.now_ns - calm_ns;
@@ -315,6 +319,49 @@ fn finish_recoding(world: &mut World) -> Result<(), String> {
         return Err(format!("liveness: values of older layouts are not re-coded: {told:?}"));
     }
     Ok(())
+}
+
+/// PROTOCOL 9.6-a: what was cut into fewer fragments while nodes were missing is cut as configured again, unless
+/// some are for ever.
+fn finish_widening(world: &mut World) -> Result<(), String> {
+    let inline = world.plan.node.inline_bytes_max as u32;
+    let left = |world: &World| -> usize {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let narrow = nodes.map(|node| {
+            let machine = node.machine();
+            let newest = machine.members().newest().expect("a cluster has members");
+            let values = machine.values().filter(|used| used.uses > 0);
+            let narrow = values.map(|used| used.value).filter(|value| {
+                let is_inline = value.k == 1 && value.len <= inline;
+                value.layout == newest.number && value.k < newest.data && !is_inline
+            });
+            narrow.count()
+        });
+        narrow.sum()
+    };
+    let all_up = |world: &World| {
+        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        let mut members = nodes.clone().filter(|node| node.core().is_active());
+        let newest = members.next().map_or(0, |node| node.core().newest().members.len());
+        nodes.filter(|node| node.core().is_active()).count() == newest
+    };
+    if !world.plan.node.keeps_margin {
+        return match left(world) {
+            0 => Ok(()),
+            some => Err(format!("margin: {some} values are in fewer fragments, and nobody asked")),
+        };
+    }
+    world.narrow = world.narrow.max(left(world) as u64);
+    if !all_up(world) {
+        return Ok(());
+    }
+    let limit_ns = world.now_ns + WHOLE_NS;
+    let over = world.run(limit_ns, |world| left(world) == 0);
+    problem(world)?;
+    match over {
+        true => Ok(()),
+        false => Err(format!("liveness: {} values stay in fewer fragments", left(world))),
+    }
 }
 
 /// The guest's leases end, its watches tell the rest, and all of it is true.
@@ -655,6 +702,7 @@ fn report(world: &World, account: &Account) -> Report {
         failed: book.failed,
         boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
         recoded: world.oracle.borrow().recoded(),
+        narrow: world.narrow,
         upkeep: world.hosts.iter().map(Host::upkeep).fold(Upkeep::default(), |sum, more| Upkeep {
             checkpoints: sum.checkpoints + more.checkpoints,
             segments_back: sum.segments_back + more.segments_back,

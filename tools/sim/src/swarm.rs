@@ -73,6 +73,7 @@ impl fmt::Display for Totals {
             "decisions at nodes  {} fast, {} slow, {} told, {} null, {} skipped",
             sum.fast, sum.slow, sum.told, sum.null, sum.skipped
         )?;
+        writeln!(out, "values left narrow  {} when faults stopped", sum.narrow)?;
         writeln!(
             out,
             "operations          {} puts, {} gets, {} deletes, {} lists; {} failed",

@@ -74,6 +74,8 @@ pub struct World {
     /// Whether faults still come.
     pub is_faulty: bool,
     pub lost: usize,
+    /// Values that were in fewer fragments than configured when the faults stopped, at some node.
+    pub narrow: u64,
     /// Nodes with rotten fragments: they count as lost for what they held.
     pub spoiled: BTreeSet<usize>,
     pub spoil_rng: Rng,
@@ -121,6 +123,7 @@ impl World {
             faults: [0; KINDS.len()],
             is_faulty: plan.faults.every_ns_mean > 0,
             lost: 0,
+            narrow: 0,
             spoiled: BTreeSet::new(),
             spoil_rng: rng.fork(4),
             replace_rng: rng.fork(5),

@@ -395,7 +395,7 @@ impl<D: Device> Salvage<D> {
 
     fn learn_codes(&mut self) {
         for layout in self.machine.members().layouts() {
-            self.codecs.learn(usize::from(layout.data), layout.members.len());
+            self.codecs.learn_of(layout);
         }
     }
 }
