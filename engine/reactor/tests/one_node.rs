@@ -422,7 +422,7 @@ fn last_pulled(bytes: &[u8]) -> u64 {
     words.filter_map(last).max().unwrap_or(0)
 }
 
-/// tests PROTOCOL 8.1-p: told that the value is gone as of a later slot, the reader asks for the slots
+/// tests PROTOCOL 8.1-p, 9.8-c: told that the value is gone as of a later slot, the reader asks for the slots
 /// up to there and does not answer with what it knows.
 #[test]
 fn a_reader_that_meets_gone_executes_up_to_it() {

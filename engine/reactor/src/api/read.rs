@@ -150,7 +150,7 @@ impl<L: Link, D: Device> Node<L, D> {
         );
     }
 
-    /// A version of a named revision that is gone was compacted; the newest state is looked at anew.
+    /// PROTOCOL 9.8-c: a version of a named revision that is gone was compacted; the newest state is looked at anew.
     fn range_lost(&mut self, ranging: Ranging, lost: Lost) {
         let Ranging { who, range, serializable, answer, tries } = ranging;
         match lost {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod cluster;
+mod gone;
 
 use bytes::Bytes;
 use cluster::Cluster;
