@@ -158,13 +158,13 @@ pub(crate) fn founding(config: &NodeConfig) -> Founding {
     Founding { nodes, lost_max, data, alpha: config.alpha }
 }
 
-fn identity(config: &NodeConfig) -> Identity {
+pub(crate) fn identity(config: &NodeConfig) -> Identity {
     let NodeConfig { cluster, incarnation, lane, .. } = *config;
     let node = u16::from(config.node);
     Identity { cluster, node, incarnation, lane: lane.number, lanes: lane.count }
 }
 
-fn log_config(config: &NodeConfig) -> Result<LogConfig, OpenError> {
+pub(crate) fn log_config(config: &NodeConfig) -> Result<LogConfig, OpenError> {
     let bounds = &config.bounds;
     let largest = layout::fragment_len(bounds.value_bytes_max, config.k.max(1));
     if bounds.value_bytes_max > layout::VALUE_BYTES_MAX

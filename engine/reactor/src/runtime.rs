@@ -8,10 +8,12 @@ use crate::config::{NodeConfig, Profile};
 use crate::inquiry::Inquiry;
 use crate::lanes;
 use crate::node::{Node, OpenError};
+use crate::salvage::{Adopted, Survivor, adopt};
 use racos_buffer::Pool;
 use racos_net::{Link, UdpConfig, UdpLink};
 use racos_protocol::NodeSet;
 use racos_storage::device::file::FileDevice;
+use racos_storage::device::picture::PictureDevice;
 use racos_storage::device::waiting::{Next, Waiting};
 use racos_storage::device::{Device, FlushMethod, Sleep, UringConfig};
 use racos_storage::{Condition, Log};
@@ -149,6 +151,31 @@ pub fn prepare(
             Ok(Prepared { disk_id, is_fresh: true })
         }
     }
+}
+
+/// Takes the fragments of a disk that is replaced over into the prepared directory of the one that replaces
+/// it, before that is started for the first time (PROTOCOL 10-f).
+///
+/// # Errors
+/// As [`adopt`], and if a node uses the old directory.
+pub fn adopt_from(
+    config: &NodeConfig,
+    dir: &std::path::Path,
+    old: &std::path::Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Adopted, String> {
+    const LEAST: usize = 256 << 20;
+    let name = old.display().to_string();
+    let about = |error: io::Error| format!("cannot look at {name}: {error}");
+    let picture = PictureDevice::open(old).map_err(about)?;
+    if picture.in_use() {
+        return Err(format!("a node runs on {name}: stop it first"));
+    }
+    let pool = Pool::new(config.bounds.buffer_bytes_max.max(LEAST));
+    let survivor = Survivor::read(&name, picture, &pool, &mut |_, _| {})?;
+    let device = FileDevice::open(dir, &UringConfig::default());
+    let device = device.map_err(|error| format!("{}: {error}", dir.display()))?;
+    adopt(config, device, survivor, &pool, progress)
 }
 
 /// How far a process is that was started.

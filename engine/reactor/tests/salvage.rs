@@ -5,10 +5,14 @@ mod common;
 use common::{Cluster, MS};
 use racos_buffer::Pool;
 use racos_engine::salvage::{
-    Cut, Founded, Lost, Rehearsal, Salvage, Survivor, Undecided, Unreadable,
+    Adopted, Cut, Founded, Lost, Rehearsal, Salvage, Survivor, Undecided, Unreadable, adopt,
 };
-use racos_storage::device::memory::MemoryDevice;
+use racos_storage::Place;
+use racos_storage::device::memory::{Disk, MemoryDevice};
+use racos_storage::survey::{Depth, survey_records};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 const FOUNDED: Option<Founded> = Some(Founded { nodes: 5, f: 1, k: 3 });
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -175,8 +179,9 @@ fn what_two_of_five_hold_is_told_and_the_rest_is_whole() {
 /// Node 0 alone has noted that the write of "fact" was decided.
 fn known_to_one() -> Cluster {
     let mut cluster = Cluster::new(5, 1, 3);
-    cluster.put(1, b"before", b"1");
-    cluster.put(0, b"fact", b"2");
+    // One slot after the other, so that nothing lies between that nobody has noted.
+    cluster.put(0, b"before", b"1");
+    cluster.put(1, b"fact", b"2");
     (1..5).for_each(|node| cluster.stop(node));
     // It notes what it knows before it says anything more.
     cluster.send_put(0, b"alone", b"3");
@@ -265,6 +270,7 @@ fn a_torn_or_damaged_log_is_used_as_far_as_it_is_sound() {
     let cut = salvage.uncut();
     let (contents, lost) = shown(&mut salvage, &cut);
     assert!(!lost.is_empty());
+    assert!(lost.iter().all(|it| matches!(it.why, Unreadable::TooFew { .. })), "{lost:?}");
     for (key, bytes) in without_last(contents) {
         let is_lost = lost.iter().any(|lost| *lost.key == *key);
         assert!(is_lost || expected.get(&key) == Some(&bytes), "{key:?}");
@@ -275,20 +281,26 @@ fn a_torn_or_damaged_log_is_used_as_far_as_it_is_sound() {
 #[test]
 fn a_damaged_checkpoint_gives_way_to_one_of_another_survivor() {
     let mut cluster = Cluster::bounded(5, 1, 3, |bounds| bounds.checkpoint_bytes = 64 << 10);
-    let expected = fill(&mut cluster, &[0, 1, 2, 3, 4]);
+    let mut expected = fill(&mut cluster, &[0, 1, 2, 3, 4]);
+    // So many that a part of the state is large enough to lie apart from its record.
+    for number in 0..600u32 {
+        let key = format!("key{number:06}").into_bytes();
+        cluster.put(number as usize % 5, &key, &key);
+        expected.insert(key.clone(), key);
+    }
+    (0..8).for_each(|round| cluster.put(round % 5, b"more", &value(100_000, 0)));
+    expected.insert(b"more".to_vec(), value(100_000, 0));
     settle(&mut cluster, 0);
     cluster.pass(300 * MS);
     let newest = (0..5).max_by_key(|node| cluster.node(*node).snapshot().exec).unwrap();
     let snapshot = cluster.node(newest).snapshot().clone();
     assert!(snapshot.exec > 0);
-    let place = snapshot.pieces[0].1;
+    let place = snapshot.pieces.iter().map(|(_, place)| *place).max_by_key(|it| it.len).unwrap();
     cluster.hosts[newest].disk.borrow_mut().corrupt(place.segment, u64::from(place.offset));
-    let nodes: Vec<usize> = (newest..newest + 4).map(|node| node % 5).collect();
+    // The last one given is looked at first, of checkpoints of one slot.
+    let nodes: Vec<usize> = (newest + 2..newest + 6).map(|node| node % 5).collect();
     let mut salvage = salvaged(&mut cluster, &nodes);
-    assert!(
-        !salvage.base.unusable.is_empty()
-            || !salvage.survivors().iter().all(|it| it.damage.is_empty())
-    );
+    assert!(salvage.base.unusable[0].contains("damaged"), "{:?}", salvage.base);
     assert_eq!(without_last(whole(&mut salvage)), expected);
 }
 
@@ -311,6 +323,139 @@ fn a_node_whose_disk_was_replaced_is_a_survivor_like_any_other() {
     settle(&mut cluster, 0);
     let mut salvage = salvaged(&mut cluster, &[4, 0, 1]);
     assert_eq!(without_last(whole(&mut salvage)), expected);
+}
+
+/// tests PROTOCOL 10-af: fragments that were moved from segment to segment.
+#[test]
+fn fragments_are_found_where_they_were_copied_to() {
+    let mut cluster = Cluster::bounded(1, 0, 1, |bounds| {
+        (bounds.segment_bytes, bounds.checkpoint_bytes) = (512 << 10, 512 << 10);
+        (bounds.value_bytes_max, bounds.space_reserve_bytes) = (64 << 10, 4 << 20);
+        bounds.history_slots = 16;
+    });
+    let mut expected = Contents::new();
+    for round in 0..20u8 {
+        for number in 0..100u32 {
+            // Every tenth is written once.
+            if round == 0 || number % 10 > 0 {
+                let (key, bytes) = (number.to_le_bytes().to_vec(), value(4096, round));
+                cluster.put(0, &key, &bytes);
+                expected.insert(key, bytes);
+            }
+        }
+    }
+    const COPIES: u8 = 12;
+    assert!(cluster.node(0).log().bytes_of_kind(COPIES) > 0, "some were copied");
+    settle(&mut cluster, 0);
+    let founded = Some(Founded { nodes: 1, f: 0, k: 1 });
+    let salvage = salvaged_as(&mut cluster, &[0], founded, Undecided::Take);
+    assert_eq!(without_last(whole(&mut salvage.unwrap())), expected);
+}
+
+/// The disk of node 4 is taken out, and what it holds taken over by the one in its place.
+fn adopted(cluster: &mut Cluster) -> Result<Adopted, String> {
+    cluster.stop(4);
+    let old = survivors(cluster, &[4]).remove(0);
+    cluster.new_disk(4, 44);
+    let host = &cluster.hosts[4];
+    let device = MemoryDevice::new(host.disk.clone());
+    adopt(&host.config, device, old, &cluster.pool, &mut |_, _| {})
+}
+
+/// The disk in node 4's place takes part and holds everything; how much of it was made again.
+fn replaced(cluster: &mut Cluster) -> u64 {
+    assert_eq!(cluster.replace(1, 4, 1, 44), Ok(()));
+    let effect = cluster.node(1).machine().members().effect();
+    cluster.pass_until(2000 * MS, |cluster| cluster.node(0).exec() >= effect);
+    cluster.start(4).unwrap();
+    let rebuilt = cluster
+        .pass_until(20_000 * MS, |cluster| !cluster.node(0).status().members[4].is_rebuilding);
+    assert!(rebuilt, "{:?}", cluster.node(4).status().repair);
+    let node = cluster.node(4);
+    let used: Vec<_> = node.machine().values().filter(|used| used.value.len > 0).collect();
+    assert!(used.len() > 10 && used.iter().all(|used| node.has_fragment(used.value.op)));
+    node.status().repair.repaired
+}
+
+/// tests PROTOCOL 10-f
+#[test]
+fn what_an_old_disk_holds_need_not_be_made_again() {
+    for checkpoint_bytes in [1 << 30, 64 << 10] {
+        let cluster = || {
+            Cluster::bounded(5, 1, 3, |bounds| {
+                (bounds.checkpoint_bytes, bounds.ready_bytes_min) = (checkpoint_bytes, 100_000);
+            })
+        };
+        let mut whole = cluster();
+        fill(&mut whole, &[0, 1, 2, 3, 4]);
+        settle(&mut whole, 0);
+        let taken = adopted(&mut whole).unwrap();
+        assert!(taken.fragments > 10 && taken.missing == 0, "{taken:?}");
+        assert_eq!(replaced(&mut whole), 0, "all of it was there");
+        // Every one is the right one: each value can be read from this node and two others.
+        (1..3).for_each(|node| whole.stop(node));
+        let mut salvage = salvaged(&mut whole, &[4, 0, 3]);
+        let cut = salvage.uncut();
+        assert_eq!(shown(&mut salvage, &cut).1, []);
+        // Without: each is made again.
+        let mut empty = cluster();
+        fill(&mut empty, &[0, 1, 2, 3, 4]);
+        settle(&mut empty, 0);
+        empty.stop(4);
+        empty.new_disk(4, 44);
+        assert!(replaced(&mut empty) >= taken.fragments);
+    }
+}
+
+/// Where the last large body lies.
+fn last_large(disk: Rc<RefCell<Disk>>, pool: &Pool) -> Place {
+    let (mut device, mut last) = (MemoryDevice::new(disk), Place::default());
+    survey_records(&mut device, pool, Depth::Records, &mut |_, _| {}, &mut |record| {
+        if record.body_place.len > 40_000 {
+            last = record.body_place;
+        }
+    })
+    .unwrap();
+    last
+}
+
+/// tests PROTOCOL 10-f: what is damaged is not taken over, nor what is not in use.
+#[test]
+fn only_good_fragments_of_values_in_use_count() {
+    let mut cluster = Cluster::bounded(5, 1, 3, |bounds| bounds.checkpoint_bytes = 64 << 10);
+    fill(&mut cluster, &[0, 1, 2, 3, 4]);
+    cluster.put(0, b"rotten", &value(130_000, 5));
+    settle(&mut cluster, 0);
+    assert!(cluster.node(4).has_fragment(cluster.stored(4, b"rotten")));
+    cluster.stop(4);
+    let disk = cluster.hosts[4].disk.clone();
+    let place = last_large(disk.clone(), &cluster.pool);
+    disk.borrow_mut().corrupt(place.segment, u64::from(place.offset) + 100);
+    // While it is away, most of what it holds goes out of use.
+    (0..5).for_each(|_| drop(fill(&mut cluster, &[0, 1, 2, 3])));
+    let taken = adopted(&mut cluster).unwrap();
+    assert_eq!(taken.missing, 1, "{taken:?}");
+    assert!(replaced(&mut cluster) > 0);
+    assert_eq!(cluster.get(4, b"rotten"), Some(value(130_000, 5)));
+}
+
+/// tests PROTOCOL 10-f: of the same node, and an earlier disk of it.
+#[test]
+fn a_disk_of_another_node_is_not_adopted() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    fill(&mut cluster, &[0, 1, 2, 3, 4]);
+    (0..5).for_each(|node| cluster.stop(node));
+    let others = survivors(&cluster, &[3]).remove(0);
+    let own = survivors(&cluster, &[4]).remove(0);
+    let same = cluster.hosts[4].config.clone();
+    let device = MemoryDevice::new(cluster.hosts[4].disk.clone());
+    let refused = adopt(&same, device, own, &cluster.pool, &mut |_, _| {});
+    assert!(refused.unwrap_err().contains("earlier disk of the same node"));
+    cluster.new_disk(4, 44);
+    let device = MemoryDevice::new(cluster.hosts[4].disk.clone());
+    let config = cluster.hosts[4].config.clone();
+    let refused = adopt(&config, device, others, &cluster.pool, &mut |_, _| {});
+    assert!(refused.unwrap_err().contains("node 3, incarnation 1"));
 }
 
 /// tests PROTOCOL 10-af: values of older layouts and newer ones.

@@ -10,7 +10,7 @@ use crate::status;
 use clap::{Args, Subcommand};
 use racos_client::{Action, Client, ClientError, Op, Replace, Route};
 use racos_engine::lanes::{Part, check_layout, lane_address, part};
-use racos_engine::runtime::{PrepareError, prepare};
+use racos_engine::runtime::{PrepareError, adopt_from, prepare};
 use racos_engine::status::{MemberStatus, Status};
 use std::fs;
 use std::net::SocketAddr;
@@ -61,6 +61,10 @@ struct ReplaceArgs {
     /// Where the other nodes reach it from now on, HOST:PORT; by default where they reached the old disk.
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// Take over what the node's old directory, moved away, still holds: those fragments need not be made
+    /// again.
+    #[arg(long, value_name = "OLD_DIR", conflicts_with = "erase")]
+    adopt: Option<PathBuf>,
     #[command(flatten)]
     force: ForceArgs,
     #[command(flatten)]
@@ -327,6 +331,9 @@ fn replace_lane(
         None => Box::default(),
     };
     let prepared = make_directory(part, expected, args.erase)?;
+    if let Some(old) = &args.adopt {
+        adopt(part, expected, old, (lanes, lane))?;
+    }
     let id = format!("{:032x}", prepared.disk_id);
     let change =
         Replace { node, expected, disk: prepared.disk_id, address, is_forced: args.force.force };
@@ -357,6 +364,29 @@ fn holds(part: &Part, incarnation: u32, disk: &str, or_founding: bool) -> bool {
     part.dir.join("superblock").exists()
         && prepare(&config, &part.dir, &mut |_, _| {})
             .is_ok_and(|held| is_founding || format!("{:032x}", held.disk_id) == disk)
+}
+
+/// Takes over the fragments of the old directory, before the cluster hears of the new one.
+fn adopt(part: &Part, expected: u32, old: &Path, (lanes, lane): (usize, usize)) -> Outcome {
+    let old = if lanes > 1 { old.join(format!("lane-{lane}")) } else { old.to_path_buf() };
+    let mut config = part.config.clone();
+    config.incarnation = expected + 1;
+    let bar = output::step_bar(0);
+    let adopted = adopt_from(&config, &part.dir, &old, &mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let adopted = adopted.map_err(failed)?;
+    let text = format!(
+        "{} fragments ({}) taken over from {}, {} are not there or damaged",
+        adopted.fragments,
+        output::bytes(adopted.bytes),
+        old.display(),
+        adopted.missing
+    );
+    lane_line(lanes, lane, &text);
+    Ok(())
 }
 
 /// The directory as the node's next incarnation.

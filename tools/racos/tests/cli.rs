@@ -331,6 +331,46 @@ fn nodes_come_back_at_other_addresses() {
     }
 }
 
+/// tests PROTOCOL 10-f
+#[test]
+fn what_a_directory_held_that_was_moved_away_is_taken_over() {
+    let dir = Dir::new("adopted");
+    let data = dir.path("cluster");
+    let up = ["up", "--dir", &data, "--port-base", "0", "--segment-mib", "16"];
+    let server = Server::start(&[&up[..], &["--etcd-port-base", "0"]].concat(), "Ctrl-C");
+    assert_eq!(server.stop(Signal::INT), Some(0));
+    let config = |node: usize| dir.path(&format!("cluster/node{node}.toml"));
+    let start = |node: usize| Server::start(&["node", "--config", &config(node)], "ready: ");
+    let mut nodes: Vec<Option<Server>> = (0..5).map(|node| Some(start(node))).collect();
+    let (file, value) = (dir.path("file"), pattern(3_000_000));
+    fs::write(&file, &value).unwrap();
+    good(&["put", "--dir", &data, "large", "--file", &file]);
+    let keys: Vec<String> = (0..40).map(|index| format!("key {index}")).collect();
+    keys.iter().for_each(|key| drop(good(&["put", "--dir", &data, key, &key.repeat(40)])));
+
+    nodes[2] = None;
+    let (home, old) = (dir.path("cluster/node2"), dir.path("old"));
+    fs::rename(&home, &old).unwrap();
+    let refused =
+        bad(&["member", "replace", "2", "--dir", &data, "--adopt", &dir.path("cluster/node1")], 1);
+    assert!(refused.contains("a node runs on"), "{refused}");
+    let told = text(good(&["member", "replace", "2", "--dir", &data, "--adopt", &old]));
+    assert!(told.contains("taken over from") && told.contains("0 are not there"), "{told}");
+    nodes[2] = Some(start(2));
+    nodes[3] = None;
+    for key in &keys {
+        assert_eq!(text(good(&["get", "--dir", &data, key])), key.repeat(40));
+    }
+    assert_eq!(good(&["get", "--dir", &data, "large"]), value);
+    let status: serde_json::Value =
+        serde_json::from_slice(&good(&["status", "--dir", &data, "--json"])).unwrap();
+    let of = |node: &&serde_json::Value| node["node"] == 2;
+    let repair = &status["nodes"].as_array().unwrap().iter().find(of).unwrap()["repair"];
+    // The last writes may not have been noted as decided in its log.
+    let made_again = repair["repaired"].as_u64().unwrap() + repair["missing"].as_u64().unwrap();
+    assert!(made_again <= 3, "{repair}");
+}
+
 /// Every place in the cluster's segment files where these bytes lie.
 fn find(data: &Path, bytes: &[u8]) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();

@@ -15,10 +15,12 @@
 //! What would break it: a decision from a vote that does not count in its slot, or going on behind a slot
 //! that may hold something else.
 
+mod adopt;
 mod rehearse;
 mod survivor;
 mod values;
 
+pub use adopt::{Adopted, adopt};
 pub use rehearse::Rehearsal;
 pub use survivor::Survivor;
 pub use values::{Cut, Lost, Shown, Unreadable};

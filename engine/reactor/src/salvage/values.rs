@@ -13,8 +13,9 @@ use crate::placement::{Codecs, layout_of};
 use crate::reads::Held;
 use crate::secrets::Secrets;
 use crate::table::Table;
-use racos_buffer::Pool;
+use racos_buffer::{Pool, Slice};
 use racos_machine::{Key, Members, OpId, Revision, Value, Version};
+use racos_protocol::Slot;
 use racos_storage::device::Device;
 use racos_storage::survey::{Depth, read_place, survey_records};
 use racos_storage::{Place, Replayed};
@@ -161,6 +162,30 @@ impl<D: Device> Salvage<D> {
             }
             let bytes = (!version.is_tombstone()).then(|| shelf.bytes(&version));
             take(Shown { key, version, next, bytes: bytes.transpose() })?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a value, the slot that stored it, and the fragment if it is there and good.
+pub(super) type TakeFragment<'a> =
+    dyn FnMut(&Value, Slot, Option<Slice>) -> Result<(), String> + 'a;
+
+impl<D: Device> Salvage<D> {
+    /// Goes over the values in use that the only survivor should hold a fragment of.
+    pub(super) fn each_fragment(&mut self, take: &mut TakeFragment<'_>) -> Result<(), String> {
+        let Salvage { survivors, machine, pool, secrets, codecs, lying, .. } = self;
+        let members = machine.members();
+        let mut shelf = Shelf { survivors, lying, pool, secrets, codecs, members };
+        for used in machine.values().filter(|used| used.value.len > 0) {
+            let node = u8::try_from(shelf.survivors[0].node()).unwrap_or(u8::MAX);
+            let place = layout_of(members, &used.value).and_then(|layout| layout.place(node));
+            if place.is_none() {
+                continue;
+            }
+            let len = layout::fragment_len(used.value.len as usize, usize::from(used.value.k));
+            let held = shelf.good_fragment(0, &used.value, len).map_err(|why| why.to_string())?;
+            take(&used.value, used.slot, held.map(|held| held.bytes))?;
         }
         Ok(())
     }
