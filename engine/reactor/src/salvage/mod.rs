@@ -511,7 +511,9 @@ fn deeds_of(op: &Op) -> Vec<Deed> {
         Action::Compact { .. } => one("compact", None),
         Action::Auth(_) => one("change users or roles", None),
         Action::Restore(_) => one("restore", None),
-        Action::ReplaceNode(_) | Action::Reconfigure(_) => one("change the members", None),
+        Action::ReplaceNode(_) | Action::Reconfigure(_) | Action::MoveNode { .. } => {
+            one("change the members", None)
+        }
         // About sessions, or of the nodes' own: nobody misses them.
         _ => Vec::new(),
     }
