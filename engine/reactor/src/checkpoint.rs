@@ -33,8 +33,14 @@ use std::rc::Rc;
 
 /// Entries that a turn looks at, and fragments that it forgets: some tens of microseconds.
 const VISITS: usize = 256;
-/// Bytes that a turn hands to the log.
+/// A turn with many writes, which takes as much longer by itself, looks at so many for each of them: or a
+/// checkpoint would hardly come nearer to its end while clients write all that they can, and with it
+/// what a restart has to read. And most of all, well below a millisecond.
+const VISITS_SHARE: u64 = 4;
+const VISITS_MAX: usize = 4096;
+/// Bytes that a turn hands to the log; and for each entry, if that is more.
 const HANDED_BYTES: usize = 256 << 10;
+const ENTRY_BYTES: usize = 128;
 /// Bytes of a checkpoint a second, so that what clients wait for goes first.
 const RATE_BYTES: u64 = 96 << 20;
 /// Slots of the history in one record.
@@ -180,6 +186,9 @@ pub(crate) struct Checkpoints {
     /// Empty between turns: its memory is used again.
     named: Vec<OpId>,
     work: TurnWork,
+    /// The newest revision at the last turn, and bytes that this one may hand to the log.
+    revision: u64,
+    handed_max: usize,
 }
 
 /// What the last turn did for a checkpoint: bounded, however large the state is.
@@ -266,6 +275,12 @@ impl Checkpoints {
     }
 }
 
+/// Entries that a turn looks at, behind so many writes.
+fn visits_after(written: u64) -> usize {
+    let wanted = written.saturating_mul(VISITS_SHARE).min(VISITS_MAX as u64);
+    VISITS.max(wanted as usize)
+}
+
 /// The lowest slot whose batch is kept for nodes that lag: the one policy of what history stays.
 ///
 /// A node that asks for less gets a checkpoint (PROTOCOL 9.3-d), so it need not reach back to the
@@ -294,14 +309,22 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn checkpoint_turn(&mut self) {
         self.checkpoints.work = TurnWork::default();
         self.checkpoints.work.forgotten = self.fragments.forget_some(VISITS);
+        let revision = self.machine.revision();
+        let before = std::mem::replace(&mut self.checkpoints.revision, revision);
+        let visits = visits_after(revision.saturating_sub(before));
+        self.checkpoints.handed_max = HANDED_BYTES.max(visits * ENTRY_BYTES);
         self.begin_peers();
         if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {
             self.begin_checkpoint();
         }
         let Some(mut writing) = self.checkpoints.writing.take() else { return };
-        if self.hand_over(&mut writing) && writing.not_before <= self.now {
-            self.write_some(&mut writing);
-            self.hand_over(&mut writing);
+        let mut is_ready = self.hand_over(&mut writing) && writing.not_before <= self.now;
+        for _ in 0..visits / VISITS {
+            if !is_ready {
+                break;
+            }
+            let goes_on = self.write_some(&mut writing);
+            is_ready = self.hand_over(&mut writing) && goes_on;
         }
         self.checkpoints.writing = Some(writing);
     }
@@ -432,8 +455,8 @@ impl<L: Link, D: Device> Node<L, D> {
         history_floor(self.core.exec(), slots, checkpoints.chain(self.snaps.under_way()))
     }
 
-    /// Makes some more records.
-    fn write_some(&mut self, writing: &mut Writing) {
+    /// Makes some more records. True while there is more of the state.
+    fn write_some(&mut self, writing: &mut Writing) -> bool {
         match writing.stage {
             Stage::State => {
                 let mut named = std::mem::take(&mut self.checkpoints.named);
@@ -443,7 +466,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 };
                 let exported = machine.export_slice(VISITS, &mut |op| named.push(op));
                 self.put_places(&named, writing);
-                self.checkpoints.work.named = named.len();
+                self.checkpoints.work.named += named.len();
                 named.clear();
                 self.checkpoints.named = named;
                 match exported {
@@ -480,6 +503,7 @@ impl<L: Link, D: Device> Node<L, D> {
             }
             Stage::End | Stage::Flushing { .. } | Stage::Marking => {}
         }
+        matches!(writing.stage, Stage::State)
     }
 
     /// A part of the replicated state, cut to what the log takes in one record, and the own places of
@@ -490,7 +514,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let number = writing.parts;
         writing.parts += 1;
         let cost = part.len() as u64 * 1_000_000_000 / RATE_BYTES;
-        writing.not_before = self.now + cost;
+        writing.not_before = writing.not_before.max(self.now) + cost;
         let pieces = part.chunks(most);
         let count = pieces.len();
         for (index, piece) in pieces.enumerate() {
@@ -528,7 +552,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn hand_over(&mut self, writing: &mut Writing) -> bool {
         while let Some((piece, body)) = writing.queue.front() {
             let handed = self.checkpoints.work.handed_bytes;
-            let is_much = handed > 0 && handed + body.len() > HANDED_BYTES;
+            let is_much = handed > 0 && handed + body.len() > self.checkpoints.handed_max;
             let is_late = self.is_late(writing.snapshot.bytes);
             let backlog_max = if is_late { LATE_BACKLOG_MAX } else { BACKLOG_MAX };
             if self.log.queued_bytes() > backlog_max || is_much {

@@ -10,9 +10,13 @@ use std::ops::Range;
 /// Puts that a node has at a time, and so many of them a step.
 const UNDER_WAY: usize = 256;
 const A_STEP: usize = 64;
-/// Entries that a turn looks at; the first of a slice may be followed by a value's stripes.
-const VISITS_MAX: usize = 256;
+/// Entries that a turn looks at, four for each of its writes or 256; the first of a slice may be followed
+/// by a value's stripes.
+const VISITS_MAX: usize = 4 * UNDER_WAY;
+const FORGOTTEN_MAX: usize = 256;
 const HANDED_MAX: usize = 256 << 10;
+/// Puts under way where clients write all that they can.
+const MANY: usize = 1024;
 
 fn cluster() -> Cluster {
     Cluster::configured(1, 0, 1, |config| {
@@ -89,8 +93,36 @@ fn a_turn_does_as_little_for_a_checkpoint_of_ten_times_the_keys() {
         let seen = checkpoints_of(keys);
         assert!(seen.most.named <= VISITS_MAX, "{keys} keys: {:?}", seen.most);
         assert!(seen.most.handed_bytes <= HANDED_MAX, "{keys} keys: {:?}", seen.most);
-        assert!(seen.most.forgotten <= VISITS_MAX, "{keys} keys: {:?}", seen.most);
+        assert!(seen.most.forgotten <= FORGOTTEN_MAX, "{keys} keys: {:?}", seen.most);
         // Far more went while checkpoints were written than one turn forgets.
         assert!(seen.forgotten > keys / 4, "{keys} keys: {} of them", seen.forgotten);
     }
+}
+
+/// tests PROTOCOL 9.2: what a restart reads stays bounded under any load: a turn with many writes, which are
+/// as many entries more, does as much more for the checkpoint.
+#[test]
+fn a_checkpoint_keeps_pace_with_clients_who_write_all_that_they_can() {
+    let mut cluster = cluster();
+    cluster.new_session_of(MANY as u32);
+    let (mut revision, mut most, mut next) = (cluster.node(0).machine().revision(), 0, 0);
+    while cluster.node(0).snapshot().generation < 3 {
+        for _ in 0..MANY {
+            cluster.send_put(0, format!("key{:06}", next % 20_000).as_bytes(), &[7; 200]);
+            next += 1;
+        }
+        let mut open = MANY;
+        let done = cluster.pass_until(60_000 * MS, |cluster| {
+            let node = cluster.node(0);
+            let written = (node.machine().revision() - revision) as usize;
+            revision = node.machine().revision();
+            let work = node.checkpoint_work();
+            assert!(work.named <= (4 * written).max(256), "{work:?} beside {written} writes");
+            most = most.max(work.named);
+            open -= cluster.replies().len();
+            open == 0
+        });
+        assert!(done, "all puts are answered");
+    }
+    assert!(most > 2 * 256, "{most} entries in the turn with the most");
 }
