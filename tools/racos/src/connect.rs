@@ -55,7 +55,10 @@ impl Connect {
             (None, None) => return Err(self.no_cluster()),
         };
         let endpoints = if !self.endpoint.is_empty() {
-            self.endpoint.iter().map(|text| resolve(text)).collect::<Result<_, _>>()?
+            self.endpoint
+                .iter()
+                .map(|text| resolve("--endpoint", text))
+                .collect::<Result<_, _>>()?
         } else if let Some(file) = file.filter(|file| file.cluster == cluster) {
             file.endpoints
         } else {
@@ -140,8 +143,8 @@ fn parse_file(text: &str) -> Result<Target, (usize, String)> {
     }
 }
 
-pub fn resolve(text: &str) -> Result<SocketAddr, Failure> {
-    let refuse = |why: String| usage(format!("--endpoint {text}: {why}; write HOST:PORT"));
+pub fn resolve(option: &str, text: &str) -> Result<SocketAddr, Failure> {
+    let refuse = |why: String| usage(format!("{option} {text}: {why}; write HOST:PORT"));
     let mut addresses = text.to_socket_addrs().map_err(|error| refuse(error.to_string()))?;
     addresses.next().ok_or_else(|| refuse("no address".to_string()))
 }

@@ -114,7 +114,7 @@ fn address_in(base: SocketAddr, lane: usize) -> Result<SocketAddr, Failure> {
 }
 
 fn move_node(args: &MoveArgs) -> Outcome {
-    let base = resolve(&args.address)?;
+    let base = resolve("ADDRESS", &args.address)?;
     let target = args.connect.target()?;
     let mut client = args.connect.client()?;
     // The node that moves may not answer: its status is not waited for as long.
@@ -327,7 +327,7 @@ fn replace_lane(
         return Ok(());
     }
     let address = match &args.address {
-        Some(text) => address_in(resolve(text)?, lane)?.to_string().into(),
+        Some(text) => address_in(resolve("--address", text)?, lane)?.to_string().into(),
         None => Box::default(),
     };
     let prepared = make_directory(part, expected, args.erase)?;

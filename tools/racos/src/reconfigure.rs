@@ -128,7 +128,7 @@ fn in_each(client: &mut Client, each: &mut dyn FnMut(&mut Client, usize) -> Outc
 
 pub fn add(args: &AddArgs) -> Outcome {
     let target = args.connect.target()?;
-    let address = resolve(&args.address)?;
+    let address = resolve("ADDRESS", &args.address)?;
     let mut client = args.connect.client()?;
     let mut joiner = client_of(&target, address, &args.connect)
         .map_err(|failure| not_there(address, failure))?;

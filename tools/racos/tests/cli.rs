@@ -293,6 +293,8 @@ fn nodes_come_back_at_other_addresses() {
     put("before");
 
     let there = free();
+    let wrong = bad(&["member", "move", "2", "nowhere", "--dir", &data], 2);
+    assert!(wrong.contains("ADDRESS nowhere: ") && wrong.contains("write HOST:PORT"), "{wrong}");
     let taken = bad(&["member", "move", "2", founded[3], "--dir", &data], 1);
     assert!(taken.contains("node 3 is reached there"), "{taken}");
     for _ in 0..2 {
