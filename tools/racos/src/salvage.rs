@@ -407,10 +407,13 @@ impl Sink {
             value_bytes: self.value_bytes,
         };
         self.put(&Piece::End(end))?;
-        let Some((file, partial, out)) = self.file.take() else { return Ok(end) };
-        let synced = file.into_inner().map_err(|error| error.into_error());
-        synced.and_then(|file| file.sync_all()).map_err(|error| about(&partial, error))?;
-        fs::rename(&partial, &out).map_err(|error| about(&out, error))?;
+        let Some((file, partial, out)) = &mut self.file else { return Ok(end) };
+        let synced = file.flush().and_then(|()| file.get_ref().sync_all());
+        synced.map_err(|error| about(partial, error))?;
+        fs::rename(&*partial, &*out).map_err(|error| about(out, error))?;
+        let out = std::mem::take(out);
+        // It has its name: there is nothing to remove any more.
+        self.file = None;
         sync_parent(&out)?;
         Ok(end)
     }
