@@ -5,6 +5,7 @@
 //! never with a good end.
 
 use crate::backup::{Piece, Writer};
+use crate::errors::status_of;
 use crate::face::{Face, answer};
 use crate::http::API_VERSION;
 use crate::pb::etcdserverpb as pb;
@@ -12,6 +13,7 @@ use crate::pb::racospb::{
     BackupAuth, BackupEnd, BackupHead, BackupLease, BackupLeases, BackupVersion, BackupVersions,
 };
 use bytes::Bytes;
+use racos_engine::api::Error;
 use racos_engine::api::types::{self, BackupPage, BackupPlace};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -124,7 +126,15 @@ impl Saver {
         let mut compacted = -1;
         loop {
             let page = self.face.node.backup_page(revision as u64, after.clone());
-            let BackupPage { versions, compact_revision, next } = answer(page).await?;
+            let BackupPage { versions, compact_revision, next } = match page.await {
+                // etcd's word for it is about a request, and says nothing of the key.
+                Err(Error::TooLarge(text)) => {
+                    return Err(Ended::Failed(Status::failed_precondition(format!(
+                        "racos: {text}"
+                    ))));
+                }
+                page => page.map_err(status_of)?,
+            };
             if after.is_within_key && compact_revision != compacted {
                 let text = "racos: a compaction came in the middle of a key with very much \
                             history; save again";

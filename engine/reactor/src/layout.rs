@@ -7,6 +7,9 @@ use racos_machine::{Action, Op, Outcome, Value};
 
 /// Largest value of one operation; larger ones are split into stripes by the client.
 pub const VALUE_BYTES_MAX: usize = 2 << 20;
+/// Most bytes of one version in a backup: it is held whole while it is written and read, and with the rest of its
+/// page it is a chunk of the format.
+pub const BACKED_UP_BYTES_MAX: u64 = 128 << 20;
 
 /// From this length on a value's fragments are whole sectors, so that the log and the network take
 /// them from the buffer where they were encoded.

@@ -13,18 +13,21 @@ use super::pending::Answer;
 use super::types::*;
 use super::write::{Then, contents_of_one};
 use crate::batch::Payload;
+use crate::layout::BACKED_UP_BYTES_MAX;
 use crate::node::Node;
 use bytes::Bytes;
 use racos_machine::{
     Action, AuthPlace, Content, Key, Op, Refusal, Restore, RestoreEnd, RestoredVersion, Revision,
+    Version,
 };
 use racos_net::Link;
 use racos_storage::device::Device;
 
 /// A page ends with the key that reaches one of these,
 const PAGE: Room = Room { bytes: 1 << 20, versions: 1000, scanned: 20_000 };
-/// or, of a key with so much history, in the middle of it.
-const PAGE_MAX: Room = Room { bytes: 32 << 20, versions: 50_000, scanned: 500_000 };
+/// or, of a key with so much history, in the middle of it. With one version more, and 64 bytes of numbers for each,
+/// it stays within a chunk of the format.
+const PAGE_MAX: Room = Room { bytes: 24 << 20, versions: 50_000, scanned: 500_000 };
 /// A page whose values go while they are fetched is read again so often.
 const TRIES_MAX: u32 = 64;
 
@@ -39,6 +42,18 @@ impl Room {
     fn is_used_up(&self, by: &Room) -> bool {
         by.bytes >= self.bytes || by.versions >= self.versions || by.scanned >= self.scanned
     }
+}
+
+/// Such a value is asked of nobody: a backup that holds it could not be read again.
+fn too_large(key: &[u8], version: &Version<'_>) -> Error {
+    Error::TooLarge(format!(
+        "the value of key {} at revision {} has {} bytes; in a backup one may have {} MiB: fetch it with \
+         `racos get`, delete the key, compact, and save again",
+        key.escape_ascii(),
+        version.modified().main,
+        version.len(),
+        BACKED_UP_BYTES_MAX >> 20,
+    ))
 }
 
 struct Draft {
@@ -127,6 +142,9 @@ impl<L: Link, D: Device> Node<L, D> {
             last = Some((key, modified));
             used.scanned += 1;
             if modified.main <= revision {
+                if version.len() > BACKED_UP_BYTES_MAX {
+                    return answer.send(Err(too_large(key, &version)));
+                }
                 used.bytes += version.len() + key.len() as u64;
                 used.versions += 1;
                 drafts.push(Draft {

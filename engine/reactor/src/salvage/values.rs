@@ -8,7 +8,7 @@ use super::survivor::{Survivor, fragments};
 use super::{Kept, Salvage};
 use crate::assemble::{Assembler, Placed, Unfit};
 use crate::fragments::Lying;
-use crate::layout;
+use crate::layout::{self, BACKED_UP_BYTES_MAX};
 use crate::placement::{Codecs, layout_of};
 use crate::reads::Held;
 use crate::secrets::Secrets;
@@ -21,9 +21,6 @@ use racos_storage::survey::{Depth, read_place, survey_records};
 use racos_storage::{Place, Replayed};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-
-/// Bytes of one version: what a chunk of a backup holds, and a little less.
-const VERSION_BYTES_MAX: u64 = 128 << 20;
 
 /// Why a value cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +47,7 @@ impl std::fmt::Display for Unreadable {
             Unreadable::Layout => write!(out, "its layout is not known"),
             Unreadable::Memory => write!(out, "there is no memory for it"),
             Unreadable::TooLarge => {
-                write!(out, "a value of a backup has at most {} MiB", VERSION_BYTES_MAX >> 20)
+                write!(out, "a value of a backup has at most {} MiB", BACKED_UP_BYTES_MAX >> 20)
             }
         }
     }
@@ -203,7 +200,7 @@ struct Shelf<'a, D: Device> {
 
 impl<D: Device> Shelf<'_, D> {
     fn bytes(&mut self, version: &Version<'_>) -> Result<Vec<u8>, Unreadable> {
-        if version.len() > VERSION_BYTES_MAX {
+        if version.len() > BACKED_UP_BYTES_MAX {
             return Err(Unreadable::TooLarge);
         }
         let mut bytes = Vec::with_capacity(version.len() as usize);

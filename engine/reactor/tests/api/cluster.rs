@@ -47,7 +47,7 @@ impl Cluster {
                 disk_reserve_bytes: 0,
                 ..Bounds::default()
             };
-            let mut device = MemoryDevice::new(Disk::new(64 << 20, Timing::Immediate));
+            let mut device = MemoryDevice::new(Disk::new(128 << 20, Timing::Immediate));
             let disk = 9 + index as u128;
             Node::<MemoryLink, _>::format(&config, &mut device, &pool, disk, &mut |_, _| {})
                 .unwrap();

@@ -1,6 +1,7 @@
 //! Whole nodes in one thread, asked through their doors as other threads would.
 
 mod auth;
+mod backup;
 mod cluster;
 mod gone;
 
