@@ -18,6 +18,8 @@ pub(crate) struct Space {
     /// The sum of them.
     total: u64,
     ahead: VecDeque<FileId>,
+    /// What records can take of those. Kept, because every record asks for it.
+    ahead_bytes: u64,
     /// Where the group that is being filled will go.
     pub cursor: Position,
     pub preparing: bool,
@@ -35,6 +37,11 @@ pub(crate) struct Spot {
     pub left: u64,
 }
 
+/// What records can take of a segment of some length: all but its header.
+fn room_of(len: u32) -> u64 {
+    u64::from(len) - BLOCK as u64
+}
+
 impl Space {
     pub fn new(lengths: BTreeMap<FileId, u32>, cursor: Position) -> Space {
         let mut ahead = VecDeque::new();
@@ -44,7 +51,17 @@ impl Space {
             next += 1;
         }
         let total = lengths.values().map(|len| u64::from(*len)).sum();
-        Space { lengths, total, ahead, cursor, preparing: false, disk_full: false, lent_bytes: 0 }
+        let ahead_bytes = ahead.iter().map(|segment| room_of(lengths[segment])).sum();
+        Space {
+            lengths,
+            total,
+            ahead,
+            ahead_bytes,
+            cursor,
+            preparing: false,
+            disk_full: false,
+            lent_bytes: 0,
+        }
     }
 
     pub fn len_of(&self, segment: FileId) -> Option<u32> {
@@ -64,18 +81,14 @@ impl Space {
         debug_assert_eq!(segment, self.next_file(), "segments are made in order");
         self.lengths.insert(segment, len);
         self.total += u64::from(len);
+        self.ahead_bytes += room_of(len);
         self.ahead.push_back(segment);
-    }
-
-    fn ahead_bytes(&self, skip: usize) -> u64 {
-        let lens = self.ahead.iter().skip(skip).map(|segment| self.lengths[segment] as u64);
-        lens.map(|len| len - BLOCK as u64).sum()
     }
 
     /// Bytes that records can still take without another segment.
     pub fn prepared_bytes(&self) -> u64 {
         let current = self.lengths[&self.cursor.segment].saturating_sub(self.cursor.offset);
-        current as u64 + self.ahead_bytes(0)
+        u64::from(current) + self.ahead_bytes
     }
 
     /// Takes a segment out that is not the current one, nor ahead of it. Returns its length.
@@ -107,13 +120,13 @@ impl Space {
     pub fn spot(&self, from: Position, len: usize) -> Option<Spot> {
         let room = self.lengths[&from.segment].saturating_sub(from.offset) as usize;
         if len <= room {
-            let left = (room - len) as u64 + self.ahead_bytes(0);
+            let left = (room - len) as u64 + self.ahead_bytes;
             return Some(Spot { at: from, rolls: false, left });
         }
         let next = *self.ahead.front()?;
-        let room = self.lengths[&next] as usize - BLOCK;
+        let room = room_of(self.lengths[&next]);
         let at = Position { segment: next, offset: BLOCK as u32 };
-        let left = room.checked_sub(len)? as u64 + self.ahead_bytes(1);
+        let left = room.checked_sub(len as u64)? + self.ahead_bytes - room;
         Some(Spot { at, rolls: true, left })
     }
 
@@ -122,7 +135,36 @@ impl Space {
         if spot.rolls {
             let next = self.ahead.pop_front();
             debug_assert_eq!(next, Some(spot.at.segment), "segments are used in order");
+            self.ahead_bytes -= room_of(self.lengths[&spot.at.segment]);
         }
         self.cursor = spot.at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left is what the segments themselves say, whatever came before.
+    #[test]
+    fn room_that_is_left_follows_segments_that_come_and_are_used_up() {
+        let len = |segment: FileId| 3 * BLOCK as u32 * (1 + segment as u32 % 3);
+        let lengths = (1..4).map(|segment| (segment, len(segment))).collect();
+        let mut space = Space::new(lengths, Position { segment: 1, offset: BLOCK as u32 });
+        for step in 0..40 {
+            if step % 3 == 0 {
+                let next = space.next_file();
+                space.add(next, len(next));
+            }
+            let Some(spot) = space.spot(space.cursor, BLOCK) else { continue };
+            let behind = space.segments().filter(|(segment, _)| *segment > spot.at.segment);
+            let behind: u64 = behind.map(|(_, len)| u64::from(len) - BLOCK as u64).sum();
+            let here = u64::from(len(spot.at.segment) - spot.at.offset) - BLOCK as u64;
+            assert_eq!(spot.left, here + behind);
+            space.take(spot);
+            space.cursor.offset += BLOCK as u32;
+            assert_eq!(space.prepared_bytes(), spot.left);
+        }
+        assert!(space.cursor.segment > 3, "segments were used up");
     }
 }
