@@ -148,7 +148,7 @@ mod tests {
     /// What is left is what the segments themselves say, whatever came before.
     #[test]
     fn room_that_is_left_follows_segments_that_come_and_are_used_up() {
-        let len = |segment: FileId| 3 * BLOCK as u32 * (1 + segment as u32 % 3);
+        let len = |segment: FileId| 3 * BLOCK as u32 * (1 + segment % 3);
         let lengths = (1..4).map(|segment| (segment, len(segment))).collect();
         let mut space = Space::new(lengths, Position { segment: 1, offset: BLOCK as u32 });
         for step in 0..40 {
