@@ -8,10 +8,19 @@
 //! back to its pool. A block is 4096-aligned and zeroed when first allocated, so no byte read
 //! through this API is ever uninitialised.
 //!
+//! A pool [with arenas](Pool::with_arenas) cuts blocks of 64 KiB to 2 MiB from memory that a device
+//! can tell the kernel of beforehand; all others, and those for which no arena has room, are allocated
+//! one by one.
+//!
 //! What would break it: handing out a second mutable view of a block (there is no API for it), or
 //! sending a pool to another thread (`Rc` forbids it: a pool belongs to one reactor).
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod arena;
+
+pub use arena::{ARENA_BYTES, ARENAS_MAX, Arena};
+
+use arena::LEAF;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
@@ -30,7 +39,9 @@ pub struct Pool(Rc<Inner>);
 struct Inner {
     state: RefCell<State>,
     limit: usize,
+    /// Most bytes of memory that nobody uses: of `idle` blocks, and in arenas.
     keep: usize,
+    arenas_max: usize,
 }
 
 struct State {
@@ -39,14 +50,34 @@ struct State {
     used: usize,
     /// Bytes in blocks that wait in `free`.
     idle: usize,
+    /// Never given back before the pool is: at most three quarters of `keep`.
+    arenas: Vec<Arena>,
+    /// Bytes of the arenas that are in no block.
+    arena_free: usize,
 }
 
 impl Pool {
     /// A pool that hands out at most `limit` bytes of blocks at any time and keeps at most `limit / 4`
     /// bytes of returned blocks for reuse.
     pub fn new(limit: usize) -> Pool {
-        let state = State { free: Default::default(), used: 0, idle: 0 };
-        Pool(Rc::new(Inner { state: RefCell::new(state), limit, keep: limit / 4 }))
+        Pool::with(limit, 0)
+    }
+
+    /// The same, bounded alike, with blocks of 64 KiB to 2 MiB in arenas: as many of them as fit in
+    /// three quarters of what it keeps, each made when it is first needed.
+    pub fn with_arenas(limit: usize) -> Pool {
+        Pool::with(limit, (limit / 16 * 3 / ARENA_BYTES).min(ARENAS_MAX))
+    }
+
+    fn with(limit: usize, arenas_max: usize) -> Pool {
+        let state = State {
+            free: Default::default(),
+            used: 0,
+            idle: 0,
+            arenas: Vec::with_capacity(arenas_max),
+            arena_free: 0,
+        };
+        Pool(Rc::new(Inner { state: RefCell::new(state), limit, keep: limit / 4, arenas_max }))
     }
 
     /// A buffer of `len` bytes (contents: zeros or what an earlier user left), or `None` if the pool
@@ -59,15 +90,12 @@ impl Pool {
             return None;
         }
         state.used += size;
-        let ptr = match state.free[class].pop() {
-            Some(ptr) => {
-                state.idle -= size;
-                ptr
-            }
-            None => allocate(size),
+        let (ptr, arena) = match state.cut(size, &self.0) {
+            Some((ptr, arena)) => (ptr, Some(arena)),
+            None => (state.alone(class), None),
         };
         drop(state);
-        Some(Buf { block: Block { ptr, class, pool: self.clone() }, len })
+        Some(Buf { block: Block { ptr, class, arena, pool: self.clone() }, len })
     }
 
     /// A frozen copy of `bytes`, or `None` as for [`Pool::get`].
@@ -85,6 +113,60 @@ impl Pool {
     /// Most bytes that may be handed out at once.
     pub fn limit(&self) -> usize {
         self.0.limit
+    }
+
+    /// Bytes of memory that the pool has, in use or not.
+    pub fn memory(&self) -> usize {
+        let state = self.0.state.borrow();
+        state.used + state.idle + state.arena_free
+    }
+}
+
+impl State {
+    /// A block of an arena, the first that has room; of a new one if there may be another.
+    fn cut(&mut self, size: usize, pool: &Inner) -> Option<(NonNull<u8>, Arena)> {
+        if pool.arenas_max == 0 || !(LEAF..=ARENA_BYTES).contains(&size) {
+            return None;
+        }
+        let found = self.arenas.iter().find_map(|arena| Some((arena.take(size)?, arena)));
+        let (at, arena) = match found {
+            Some((at, arena)) => (at, arena.clone()),
+            None if self.arenas.len() < pool.arenas_max => {
+                let arena = Arena::new(self.arenas.len());
+                let at = arena.take(size).expect("a new arena is free");
+                self.arenas.push(arena.clone());
+                self.arena_free += ARENA_BYTES;
+                (at, arena)
+            }
+            None => return None,
+        };
+        self.arena_free -= size;
+        self.trim(pool.keep);
+        Some((arena.at(at), arena))
+    }
+
+    /// A block of its own.
+    fn alone(&mut self, class: usize) -> NonNull<u8> {
+        match self.free[class].pop() {
+            Some(ptr) => {
+                self.idle -= ALIGN << class;
+                ptr
+            }
+            None => allocate(ALIGN << class),
+        }
+    }
+
+    /// Gives idle blocks back to the system, large ones first, until no more than `keep` bytes are of
+    /// no use now. Arenas alone are always less than that.
+    fn trim(&mut self, keep: usize) {
+        for class in (0..CLASSES).rev() {
+            while self.idle + self.arena_free > keep
+                && let Some(ptr) = self.free[class].pop()
+            {
+                self.idle -= ALIGN << class;
+                free(ptr, ALIGN << class);
+            }
+        }
     }
 }
 
@@ -105,25 +187,46 @@ fn class_of(len: usize) -> Option<usize> {
 }
 
 fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, ALIGN).expect("a class size is a valid layout")
+    let align = if size < ARENA_BYTES { ALIGN } else { ARENA_BYTES };
+    Layout::from_size_align(size, align).expect("a class size is a valid layout")
 }
 
 fn allocate(size: usize) -> NonNull<u8> {
     // SAFETY: the layout has a non-zero size (the smallest class is one page).
-    let ptr = unsafe { alloc_zeroed(layout(size)) };
-    NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout(size)))
+    let ptr = unsafe { alloc(layout(size)) };
+    let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout(size)) };
+    if size >= ARENA_BYTES {
+        want_huge_pages(ptr, size);
+    }
+    // SAFETY: the allocation has `size` bytes, and nobody else knows of it yet.
+    unsafe { ptr.write_bytes(0, size) };
+    ptr
+}
+
+/// Asks for huge pages: a hint, taken before the memory is first touched.
+fn want_huge_pages(ptr: NonNull<u8>, size: usize) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    // SAFETY: the range is an allocation of the caller; the hint changes none of its bytes.
+    unsafe {
+        libc::madvise(ptr.as_ptr().cast(), size, libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = (ptr, size);
 }
 
 fn free(ptr: NonNull<u8>, size: usize) {
-    // SAFETY: `ptr` came from `allocate(size)` with this same layout and is freed once: a block is
-    // either in exactly one `Block` or in exactly one free list.
+    // SAFETY: `ptr` came from `allocate(size)` with this same layout and is freed once: a block that
+    // is of no arena is either in exactly one `Block` or in exactly one free list, and an arena's
+    // memory is freed by its last handle.
     unsafe { dealloc(ptr.as_ptr(), layout(size)) }
 }
 
-/// Owner of one allocation; returns it to the pool when dropped.
+/// Owner of a range of memory; returns it to the pool when dropped.
 struct Block {
     ptr: NonNull<u8>,
     class: usize,
+    /// Where it was cut from; `None`: it is an allocation of its own.
+    arena: Option<Arena>,
     pool: Pool,
 }
 
@@ -139,7 +242,11 @@ impl Drop for Block {
         let inner = &self.pool.0;
         let mut state = inner.state.borrow_mut();
         state.used -= size;
-        if state.idle + size <= inner.keep {
+        if let Some(arena) = &self.arena {
+            arena.give(arena.offset_of(self.ptr), size);
+            state.arena_free += size;
+            state.trim(inner.keep);
+        } else if state.idle + state.arena_free + size <= inner.keep {
             state.idle += size;
             state.free[self.class].push(self.ptr);
         } else {
@@ -158,6 +265,11 @@ impl Buf {
     /// Bytes that the block holds, at least `len()`.
     pub fn capacity(&self) -> usize {
         self.block.size()
+    }
+
+    /// The arena that it lies in.
+    pub fn arena(&self) -> Option<&Arena> {
+        self.block.arena.as_ref()
     }
 
     /// Changes the visible length. Panics if `len` exceeds the capacity.
@@ -229,6 +341,11 @@ impl Slice {
     /// Bytes of memory that the view keeps from being reused: those of its whole block.
     pub fn block_bytes(&self) -> usize {
         self.block.as_ref().map_or(0, |block| block.size())
+    }
+
+    /// The arena that it lies in.
+    pub fn arena(&self) -> Option<&Arena> {
+        self.block.as_ref()?.arena.as_ref()
     }
 
     /// Whether the view starts where its block does, so that [`Slice::try_thaw`] keeps its bytes in
@@ -327,5 +444,92 @@ mod tests {
     fn a_slice_stays_inside_its_parent() {
         let pool = Pool::new(1 << 20);
         pool.copy(b"abc").unwrap().slice(1..3).slice(0..3);
+    }
+
+    /// Whether a block of the length comes from the arena of that number.
+    fn is_in(buf: &Buf, number: usize) -> bool {
+        let Some(arena) = buf.arena() else { return false };
+        let (from, at) = (arena.start() as usize, buf.as_ptr() as usize);
+        assert!(at >= from && at + buf.capacity() <= from + ARENA_BYTES, "it lies in its arena");
+        arena.number() == number
+    }
+
+    #[test]
+    fn blocks_of_arenas_share_them_and_the_others_are_alone() {
+        // Three arenas.
+        let pool = Pool::with_arenas(32 << 20);
+        let (least, most) = (pool.get(LEAF).unwrap(), pool.get(ARENA_BYTES).unwrap());
+        assert!(is_in(&least, 0) && is_in(&most, 1));
+        assert!(least[..] == [0; LEAF] && most[..] == vec![0; ARENA_BYTES]);
+        for len in [1, LEAF / 2, ARENA_BYTES + 1] {
+            assert_eq!(pool.get(len).unwrap().arena(), None, "{len} bytes");
+        }
+        // The first that has room, and a third.
+        let more: Vec<Buf> = (0..2).map(|_| pool.get(1 << 20).unwrap()).collect();
+        assert!(is_in(&more[0], 0) && is_in(&more[1], 2));
+        let whole = pool.get(ARENA_BYTES).unwrap();
+        assert_eq!(whole.arena(), None, "there may be three");
+        assert_eq!(Pool::new(32 << 20).get(LEAF).unwrap().arena(), None, "nobody asked for them");
+    }
+
+    #[test]
+    fn neighbours_in_an_arena_do_not_touch_each_other() {
+        let pool = Pool::with_arenas(32 << 20);
+        let mut bufs: Vec<Buf> = (0..ARENA_BYTES / LEAF).map(|_| pool.get(LEAF).unwrap()).collect();
+        assert!(bufs.iter().all(|buf| is_in(buf, 0)));
+        for (number, buf) in bufs.iter_mut().enumerate() {
+            buf.fill(number as u8);
+        }
+        // Views of one are read while another is written and a third was given back.
+        let frozen = bufs.swap_remove(7).freeze();
+        drop(bufs.swap_remove(3));
+        bufs[0].fill(200);
+        assert!(frozen[..] == [7; LEAF]);
+        assert_eq!(frozen.arena(), bufs[0].arena());
+        assert_eq!(frozen.slice(5..9).arena(), bufs[0].arena());
+    }
+
+    #[test]
+    fn an_arena_outlives_its_pool_for_who_has_it() {
+        let pool = Pool::with_arenas(32 << 20);
+        let buf = pool.get(LEAF).unwrap();
+        let arena = buf.arena().unwrap().clone();
+        drop((buf, pool));
+        // The kernel may have been told of this memory: it is nobody else's yet.
+        assert!((0..4).all(|_| Arena::new(0).start() != arena.start()));
+        assert_eq!(arena.take(ARENA_BYTES), Some(0), "its block came back");
+    }
+
+    #[test]
+    fn blocks_that_wait_make_room_for_a_new_arena() {
+        let limit = 64 << 20;
+        let pool = Pool::with_arenas(limit);
+        let held: Vec<Buf> = (0..4).map(|_| pool.get(4 << 20).unwrap()).collect();
+        drop(held);
+        assert_eq!(pool.memory(), limit / 4, "all of them wait");
+        let first = pool.get(LEAF).unwrap();
+        assert!(is_in(&first, 0) && pool.memory() - pool.used() <= limit / 4);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_with_arenas_too() {
+        let limit = 64 << 20;
+        let pool = Pool::with_arenas(limit);
+        let mut held = Vec::new();
+        let mut seed = 1u64;
+        for _ in 0..if cfg!(miri) { 60 } else { 4000 } {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            match pool.get(1 << (8 + (seed >> 33) % 15)) {
+                Some(buf) if !(seed >> 60).is_multiple_of(3) => held.push(buf.freeze()),
+                _ if held.is_empty() => {}
+                _ => drop(held.swap_remove((seed >> 20) as usize % held.len())),
+            }
+            assert!(pool.used() <= limit);
+            assert!(pool.memory() - pool.used() <= limit / 4, "{}", pool.memory());
+        }
+        assert!(held.len() > 10, "it was filled");
+        held.clear();
+        assert_eq!(pool.used(), 0);
+        assert!(pool.memory() <= limit / 4);
     }
 }
