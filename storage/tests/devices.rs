@@ -66,12 +66,15 @@ fn sync_conforms() {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::*;
-    use common::conformance::whole::whole_disk_conforms;
+    use common::conformance::{self, whole::whole_disk_conforms};
+    use racos_buffer::{ARENA_BYTES, Slice};
     use racos_storage::device::FlushMethod;
     use racos_storage::device::Sleep;
     use racos_storage::device::picture::PictureDevice;
+    use racos_storage::device::registered::Fixed;
     use racos_storage::device::uring::UringDevice;
     use racos_storage::survey::{Depth, survey};
+    use racos_storage::{Event, LogConfig};
     use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -79,7 +82,11 @@ mod linux {
 
     /// `None`, with a message, where the kernel or the file system has no direct writes.
     fn uring(path: &Path, flush: FlushMethod) -> Option<UringDevice> {
-        match UringDevice::open(path, &UringConfig { flush, ..UringConfig::default() }) {
+        uring_as(path, &UringConfig { flush, ..UringConfig::default() })
+    }
+
+    fn uring_as(path: &Path, config: &UringConfig) -> Option<UringDevice> {
+        match UringDevice::open(path, config) {
             Ok(device) => Some(device),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 eprintln!("skipped: {error}");
@@ -90,27 +97,128 @@ mod linux {
         }
     }
 
-    struct Direct(PathBuf, FlushMethod);
+    struct Direct(PathBuf, UringConfig);
 
     impl Subject for Direct {
         type Device = UringDevice;
         fn open(&self) -> UringDevice {
             let _ = std::fs::remove_file(self.0.join("segment-00000003.log"));
-            uring(&self.0, self.1).expect("it opened before")
+            uring_as(&self.0, &self.1).expect("it opened before")
         }
     }
 
+    /// Registered buffers: all, no more than one arena, none.
+    const REGISTERED: [usize; 3] = [usize::MAX, ARENA_BYTES, 0];
+
     #[test]
-    fn uring_conforms_with_every_flush_method() {
+    fn uring_conforms_with_every_flush_method_and_with_and_without_registered_buffers() {
         for flush in [FlushMethod::Linked, FlushMethod::Dsync, FlushMethod::Sync] {
-            let path = scratch(&format!("uring-{flush:?}"));
-            if let Some(device) = uring(&path, flush) {
-                println!("{}", device.describe());
-                drop(device);
-                conforms(&Direct(path.clone(), flush));
-                std::fs::remove_dir_all(path).unwrap();
+            for registered_bytes_max in REGISTERED {
+                let path = scratch(&format!("uring-{flush:?}-{registered_bytes_max}"));
+                let config = UringConfig { flush, registered_bytes_max, ..UringConfig::default() };
+                if let Some(device) = uring_as(&path, &config) {
+                    println!("{}", device.describe());
+                    drop(device);
+                    conforms(&Direct(path.clone(), config));
+                    std::fs::remove_dir_all(path).unwrap();
+                }
             }
         }
+    }
+
+    /// Writes and reads values in several arenas, and some that are in none; what came back, and what
+    /// was done by fixed operations.
+    fn values_there_and_back(path: &Path, config: &UringConfig) -> Option<(Vec<Slice>, Fixed)> {
+        let mut device = uring_as(path, config)?;
+        let pool = Pool::with_arenas(64 << 20);
+        prepare(&mut device, 1, 16 << 20);
+        let (mut back, mut offset) = (Vec::new(), 0);
+        let mut held = Vec::new();
+        for (seed, len) in [4096, 64 << 10, 1 << 20, 2 << 20, 300 << 10, 2 << 20].iter().enumerate()
+        {
+            let value = slice_of(&pool, seed as u64, *len);
+            // One of them is written in two parts, as every group with a large body is.
+            let parts = match seed {
+                1 => vec![value.slice(0..4096), value.slice(4096..*len)],
+                _ => vec![value.clone()],
+            };
+            write(&mut device, 1, offset, &parts);
+            back.push(conformance::read(&mut device, 1, offset, pool.get(*len).unwrap()).unwrap());
+            assert!(back[seed][..] == value[..], "{len} bytes");
+            offset += value.len() as u64;
+            held.push(value);
+        }
+        let fixed = device.fixed();
+        drop(device);
+        std::fs::remove_dir_all(path).unwrap();
+        Some((back, fixed))
+    }
+
+    #[test]
+    fn fixed_operations_are_used_where_buffers_are_registered_and_give_the_same_bytes() {
+        let mut found = Vec::new();
+        for registered_bytes_max in REGISTERED {
+            let path = scratch(&format!("fixed-{registered_bytes_max}"));
+            let config = UringConfig { registered_bytes_max, ..UringConfig::default() };
+            let Some(values) = values_there_and_back(&path, &config) else { return };
+            found.push(values);
+        }
+        let [(all, all_fixed), (some, some_fixed), (none, none_fixed)] = &found[..] else {
+            unreachable!("one for each")
+        };
+        let bytes =
+            |values: &[Slice]| values.iter().map(|value| value.to_vec()).collect::<Vec<_>>();
+        assert!(bytes(all) == bytes(none) && bytes(some) == bytes(none));
+        // All but those of 4 KiB, which are in no arena, and the write of two parts. The pool has six
+        // arenas and what is held fills five and a half.
+        assert_eq!((all_fixed.reads, all_fixed.writes), (5, 4), "{all_fixed:?}");
+        assert!(all_fixed.arenas > 3, "{all_fixed:?}");
+        assert_eq!(some_fixed.arenas, 1);
+        assert!(some_fixed.reads > 0 && some_fixed.reads < 5, "{some_fixed:?}");
+        assert_eq!(*none_fixed, Fixed::default());
+    }
+
+    #[test]
+    fn the_log_reads_and_writes_by_fixed_operations() {
+        let path = scratch("log-fixed");
+        let config = LogConfig {
+            segment_len: 4 << 20,
+            inline_bytes_max: 256 << 10,
+            group_bytes_max: 2 << 20,
+            queue_bytes_max: 4 << 20,
+            ..small()
+        };
+        let Some(mut device) = uring(&path, FlushMethod::Linked) else { return };
+        format_on(&mut device, &config).unwrap();
+        let mut opened = open_on(device, &config).unwrap();
+        let before = opened.log.device_mut().fixed();
+        let mut places = Vec::new();
+        for seed in 0..8 {
+            let events = put(&mut opened, seed, 100, if seed % 2 == 0 { 500 } else { 400 << 10 });
+            places.extend(events.into_iter().filter_map(|event| match event {
+                Event::Placed { body, body_crc, .. } => Some((seed, body, body_crc)),
+                _ => None,
+            }));
+        }
+        // Groups of short records are one part; a large body makes a group of several. The first group
+        // of a segment has the segment's head before it.
+        let written = opened.log.device_mut().fixed().writes - before.writes;
+        assert!((2..=4).contains(&written), "{written}");
+        assert_eq!(places.len(), 8);
+        for (seed, place, crc) in places {
+            let len = if seed % 2 == 0 { 500 } else { 400 << 10 };
+            let body = common::read(&mut opened.log, place, Some(crc)).unwrap();
+            assert!(*body == bytes_of(seed, len)[..], "record {seed}");
+        }
+        assert_eq!(opened.log.device_mut().fixed().reads - before.reads, 4, "the large ones");
+        drop(opened);
+        // The restart reads windows of the log so, too.
+        let mut opened = open_on(uring(&path, FlushMethod::Linked).unwrap(), &config).unwrap();
+        assert_eq!(opened.entries.len(), 8);
+        let fixed = opened.log.device_mut().fixed();
+        assert!(fixed.reads > 0, "{fixed:?}");
+        drop(opened);
+        std::fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
@@ -266,7 +374,7 @@ mod linux {
         let Some(mut device) = uring(&path, FlushMethod::Linked) else {
             return;
         };
-        let pool = Pool::new(1 << 24);
+        let pool = Pool::with_arenas(64 << 20);
         prepare(&mut device, 1, 1 << 20);
         device.prepare(2, 1 << 20);
         device.write_flush(1, 1, 0, &[slice_of(&pool, 1, 65536)]);
@@ -274,6 +382,7 @@ mod linux {
             device.read(token, 1, 65536 * token, pool.get(65536).unwrap());
         }
         device.submit();
+        assert_eq!(device.fixed().reads, 10, "into registered memory");
         drop(device);
         assert_eq!(pool.used(), 0, "every buffer came back");
         std::fs::remove_dir_all(path).unwrap();

@@ -21,6 +21,9 @@ mod posix;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 pub mod probe;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub mod registered;
 pub mod sync;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
@@ -130,6 +133,8 @@ pub struct UringConfig {
     pub worker_cpus: Vec<usize>,
     /// Whether a block device that holds something else may be taken.
     pub take_device: bool,
+    /// Most bytes of a pool's arenas that the kernel is told of; 0: none.
+    pub registered_bytes_max: usize,
 }
 
 impl Default for UringConfig {
@@ -139,6 +144,7 @@ impl Default for UringConfig {
             entries: 256,
             worker_cpus: Vec::new(),
             take_device: false,
+            registered_bytes_max: usize::MAX,
         }
     }
 }

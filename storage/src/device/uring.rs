@@ -11,6 +11,7 @@
 use super::directory::Directory;
 use super::disk::{Change, Disk, Extent};
 use super::make::{Making, Step};
+use super::registered::{Fixed, Registered};
 use super::{
     Completion, Device, FileId, FlushMethod, PARTS_MAX, RECYCLED_ZEROS, Sleep, UringConfig, posix,
 };
@@ -64,6 +65,8 @@ enum Home {
 /// Segment files in a directory or on a block device, written through io_uring.
 pub struct UringDevice {
     ring: IoUring,
+    /// Dropped after the ring: the kernel knows its memory.
+    registered: Registered,
     home: Home,
     flush: FlushMethod,
     /// Others compute on this CPU.
@@ -116,8 +119,10 @@ impl UringDevice {
             let cpus = posix::cpu_set(&config.worker_cpus)?;
             ring.submitter().register_iowq_aff(&cpus)?;
         }
+        let registered = Registered::new(&ring.submitter(), config.registered_bytes_max);
         Ok(UringDevice {
             ring,
+            registered,
             home,
             flush: config.flush,
             disturbed: false,
@@ -149,7 +154,18 @@ impl UringDevice {
             Home::Directory(_) => "O_DIRECT".to_string(),
             Home::Disk(disk) => format!("block device {}", disk.path().display()),
         };
-        format!("io_uring ({}), {home}, sector {}, flush: {flush}", self.setup, self.sector)
+        let (setup, sector, registered) = (self.setup, self.sector, self.registered.describe());
+        format!("io_uring ({setup}), {home}, sector {sector}, {registered}, flush: {flush}")
+    }
+
+    /// What was done with registered buffers.
+    pub fn fixed(&self) -> Fixed {
+        self.registered.done
+    }
+
+    /// Why the kernel refused to register buffers; told once.
+    pub fn take_refusal(&mut self) -> Option<&str> {
+        self.registered.take_refusal()
     }
 
     /// Says whether others compute on this CPU. They starve the kernel worker that ends a
@@ -225,17 +241,30 @@ impl UringDevice {
 
     fn queue_write(&mut self, fd: RawFd, offset: u64, method: FlushMethod) {
         self.ensure_room(2);
-        let (iovecs, count) = (self.iovecs.as_ptr(), self.iovecs.len() as u32);
-        let write = opcode::Writev::new(types::Fd(fd), iovecs, count).offset(offset);
+        let flags = if method == FlushMethod::Dsync { libc::RWF_DSYNC } else { 0 };
+        let write = self.write_entry(types::Fd(fd), offset, flags).user_data(WRITE << KIND_SHIFT);
         if method == FlushMethod::Dsync {
-            let write = write.rw_flags(libc::RWF_DSYNC).build();
-            self.push(&write.user_data(WRITE << KIND_SHIFT));
+            self.push(&write);
             return;
         }
-        let write = write.build().flags(squeue::Flags::IO_LINK).user_data(WRITE << KIND_SHIFT);
+        let write = write.flags(squeue::Flags::IO_LINK);
         let flush = opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build();
         self.push(&write);
         self.push(&flush.user_data(FLUSH << KIND_SHIFT));
+    }
+
+    /// The write of `parts`. What is gathered is mostly of several arenas and the kernel takes one in a
+    /// fixed write, so that only single parts are written so.
+    fn write_entry(&mut self, fd: types::Fd, offset: u64, flags: i32) -> squeue::Entry {
+        if let [part] = &self.parts[..]
+            && let Some(index) = self.registered.index(&self.ring.submitter(), part.arena())
+        {
+            self.registered.done.writes += 1;
+            let write = opcode::WriteFixed::new(fd, part.as_ptr(), part.len() as u32, index);
+            return write.offset(offset).rw_flags(flags).build();
+        }
+        let (iovecs, count) = (self.iovecs.as_ptr(), self.iovecs.len() as u32);
+        opcode::Writev::new(fd, iovecs, count).offset(offset).rw_flags(flags).build()
     }
 
     fn write_ended(&mut self, is_write: bool, result: i32) {
@@ -602,13 +631,19 @@ impl Device for UringDevice {
                 return;
             }
         };
-        let (memory, len) = (buf.as_mut_ptr(), buf.len() as u32);
+        let (memory, len, fd) = (buf.as_mut_ptr(), buf.len() as u32, types::Fd(fd));
+        let entry = match self.registered.index(&self.ring.submitter(), buf.arena()) {
+            Some(index) => {
+                self.registered.done.reads += 1;
+                opcode::ReadFixed::new(fd, memory, len, index).offset(base + offset).build()
+            }
+            None => opcode::Read::new(fd, memory, len).offset(base + offset).build(),
+        };
         let number = self.reads_free.pop().unwrap_or_else(|| {
             self.reads.push(None);
             self.reads.len() - 1
         });
         self.reads[number] = Some(Reading { token, buf });
-        let entry = opcode::Read::new(types::Fd(fd), memory, len).offset(base + offset).build();
         self.push(&entry.user_data(READ << KIND_SHIFT | number as u64));
     }
 

@@ -62,7 +62,7 @@ pub fn read<D: Device>(
 
 /// Everything that [`Device`] promises and that can be seen without pulling the plug.
 pub fn conforms<S: Subject>(subject: &S) {
-    let pool = Pool::new(64 << 20);
+    let pool = Pool::with_arenas(64 << 20);
     let mut device = subject.open();
     let sector = device.sector();
     assert!(sector.is_power_of_two() && sector >= 512);

@@ -40,7 +40,7 @@ pub fn small() -> LogConfig {
 }
 
 pub fn pool() -> Pool {
-    Pool::new(64 << 20)
+    Pool::with_arenas(64 << 20)
 }
 
 /// A record as the test knows it.
