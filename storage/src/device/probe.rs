@@ -1,7 +1,7 @@
 //! What reads gain on this disk from memory that the kernel knows beforehand, and from polling.
 //!
-//! Purpose: `racos tune` says it; the log reads without either until a disk is met where one of them is
-//! clearly quicker. A ring that polls cannot flush, so it would be a second ring beside the log's.
+//! Purpose: `racos tune` says it. The log registers what it reads at once if that is 64 KiB or more, and
+//! does not poll: a ring that polls cannot flush, so it would be a second ring beside the log's.
 //! Invariant: nothing is left behind in the directory.
 
 use super::posix;
@@ -14,18 +14,35 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const FILE_BYTES: u64 = 16 << 20;
-const READ_BYTES: usize = 4096;
+const SMALL: usize = 4096;
+/// A large read.
+pub const LARGE: usize = 1 << 20;
+/// Enough for the buffers, in arenas too.
+const POOL_BYTES: usize = 64 << 20;
 /// Reads under way at once.
 pub const DEPTH: usize = 8;
 
-/// Reads of 4 KiB a second, or why there are none.
+/// Reads a second, or why there are none.
 #[derive(Debug)]
 pub struct Reads {
+    /// Of 4 KiB.
     pub plain: io::Result<f64>,
-    /// Into registered buffers, of a registered file.
+    /// Of 4 KiB, into registered buffers, of a registered file.
     pub registered: io::Result<f64>,
-    /// By a ring that polls the disk.
+    /// Of 4 KiB, by a ring that polls the disk.
     pub polled: io::Result<f64>,
+    /// Of [`LARGE`] bytes, into buffers that are allocated one by one.
+    pub large_alone: io::Result<f64>,
+    /// Of as many, into registered arenas of a pool, as the log does it.
+    pub large_registered: io::Result<f64>,
+}
+
+/// How one measurement reads.
+#[derive(Clone, Copy)]
+struct How {
+    bytes: usize,
+    registered: bool,
+    polled: bool,
 }
 
 /// Reads from a new file in a directory, each way for this long.
@@ -35,9 +52,15 @@ pub struct Reads {
 pub fn reads(dir: &Path, each: Duration) -> io::Result<Reads> {
     let path = dir.join(format!("racos-probe-{}", std::process::id()));
     let result = fill(&path).map(|()| Reads {
-        plain: measure(&path, each, false, false),
-        registered: measure(&path, each, true, false),
-        polled: measure(&path, each, false, true),
+        plain: measure(&path, each, How { bytes: SMALL, registered: false, polled: false }),
+        registered: measure(&path, each, How { bytes: SMALL, registered: true, polled: false }),
+        polled: measure(&path, each, How { bytes: SMALL, registered: false, polled: true }),
+        large_alone: measure(&path, each, How { bytes: LARGE, registered: false, polled: false }),
+        large_registered: measure(
+            &path,
+            each,
+            How { bytes: LARGE, registered: true, polled: false },
+        ),
     });
     // There may be none.
     let _ = std::fs::remove_file(&path);
@@ -54,11 +77,12 @@ fn fill(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-fn measure(path: &Path, each: Duration, registered: bool, polled: bool) -> io::Result<f64> {
+fn measure(path: &Path, each: Duration, how: How) -> io::Result<f64> {
+    let How { bytes, registered, polled } = how;
     let file = posix::open_direct(path, false)?;
-    let pool = Pool::new(DEPTH * READ_BYTES);
+    let pool = if registered { Pool::with_arenas(POOL_BYTES) } else { Pool::new(POOL_BYTES) };
     // Declared before the ring, and so dropped after it: what the kernel may write to outlives it.
-    let mut bufs: Vec<Buf> = (0..DEPTH).filter_map(|_| pool.get(READ_BYTES)).collect();
+    let mut bufs: Vec<Buf> = (0..DEPTH).filter_map(|_| pool.get(bytes)).collect();
     let mut builder = IoUring::builder();
     if polled {
         builder.setup_iopoll();
@@ -67,7 +91,7 @@ fn measure(path: &Path, each: Duration, registered: bool, polled: bool) -> io::R
     if registered {
         let iovecs: Vec<libc::iovec> = bufs
             .iter_mut()
-            .map(|buf| libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: READ_BYTES })
+            .map(|buf| libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: bytes })
             .collect();
         // SAFETY: the buffers are not moved in memory and are freed only after the ring is.
         unsafe { ring.submitter().register_buffers(&iovecs) }?;
@@ -76,8 +100,8 @@ fn measure(path: &Path, each: Duration, registered: bool, polled: bool) -> io::R
     let mut entry = |number: usize, count: u64| -> squeue::Entry {
         // A walk over the whole file, in no order that a disk would see ahead.
         let block = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        let offset = block % (FILE_BYTES / READ_BYTES as u64) * READ_BYTES as u64;
-        let (memory, len) = (bufs[number].as_mut_ptr(), READ_BYTES as u32);
+        let offset = block % (FILE_BYTES / bytes as u64) * bytes as u64;
+        let (memory, len) = (bufs[number].as_mut_ptr(), bytes as u32);
         let entry = match registered {
             true => opcode::ReadFixed::new(types::Fixed(0), memory, len, number as u16)
                 .offset(offset)

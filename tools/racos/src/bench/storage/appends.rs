@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
-const IDENTITY: Identity = Identity { cluster: 1, node: 0, incarnation: 1, lane: 0, lanes: 1 };
+pub const IDENTITY: Identity = Identity { cluster: 1, node: 0, incarnation: 1, lane: 0, lanes: 1 };
 /// Bytes of log written with zeros beforehand: what is measured is appending, not preparing.
 const PREPARED: u64 = 2 << 30;
 
@@ -67,6 +67,7 @@ pub fn measure(dir: &Path, load: Load, flush: FlushMethod, seconds: f64) -> Resu
     let job = Job {
         block: load.bytes as u64,
         writers: if is_bulk { 1 } else { load.writers as u32 },
+        reads: false,
         flush: !is_bulk,
         depth: if is_bulk { 8 } else { 1 },
         seconds: seconds.max(1.0),
@@ -87,7 +88,7 @@ fn append(dir: &Path, load: Load, flush: FlushMethod, seconds: f64) -> Result<Ro
         prepare_ahead: 2,
         ..config
     };
-    let pool = Pool::new(512 << 20);
+    let pool = Pool::with_arenas(512 << 20);
     let uring = UringConfig { flush, ..UringConfig::default() };
     let mut device = FileDevice::open(dir, &uring).map_err(|error| about(error.to_string()))?;
     let words = device.describe();

@@ -21,11 +21,13 @@ pub fn version() -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// What one run writes.
+/// What one run writes, or reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Job {
     pub block: u64,
     pub writers: u32,
+    /// Whether it reads, in random order.
+    pub reads: bool,
     /// Whether each write is followed by `fdatasync`.
     pub flush: bool,
     /// Writes under way at once, of each writer.
@@ -44,7 +46,8 @@ pub fn run(dir: &Path, job: &Job) -> Option<Fio> {
     let block = format!("--bs={}", job.block);
     let depth = format!("--iodepth={}", job.depth);
     let runtime = format!("--runtime={}", job.seconds.ceil());
-    let mut args = vec!["--rw=write", &block, "--overwrite=1", "--time_based", &runtime];
+    let rw = if job.reads { "--rw=randread" } else { "--rw=write" };
+    let mut args = vec![rw, &block, "--overwrite=1", "--time_based", &runtime];
     match job.depth {
         1 => args.push("--ioengine=psync"),
         _ => args.extend(["--ioengine=io_uring", &depth]),
@@ -53,9 +56,9 @@ pub fn run(dir: &Path, job: &Job) -> Option<Fio> {
         args.push("--fdatasync=1");
     }
     let report = call(dir, job, &args)?;
-    let write = &report["jobs"][0]["write"];
-    let per_second = write["iops"].as_f64()?;
-    let mb_per_s = write["bw_bytes"].as_f64()? / 1e6;
+    let done = &report["jobs"][0][if job.reads { "read" } else { "write" }];
+    let per_second = done["iops"].as_f64()?;
+    let mb_per_s = done["bw_bytes"].as_f64()? / 1e6;
     let mean_us = f64::from(job.writers) * f64::from(job.depth) * 1e6 / per_second;
     Some(Fio { version, per_second, mb_per_s, mean_us })
 }

@@ -7,6 +7,7 @@ mod appends;
 mod fio;
 mod keys;
 mod lone;
+mod reads;
 mod soak;
 
 use crate::exit::{Outcome, usage};
@@ -33,7 +34,7 @@ pub struct StorageArgs {
     /// Only these.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// How long each row of appends is measured.
+    /// How long each row of appends and reads is measured.
     #[arg(long, short, default_value_t = 5.0)]
     seconds: f64,
     /// Keys of the restart and of the checkpoints.
@@ -71,6 +72,8 @@ pub struct StorageArgs {
 enum Part {
     /// Durable appends to the log alone.
     Appends,
+    /// Random reads of large fragments from the log alone.
+    Reads,
     /// A node's start with many keys, and the memory they take.
     Restart,
     /// The longest turn of a node's loop while a checkpoint is written.
@@ -85,6 +88,7 @@ const CHURN_VALUE: usize = 16 << 10;
 #[derive(Default)]
 struct Results {
     appends: Vec<Row>,
+    reads: Vec<reads::Row>,
     restart: Option<Restart>,
     stall: Option<Stall>,
     amplification: Vec<Amplification>,
@@ -154,6 +158,12 @@ fn measure(
             results.appends.push(appends::measure(dir, load, flush, args.seconds)?);
         }
     }
+    if wanted(Part::Reads) {
+        for load in reads::LOADS {
+            bar.set_message(load.name);
+            results.reads.push(reads::measure(dir, load, args.seconds)?);
+        }
+    }
     let len = args.value_size as usize;
     if wanted(Part::Restart) {
         bar.set_message("restart");
@@ -185,15 +195,35 @@ fn measure(
 }
 
 fn to_json(results: &Results) -> Value {
-    let appends = results.appends.iter().map(|row| {
-        let fio = row.fio.as_ref().map(|fio| {
+    let fio = |fio: &Option<fio::Fio>| {
+        fio.as_ref().map(|fio| {
             json!({
                 "version": fio.version,
                 "per_second": fio.per_second,
                 "mb_per_s": fio.mb_per_s,
                 "mean_us": fio.mean_us,
             })
-        });
+        })
+    };
+    let reads = results.reads.iter().map(|row| {
+        let figures = |it: &reads::Figures| {
+            json!({
+                "per_second": it.per_second,
+                "mb_per_s": it.mb_per_s,
+                "p50_us": it.p50_us,
+                "p99_us": it.p99_us,
+                "cpu_us": it.cpu_us,
+            })
+        };
+        json!({
+            "load": row.load.name,
+            "registered": figures(&row.registered),
+            "alone": figures(&row.alone),
+            "device": row.device,
+            "fio": fio(&row.fio),
+        })
+    });
+    let appends = results.appends.iter().map(|row| {
         json!({
             "load": row.load.name,
             "per_second": row.per_second,
@@ -204,7 +234,7 @@ fn to_json(results: &Results) -> Value {
             "records_per_flush": row.per_flush,
             "written_per_byte": row.written,
             "device": row.device,
-            "fio": fio,
+            "fio": fio(&row.fio),
             "ratio": row.ratio(),
         })
     });
@@ -257,6 +287,7 @@ fn to_json(results: &Results) -> Value {
     });
     json!({
         "appends": appends.collect::<Vec<_>>(),
+        "reads": reads.collect::<Vec<_>>(),
         "restart": restart,
         "stall": stall,
         "amplification": amplification.collect::<Vec<_>>(),
@@ -268,6 +299,10 @@ fn to_text(results: &Results) -> String {
     if let Some(row) = results.appends.first() {
         text += &format!("{}\n", row.device);
         text += &appends_table(&results.appends);
+    }
+    if let Some(row) = results.reads.first() {
+        text += &format!("{}\n", row.device);
+        text += &reads_table(&results.reads);
     }
     if let Some(restart) = &results.restart {
         text += &format!(
@@ -339,6 +374,26 @@ fn appends_table(rows: &[Row]) -> String {
         cells
     });
     output::table(&std::iter::once(heading).chain(cells).collect::<Vec<_>>())
+}
+
+fn reads_table(rows: &[reads::Row]) -> String {
+    let heading = ["random reads", "a second", "MB/s", "p50 us", "p99 us", "CPU us"];
+    let heading = heading.map(String::from).to_vec();
+    let mut table = vec![heading];
+    for row in rows {
+        for (way, it) in [("registered", row.registered), ("each alone", row.alone)] {
+            let figures = [it.per_second, it.mb_per_s, it.p50_us, it.p99_us, it.cpu_us];
+            let figures = figures.map(|figure| format!("{figure:.1}"));
+            let name = format!("{}, buffers {way}", row.load.name);
+            table.push(std::iter::once(name).chain(figures).collect());
+        }
+        if let Some(fio) = &row.fio {
+            let figures = [fio.per_second, fio.mb_per_s, fio.mean_us].map(|it| format!("{it:.1}"));
+            let name = format!("{}, {} (mean us)", row.load.name, fio.version);
+            table.push(std::iter::once(name).chain(figures).collect());
+        }
+    }
+    output::table(&table)
 }
 
 fn stall_table(stall: &Stall) -> String {
