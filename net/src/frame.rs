@@ -4,14 +4,14 @@
 //! sender never copies it.
 //!
 //! ```text
-//! 0  magic u32       8  version u8, flags u8 (0), sender u16    16 cluster u64
+//! 0  magic u32       8  version u8, flags u8, sender u16        16 cluster u64
 //! 4  checksum u32    12 frames length u16                       24 incarnation u32, boot u32
 //!                    14 lane u8, number of lanes less one u8
 //! 32 frames: kind u8, flags u8, head length u16, body length u32, head, body, zeros up to 8
 //! .. tails: the bodies of the frames flagged `TAIL`, in order, up to the end of the datagram
 //! ```
 //!
-//! Integers are little-endian. The checksum is the CRC-32 of everything after itself.
+//! The only flag is [`LEAST`]. Integers are little-endian. The checksum is the CRC-32 of everything after itself.
 //!
 //! Invariant: [`open`] accepts a datagram only if every length in it is consistent, so that reading
 //! its frames cannot fail.
@@ -29,6 +29,10 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"rcos");
 pub const VERSION: u8 = 1;
 /// Sender number of everything that is not a node.
 pub const CLIENT: u16 = u16::MAX;
+/// Where the flags of a datagram are.
+pub(crate) const FLAGS_AT: usize = 9;
+/// Flag of a datagram: the sender's cluster decides class R by F* proposals (PROTOCOL 5.5-l).
+pub const LEAST: u8 = 2;
 /// Frame flag: the body lies behind the frames.
 const TAIL: u8 = 1;
 
@@ -95,6 +99,8 @@ pub struct Header {
     pub boot: u32,
     /// Whether the sender knows how many lanes there are: always, but for clients.
     pub knows_lanes: bool,
+    /// The flags.
+    pub flags: u8,
     frames_end: usize,
 }
 
@@ -106,7 +112,7 @@ pub struct Frame {
     pub body: std::ops::Range<usize>,
 }
 
-/// The header of every datagram of `identity`, with checksum and frames length still zero.
+/// The header of every datagram of `identity`, with checksum, frames length and flags still zero.
 pub fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -190,7 +196,10 @@ pub fn open(bytes: &[u8], to: &Identity) -> Result<Header, Junk> {
         return Err(Junk::Lane);
     }
     let frames = usize::from(u16_at(bytes, 12));
-    if bytes[9] != 0 || !frames.is_multiple_of(8) || frames > bytes.len() - HEADER_BYTES {
+    if bytes[FLAGS_AT] & !LEAST != 0
+        || !frames.is_multiple_of(8)
+        || frames > bytes.len() - HEADER_BYTES
+    {
         return Err(Junk::Frame);
     }
     let header = Header {
@@ -198,6 +207,7 @@ pub fn open(bytes: &[u8], to: &Identity) -> Result<Header, Junk> {
         incarnation: u32_at(bytes, 24),
         boot: u32_at(bytes, 28),
         knows_lanes,
+        flags: bytes[FLAGS_AT],
         frames_end: HEADER_BYTES + frames,
     };
     check_frames(bytes, header.frames_end)?;
@@ -350,9 +360,12 @@ mod tests {
         assert_eq!(open(&change(8, 2), &ME), Err(Junk::Version));
         assert_eq!(open(&good, &Identity { cluster: 8, ..ME }), Err(Junk::Cluster));
         assert_eq!(open(&change(40, 0xff), &ME), Err(Junk::Checksum));
-        let mut flagged = change(9, 1);
-        reseal(&mut flagged);
-        assert_eq!(open(&flagged, &ME), Err(Junk::Frame));
+        for flags in 0..=u8::MAX {
+            let mut flagged = change(FLAGS_AT, flags);
+            reseal(&mut flagged);
+            let expected = if flags & !LEAST == 0 { Ok(flags) } else { Err(Junk::Frame) };
+            assert_eq!(open(&flagged, &ME).map(|header| header.flags), expected);
+        }
     }
 
     /// tests PROTOCOL 1.2-a, 3.2-a

@@ -50,6 +50,8 @@ pub struct TransportConfig {
     /// Most bytes of chunks that one flush sends to one peer.
     pub turn_bytes_max: usize,
     pub pace: PaceConfig,
+    /// Flags of every datagram: 0 or [`frame::LEAST`].
+    pub flags: u8,
 }
 
 impl Default for TransportConfig {
@@ -64,6 +66,7 @@ impl Default for TransportConfig {
             give_up_ns: 5_000_000_000,
             turn_bytes_max: 512 << 10,
             pace: PaceConfig::default(),
+            flags: 0,
         }
     }
 }
@@ -78,6 +81,8 @@ pub struct Sender {
     pub boot: u32,
     /// False for a client that has yet to ask how many lanes there are.
     pub knows_lanes: bool,
+    /// Flags of its datagram.
+    pub flags: u8,
 }
 
 /// A message that has arrived. Head and body of a small one are views of the receive buffer, which
@@ -151,8 +156,10 @@ impl<L: Link> Transport<L> {
     /// `pool` gives the buffers of large messages that arrive.
     pub fn new(link: L, identity: Identity, pool: Pool, config: TransportConfig) -> Transport<L> {
         let message_max = config.message_bytes_max.min(u32::MAX as usize - HEAD_MAX);
+        let mut header = frame::header(&identity);
+        header[frame::FLAGS_AT] = config.flags;
         Transport {
-            wire: Wire { link, header: frame::header(&identity), datagrams: 0 },
+            wire: Wire { link, header, datagrams: 0 },
             identity,
             peers: Peers::new(config.peers_max),
             dirty: Vec::new(),
@@ -259,6 +266,7 @@ impl<L: Link> Transport<L> {
             incarnation: header.incarnation,
             boot: header.boot,
             knows_lanes: header.knows_lanes,
+            flags: header.flags,
         };
         for Frame { kind, head, body } in Frames::new(bytes, header) {
             match kind {

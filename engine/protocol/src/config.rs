@@ -1,6 +1,6 @@
 //! Parameters of a cluster and the thresholds that follow from them (PROTOCOL 1).
 
-use crate::{Class, CoinKey, Configuration, Nanos, Node, NodeSet, Policy, Slot};
+use crate::{Class, CoinKey, Configuration, Digest, Fast, Nanos, Node, NodeSet, Policy, Slot};
 use std::fmt;
 
 /// Most members of a cluster: node sets are one machine word.
@@ -70,6 +70,8 @@ pub struct Config {
     pub alpha: Slot,
     /// Who fills the slots; agreed by all members.
     pub policy: Policy,
+    /// How many proposals decide a slot of class R; agreed by all members.
+    pub fast: Fast,
     /// Own slots in flight (W).
     pub own_slots_max: usize,
     pub timing: Timing,
@@ -131,6 +133,7 @@ impl Config {
             lane: 0,
             alpha: 1024,
             policy: Policy::OwnerSlots,
+            fast: Fast::Support,
             own_slots_max: 2,
             timing: Timing::default(),
             coin: CoinKey(1, 2),
@@ -153,7 +156,7 @@ impl Config {
         if self.alpha < least {
             return Err(ConfigError::WindowTooSmall { alpha: self.alpha, least });
         }
-        Thresholds::new(self.n, self.f, self.k)
+        Ok(Thresholds::new(self.n, self.f, self.k)?.with(self.fast))
     }
 
     /// The configuration that the cluster was founded with.
@@ -162,7 +165,8 @@ impl Config {
     /// As [`Config::thresholds`].
     pub fn founding(&self) -> Result<Configuration, ConfigError> {
         self.thresholds()?;
-        Configuration::new(0, (0..self.n as Node).collect(), self.f, self.k)
+        let founding = Configuration::new(0, (0..self.n as Node).collect(), self.f, self.k)?;
+        Ok(founding.with(self.fast))
     }
 }
 
@@ -187,6 +191,8 @@ pub struct Thresholds {
     /// The same of class R.
     pub ready_support: usize,
     pub ready_fast: usize,
+    /// F* is chosen: votes of phase 0 of class R may be weak.
+    pub has_weak_votes: bool,
     /// Null proposals that decide null at once.
     pub fast_null: usize,
     /// Equal votes that decide.
@@ -221,10 +227,45 @@ impl Thresholds {
             fast: support + f,
             ready_support: majority,
             ready_fast: majority + f,
+            has_weak_votes: false,
             fast_null: majority + f,
             decide: f + 1,
         };
         Ok(t.mutated())
+    }
+
+    /// The same under what the cluster decides class R by.
+    /// PROTOCOL 5.5-k: class E and null are decided as before.
+    pub fn with(self, fast: Fast) -> Thresholds {
+        if fast == Fast::Support {
+            return self;
+        }
+        // PROTOCOL 5.5-h: F* = floor((n+f)/2)+1.
+        let mut ready_fast = (self.n + self.f) / 2 + 1;
+        if mutant!("F* one short") {
+            ready_fast -= 1;
+        }
+        Thresholds { ready_fast, has_weak_votes: true, ..self }
+    }
+
+    /// PROTOCOL 5.5-h: whether a candidate that so many of those `heard` have proposed may be decided by
+    /// F* proposals, of which this node has not heard all.
+    pub(crate) fn is_weak(&self, candidate: Digest, count: usize, heard: usize) -> bool {
+        let may_be_decided = count + (self.n - heard) >= self.ready_fast;
+        self.has_weak_votes
+            && Class::of(candidate) == Class::Ready
+            && may_be_decided
+            && !mutant!("no vote is weak")
+    }
+
+    /// PROTOCOL 13-c: the fewest proposals of a candidate that is decided. A vote that is weak for it takes
+    /// no more of them than this.
+    pub fn least_proposals(&self, class: Class) -> usize {
+        let (support, fast) = self.of(class);
+        match class == Class::Ready && self.has_weak_votes {
+            true => support.min(fast - self.f),
+            false => support,
+        }
     }
 
     /// PROTOCOL 5.2-x, 6.3-d: proposals needed to vote for a batch, and to decide it at once. Of class R
@@ -306,6 +347,43 @@ mod tests {
         for hash in [0, 1, u128::MAX, 1 << 127] {
             assert_eq!(Class::of(Class::Eager.mark(hash)), Class::Eager);
             assert_eq!(Class::of(Class::Ready.mark(hash)), Class::Ready);
+        }
+    }
+
+    /// tests PROTOCOL 5.5-h, 5.5-k
+    #[test]
+    fn the_least_threshold_stands_in_the_table_of_section_1() {
+        // (n, f, k) -> P, whether a quorum can reach it; F*, likewise; fast of class E.
+        for (shape, published, in_quorum, least, least_in_quorum, eager) in [
+            ((3, 1, 1), 3, false, 3, false, 3),
+            ((4, 1, 2), 4, false, 3, true, 4),
+            ((5, 1, 3), 4, true, 4, true, 5),
+            ((5, 1, 2), 4, true, 4, true, 4),
+            ((6, 1, 3), 5, true, 4, true, 5),
+            ((7, 1, 5), 5, true, 5, true, 7),
+            ((7, 2, 3), 6, false, 5, true, 7),
+            ((8, 2, 3), 7, false, 6, true, 7),
+            ((9, 3, 3), 8, false, 7, false, 9),
+            ((9, 2, 3), 7, true, 6, true, 7),
+            ((11, 4, 3), 10, false, 8, false, 11),
+            ((13, 5, 3), 12, false, 10, false, 13),
+        ] {
+            let (n, f, k) = shape;
+            let plain = Thresholds::new(n, f, k).unwrap();
+            let with = plain.with(Fast::Least);
+            assert_eq!((plain.ready_fast, with.ready_fast), (published, least), "{shape:?}");
+            assert_eq!(plain.quorum >= published, in_quorum, "{shape:?}");
+            assert_eq!(with.quorum >= least, least_in_quorum, "{shape:?}");
+            // It helps where n is even or f is 2 or more.
+            assert_eq!(least < published, n % 2 == 0 || f >= 2, "{shape:?}");
+            // Class E, null and everything else stay.
+            assert_eq!((with.of(Class::Eager), with.fast), (plain.of(Class::Eager), eager));
+            let same = Thresholds { ready_fast: published, has_weak_votes: false, ..with };
+            assert_eq!((same, plain.with(Fast::Support)), (plain, plain));
+            assert!(!with.is_weak(Class::Eager.mark(1), n, n), "no vote of class E is weak");
+            let least = least - f;
+            assert_eq!(with.least_proposals(Class::Ready), least.min(with.majority));
+            assert_eq!(with.least_proposals(Class::Eager), with.support);
         }
     }
 

@@ -7,7 +7,7 @@
 //! owner's slots that is stepped through by the n of where it begins.
 
 use crate::config::{ConfigError, MEMBERS_MAX, Thresholds};
-use crate::{Node, NodeSet, Slot};
+use crate::{Fast, Node, NodeSet, Slot};
 
 /// Members and thresholds of the slots from `from` on, up to where the next configuration begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ impl Configuration {
         }
         thresholds.members = set;
         Ok(Configuration { from, members, thresholds })
+    }
+
+    /// The same under what the cluster decides class R by.
+    pub fn with(self, fast: Fast) -> Configuration {
+        Configuration { thresholds: self.thresholds.with(fast), ..self }
     }
 
     pub fn contains(&self, node: Node) -> bool {

@@ -5,7 +5,7 @@
 //! long as each sender says one thing per (phase, kind) and nothing it has not made durable.
 //! PROTOCOL 1-d, 5.5-g: the time and who is suspected choose when to vote, never what is counted.
 //! What would break it: counting the own message before its flush (PROTOCOL 4.1), a threshold off
-//! by one, or a coin other than 0 in phase 0.
+//! by one, a coin other than 0 in phase 0, or, under F*, a `?` that is not weak though it must be.
 
 use crate::{Ballot, Class, Config, Digest, Nanos, Node, NodeSet, Slot, Thresholds, Value};
 
@@ -106,6 +106,8 @@ pub struct Consensus {
     proposed_batch: NodeSet,
     proposed_null: NodeSet,
     candidate: Option<Digest>,
+    /// Of the `?` of phase 0, those that are weak for the candidate (PROTOCOL 5.5-h).
+    weak: NodeSet,
     first: Round,
     /// Rounds of phases 1, 2, ...: empty unless phase 0 did not decide.
     later: Vec<Round>,
@@ -122,6 +124,7 @@ impl Default for Consensus {
             proposed_batch: NodeSet::EMPTY,
             proposed_null: NodeSet::EMPTY,
             candidate: None,
+            weak: NodeSet::EMPTY,
             first: Round::default(),
             later: Vec::new(),
             phase: 0,
@@ -155,9 +158,10 @@ impl Consensus {
     }
     /// PROTOCOL 13-c: everybody's proposal is known, and they contradict the decision.
     pub(crate) fn unsupported(&self, t: &Thresholds) -> bool {
-        // All n proposals, fewer than sup of them for the batch.
-        let batch = self.decision.is_some_and(|decision| decision.value != Value::Null);
-        batch && self.heard().len() == t.n && self.proposed_batch.len() < self.thresholds(t).0
+        // All n proposals, too few of them for the batch.
+        let Some(Value::Batch(digest)) = self.decision.map(|it| it.value) else { return false };
+        let least = t.least_proposals(Class::of(digest));
+        self.heard().len() == t.n && self.proposed_batch.len() < least
     }
 
     /// PROTOCOL 5.2-x: support and fast threshold of the candidate. While none is named there is none to
@@ -169,6 +173,16 @@ impl Consensus {
     /// Whether this node has voted in phase 0 or gone further.
     pub fn has_voted(&self) -> bool {
         self.stage == Stage::Votes || self.phase > 0
+    }
+
+    /// Whether this node has voted in the phase that it is in.
+    pub(crate) fn awaits_votes(&self) -> bool {
+        self.stage == Stage::Votes
+    }
+
+    /// The phase that this node is in.
+    pub(crate) fn phase(&self) -> u32 {
+        self.phase
     }
 
     /// PROTOCOL 3.2-b: the first message of a key counts; another one with the same key that says
@@ -191,20 +205,29 @@ impl Consensus {
 
     /// PROTOCOL 3.2-c, 13-a: a second VOTE of one key that says something else is refused.
     pub fn vote(&mut self, from: Node, phase: u32, ballot: Ballot) -> Counted {
+        if !ballot.is_possible(phase) {
+            return Err(Contradiction(format!("node {from} cast no possible vote: {ballot:?}")));
+        }
         if let Some(candidate) = ballot.candidate() {
             self.name(Value::Batch(candidate))?;
         }
+        let weak = self.weak;
         let round = self.round_mut(phase)?;
         let all = round.votes_batch.union(round.votes_null).union(round.votes_open);
         let set = match ballot {
             Ballot::For(Value::Batch(_)) => &mut round.votes_batch,
             Ballot::For(Value::Null) => &mut round.votes_null,
-            Ballot::Open(_) => &mut round.votes_open,
+            Ballot::Open(_) | Ballot::Weak(_) => &mut round.votes_open,
         };
-        if all.contains(from) && !set.contains(from) {
+        let is_weak = matches!(ballot, Ballot::Weak(_));
+        let was_weak = phase == 0 && weak.contains(from);
+        if all.contains(from) && (!set.contains(from) || was_weak != is_weak) {
             return Err(Contradiction(format!("node {from} voted twice in phase {phase}")));
         }
         set.insert(from);
+        if is_weak {
+            self.weak.insert(from);
+        }
         let round = self.round(phase);
         if !round.votes_batch.is_empty() && !round.votes_null.is_empty() {
             return Err(Contradiction(format!("two values voted in phase {phase}")));
@@ -271,7 +294,7 @@ impl Consensus {
     }
 
     /// PROTOCOL 3.2-d, 13-b: a slot is decided once.
-    fn decide(&mut self, value: Value, path: Path) -> Result<bool, Contradiction> {
+    pub(crate) fn decide(&mut self, value: Value, path: Path) -> Result<bool, Contradiction> {
         match self.decision {
             Some(known) if known.value != value => {
                 Err(Contradiction(format!("decided {:?} and then {value:?}", known.value)))
@@ -376,6 +399,8 @@ impl Consensus {
                 Ballot::For(Value::Batch(candidate))
             }
             _ if null >= t.majority => Ballot::For(Value::Null),
+            // PROTOCOL 5.5-h
+            Some(candidate) if t.is_weak(candidate, batch, heard.len()) => Ballot::Weak(candidate),
             _ => Ballot::Open(None),
         };
         // PROTOCOL 5.2-a: one vote in a phase.
@@ -420,10 +445,14 @@ impl Consensus {
         let candidate = self.candidate.map(Value::Batch);
         let missing = || Contradiction("a batch was voted for that nobody named".into());
         let nothing_to_take = mutant!("coin of phase 0 is free") && candidate.is_none();
+        // PROTOCOL 5.5-i: whoever has heard no other vote than weak ones may be the only one to learn what
+        // F* proposals decided.
+        let all_weak = phase == 0 && self.weak.len() == round.votes();
+        let side = || coin(config, slot, phase, fixed_coins(t, self.candidate));
         // PROTOCOL 5.2-i, 5.2-j, 5.2-o, 5.2-p: a value that was voted for, else what the coin says.
-        let value = if !round.votes_batch.is_empty() {
+        let value = if !round.votes_batch.is_empty() || all_weak {
             candidate.ok_or_else(missing)?
-        } else if !round.votes_null.is_empty() || nothing_to_take || !coin(config, slot, phase) {
+        } else if !round.votes_null.is_empty() || nothing_to_take || !side() {
             Value::Null
         } else {
             candidate.ok_or_else(missing)?
@@ -465,11 +494,18 @@ impl Consensus {
     }
 }
 
+/// The last phase whose coin is 0.
+/// PROTOCOL 5.5-j: under F* two candidates may be left after phase 0, and one after phase 1.
+fn fixed_coins(t: &Thresholds, candidate: Option<Digest>) -> u32 {
+    u32::from(t.has_weak_votes && candidate.is_some_and(|it| Class::of(it) == Class::Ready))
+}
+
 /// PROTOCOL 5.6-a, 5.6-b, 5.6-c: 0 in phase 0; the cluster's coin, but every fourth phase the
 /// node's own.
-fn coin(config: &Config, slot: Slot, phase: u32) -> bool {
+fn coin(config: &Config, slot: Slot, phase: u32, fixed: u32) -> bool {
     match phase {
         0 => mutant!("coin of phase 0 is free"),
+        p if p <= fixed => false,
         p if p % 4 == 0 => config.local_coin.flip(1, config.lane, slot, p),
         p => config.coin.flip(1, config.lane, slot, p),
     }

@@ -11,8 +11,8 @@ use crate::estimate::{Mean, Quantile};
 use crate::queue::Queue;
 use crate::slot::{Said, Segment, SlotState, Step};
 use crate::{
-    Action, BatchInfo, Class, Config, ConfigError, Configuration, Message, Nanos, Node, NodeSet,
-    Path, Policy, Seat, Slot, Thresholds, Value, Waiting,
+    Action, BatchInfo, Class, Config, ConfigError, Configuration, Fast, Message, Nanos, Node,
+    NodeSet, Path, Policy, Seat, Slot, Thresholds, Value, Waiting,
 };
 use std::collections::VecDeque;
 
@@ -333,14 +333,17 @@ impl Core {
                 self.on_propose_null(from, first, to, now, effects)
             }
             Message::Vote { slot, phase, ballot } => {
-                self.counted(from, slot, now, effects, |state| {
-                    state.consensus.vote(from, phase, ballot)
-                });
+                // PROTOCOL 5.5-l: words of other terms say nothing here.
+                let is_weak = matches!(ballot, crate::Ballot::Weak(_));
+                if is_weak && self.config.fast == Fast::Support {
+                    return;
+                }
+                let rivals = self.has_rivals();
+                self.counted(from, slot, now, effects, |s| s.vote(from, phase, ballot, rivals));
             }
             Message::State { slot, phase, value } => {
-                self.counted(from, slot, now, effects, |state| {
-                    state.consensus.state(from, phase, value)
-                });
+                let rivals = self.has_rivals();
+                self.counted(from, slot, now, effects, |s| s.state(from, phase, value, rivals));
             }
             Message::Decide { slot, value } => self.on_decide(slot, value, now, effects),
             Message::Skip { from: first, to } => self.on_skip(from, first, to, now, effects),
@@ -595,14 +598,16 @@ impl Core {
             Release::Vote { slot, phase, ballot } => {
                 if self.step_durable(slot, Step::Vote(phase, ballot)) {
                     fx.send(Target::Others, Message::Vote { slot, phase, ballot });
-                    self.counted(me, slot, now, fx, |s| s.consensus.vote(me, phase, ballot));
+                    let rivals = self.has_rivals();
+                    self.counted(me, slot, now, fx, |s| s.vote(me, phase, ballot, rivals));
                 }
             }
             // PROTOCOL 4.1-c
             Release::State { slot, phase, value } => {
                 if self.step_durable(slot, Step::State(phase, value)) {
                     fx.send(Target::Others, Message::State { slot, phase, value });
-                    self.counted(me, slot, now, fx, |s| s.consensus.state(me, phase, value));
+                    let rivals = self.has_rivals();
+                    self.counted(me, slot, now, fx, |s| s.state(me, phase, value, rivals));
                 }
             }
         }
@@ -696,8 +701,11 @@ impl Core {
         let Some(index) = self.index(slot) else { return };
         let thresholds = &self.configurations.at(slot).thresholds;
         let SlotState { consensus, contest, .. } = &mut self.slots[index];
-        let led = contest.as_ref().map_or(Ok(()), |contest| contest.lead(consensus, thresholds));
-        match led.and_then(|()| consensus.follow(thresholds)) {
+        let followed = match contest {
+            Some(contest) => contest.follow(consensus, thresholds),
+            None => consensus.follow(thresholds),
+        };
+        match followed {
             Ok(Some(decision)) => self.note_decision(slot, decision.value, decision.path, now),
             Ok(None) => {}
             Err(contradiction) => self.fatal(slot, contradiction, fx),

@@ -91,21 +91,29 @@ pub enum Value {
     Batch(Digest),
 }
 
-/// What a VOTE says: a value, or `?` with the candidate seen in a STATE, if any (PROTOCOL 5.2).
+/// What a VOTE says: a value, or `?` with the candidate seen in a STATE, if any (PROTOCOL 5.2); or a `?`
+/// of phase 0 that is weak for a candidate, which F* may have decided (5.5-h).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Ballot {
     For(Value),
     Open(Option<Digest>),
+    Weak(Digest),
 }
 
 impl Ballot {
     /// The candidate that this ballot names.
     pub fn candidate(self) -> Option<Digest> {
         match self {
-            Ballot::For(Value::Batch(digest)) => Some(digest),
+            Ballot::For(Value::Batch(digest)) | Ballot::Weak(digest) => Some(digest),
             Ballot::Open(candidate) => candidate,
             Ballot::For(Value::Null) => None,
         }
+    }
+
+    /// Whether a VOTE of this phase may say so.
+    /// PROTOCOL 5.5-h, 5.5-k: phase 0 of a slot of class R alone knows weak votes.
+    pub fn is_possible(self, phase: u32) -> bool {
+        !matches!(self, Ballot::Weak(of) if phase > 0 || Class::of(of) == Class::Eager)
     }
 }
 

@@ -10,43 +10,6 @@
 
 use crate::{BatchInfo, Class, Digest, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
-use std::str::FromStr;
-
-/// Who fills the slots: part of what a cluster is founded with.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
-pub enum Policy {
-    /// Each slot belongs to a node, which puts a batch into it (PROTOCOL 6.1).
-    #[default]
-    OwnerSlots,
-    /// One operation a slot, one slot after the other; all propose the oldest that is stored (6.4).
-    Queue,
-}
-
-impl Policy {
-    /// Its name in configurations.
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::OwnerSlots => "owner",
-            Policy::Queue => "queue",
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
-    }
-}
-
-impl FromStr for Policy {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Policy, String> {
-        let found = [Policy::OwnerSlots, Policy::Queue].into_iter().find(|it| it.name() == name);
-        found.ok_or_else(|| format!("\"{name}\" is no policy: it is \"owner\" or \"queue\""))
-    }
-}
 
 /// Operations that wait; above it a READY is not taken in, and comes again with a PROPOSE.
 const WAITING_MAX: usize = 1 << 16;

@@ -5,8 +5,9 @@
 
 use crate::core::Core;
 use crate::effects::Record;
+use crate::rivals::RIVALS_LAST;
 use crate::slot::{Said, Segment, SlotState, Step};
-use crate::{BatchInfo, Change, Config, ConfigError, Membership, Nanos, Slot, Value};
+use crate::{Ballot, BatchInfo, Change, Config, ConfigError, Fast, Membership, Nanos, Slot, Value};
 use std::collections::BTreeMap;
 
 /// Collects a replayed log.
@@ -180,8 +181,8 @@ impl Recovery {
             state.pull_wait = wait;
             state.named_since = state.consensus.candidate().map(|_| now);
             let quorum = core.at(slot).thresholds.quorum;
-            let is_queue = core.is_queue();
-            resume(&mut state, core.config.me, now, quorum, is_queue);
+            let (is_queue, rivals) = (core.is_queue(), core.has_rivals());
+            resume(&mut state, core.config.me, (now, quorum), is_queue, rivals);
             if let (Some(queue), Some(Said { what: Value::Batch(candidate), .. })) =
                 (&mut core.queue, state.proposal)
             {
@@ -202,13 +203,21 @@ impl Recovery {
     }
 
     fn step(&mut self, slot: Slot, step: Step) -> Result<(), String> {
+        // PROTOCOL 5.5-l: nodes of other terms cast no such vote.
+        if matches!(step, Step::Vote(_, Ballot::Weak(_))) && self.core.config.fast == Fast::Support
+        {
+            return Err(format!(
+                "slot {slot}: this node was founded with fast = \"{}\" and is started with fast = \"{}\": \
+                 write the former into its configuration",
+                Fast::Least,
+                Fast::Support
+            ));
+        }
+        let has_rivals = self.core.has_rivals();
         let Some(state) = self.slot(slot) else { return Ok(()) };
-        let candidate = match step {
-            Step::Vote(_, ballot) => ballot.candidate(),
-            Step::State(_, Value::Batch(digest)) => Some(digest),
-            Step::State(_, Value::Null) => None,
-        };
-        if let Some(digest) = candidate {
+        // Two operations of a queue may be voted for, under F*.
+        let may_differ = has_rivals && step.phase() <= RIVALS_LAST;
+        if let Some(digest) = step.candidate().filter(|_| !may_differ) {
             name(state, slot, Value::Batch(digest))?;
         }
         // PROTOCOL 5.2-w
@@ -236,7 +245,13 @@ fn same_key(a: Step, b: Step) -> bool {
 }
 
 /// PROTOCOL 4.1-g: counts the own recorded messages again: they were sent, or may have been.
-fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize, is_queue: bool) {
+fn resume(
+    state: &mut SlotState,
+    me: crate::Node,
+    (now, quorum): (Nanos, usize),
+    is_queue: bool,
+    rivals: bool,
+) {
     const OWN: &str = "own records do not contradict each other";
     if let Some(said) = state.proposal {
         state.propose(me, said.what, now, quorum, is_queue).expect(OWN);
@@ -244,11 +259,11 @@ fn resume(state: &mut SlotState, me: crate::Node, now: Nanos, quorum: usize, is_
     for said in state.steps.clone() {
         match said.what {
             Step::Vote(phase, ballot) => {
-                state.consensus.vote(me, phase, ballot).expect(OWN);
+                state.vote(me, phase, ballot, rivals).expect(OWN);
                 state.consensus.resume(phase, true);
             }
             Step::State(phase, value) => {
-                state.consensus.state(me, phase, value).expect(OWN);
+                state.state(me, phase, value, rivals).expect(OWN);
                 state.consensus.resume(phase, false);
             }
         }

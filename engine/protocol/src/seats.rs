@@ -195,7 +195,8 @@ impl Core {
                 let count = joined.unwrap_or(0).max(self.seats.len());
                 self.seats.resize(count, Seat { incarnation: 1, from });
                 self.lost = self.lost.union(lost);
-                self.configurations.push(next);
+                // PROTOCOL 5.5-h: F* of the new n and f.
+                self.configurations.push(next.with(self.config.fast));
             }
         }
         self.epoch += 1;
@@ -207,7 +208,8 @@ impl Core {
     pub(crate) fn set_membership(&mut self, membership: Membership) {
         let Membership { seats, lost, configurations, epoch, effect } = membership;
         (self.seats, self.lost, self.epoch, self.fill_to) = (seats, lost, epoch, effect);
-        self.configurations.replace_all(configurations);
+        let known = configurations.into_iter().map(|it| it.with(self.config.fast));
+        self.configurations.replace_all(known.collect());
         let seat = self.seats.get(usize::from(self.config.me)).copied();
         self.own_next = self.own_from(0);
         self.take_place(seat.map_or(0, |seat| seat.from));

@@ -11,12 +11,17 @@ use crate::core::Core;
 use crate::effects::{Effect, Effects, Record, Release, Target};
 use crate::queue::born;
 use crate::slot::Said;
-use crate::{BatchInfo, Class, Digest, Message, Nanos, Slot, Value};
+use crate::{BatchInfo, Class, Digest, Fast, Message, Nanos, Slot, Value};
 
 impl Core {
     /// Whether the slots are filled from a queue.
     pub(crate) fn is_queue(&self) -> bool {
         self.queue.is_some()
+    }
+
+    /// Whether two operations may be voted for in a slot, in different phases.
+    pub(crate) fn has_rivals(&self) -> bool {
+        self.is_queue() && self.config.fast == Fast::Least
     }
 
     /// The first slot that is not decided here: an operation that is accepted now is in none below.

@@ -1,5 +1,6 @@
 //! What a node knows and has said about one slot that it has not executed.
 
+use crate::rivals::RIVALS_LAST;
 use crate::{
     Ballot, BatchInfo, Consensus, Contest, Digest, Nanos, Node, NodeSet, Queue, Thresholds, Value,
 };
@@ -25,6 +26,22 @@ pub enum Segment {
 pub enum Step {
     Vote(u32, Ballot),
     State(u32, Value),
+}
+
+impl Step {
+    pub fn phase(self) -> u32 {
+        match self {
+            Step::Vote(phase, _) | Step::State(phase, _) => phase,
+        }
+    }
+
+    /// The candidate that it names.
+    pub fn candidate(self) -> Option<Digest> {
+        match self {
+            Step::Vote(_, ballot) => ballot.candidate(),
+            Step::State(_, value) => Ballot::For(value).candidate(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -80,6 +97,34 @@ impl SlotState {
         }
     }
 
+    /// Counts a VOTE. `rivals`: two operations of a queue may be voted for, under F*.
+    pub fn vote(
+        &mut self,
+        from: Node,
+        phase: u32,
+        ballot: Ballot,
+        rivals: bool,
+    ) -> Result<(), crate::consensus::Contradiction> {
+        match rivals && phase <= RIVALS_LAST {
+            true => self.contest.get_or_insert_default().vote(from, phase, ballot),
+            false => self.consensus.vote(from, phase, ballot),
+        }
+    }
+
+    /// Counts a STATE, likewise.
+    pub fn state(
+        &mut self,
+        from: Node,
+        phase: u32,
+        value: Value,
+        rivals: bool,
+    ) -> Result<(), crate::consensus::Contradiction> {
+        match rivals && phase <= RIVALS_LAST {
+            true => self.contest.get_or_insert_default().state(from, phase, value),
+            false => self.consensus.state(from, phase, value),
+        }
+    }
+
     /// Nodes whose PROPOSE was heard.
     pub fn heard(&self) -> NodeSet {
         self.contest.as_ref().map_or(self.consensus.heard(), |contest| contest.heard())
@@ -99,7 +144,8 @@ impl SlotState {
             Value::Batch(digest) => Some(digest),
             Value::Null => None,
         });
-        proposed.into_iter().chain(self.consensus.candidate())
+        let steps = self.steps.iter().filter_map(|said| said.what.candidate());
+        proposed.into_iter().chain(steps).chain(self.consensus.candidate())
     }
 
     /// PROTOCOL 8.1-c: whether what this node has named here may touch what is asked for.
@@ -136,10 +182,7 @@ impl SlotState {
             return matches!(self.decided(), Some(Value::Batch(_)));
         }
         let proposed = matches!(self.proposal, Some(Said { what: Value::Batch(_), .. }));
-        let stepped = self.steps.iter().any(|said| match said.what {
-            Step::Vote(_, ballot) => ballot.candidate().is_some(),
-            Step::State(_, value) => value != Value::Null,
-        });
+        let stepped = self.steps.iter().any(|said| said.what.candidate().is_some());
         proposed || stepped || matches!(self.decided(), Some(Value::Batch(_)))
     }
 }

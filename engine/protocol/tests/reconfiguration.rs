@@ -326,6 +326,7 @@ fn thresholds_of_a_slot_wait_for_its_members_only() {
         lane: 0,
         alpha: 64,
         policy: racos_protocol::Policy::OwnerSlots,
+        fast: racos_protocol::Fast::Support,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
         coin: racos_protocol::CoinKey(1, 2),

@@ -6,8 +6,8 @@
 //!
 //! | directive | does |
 //! |---|---|
-//! | `cluster n=3 f=1 k=1 [eager] [queue]` | founds a cluster, idle; `eager`: nodes vote as soon as they may; `queue`: its slots are filled from queues |
-//! | `open node=0 [key=7]` | a client's batch gets a slot |
+//! | `cluster n=3 f=1 k=1 [eager] [queue] [least]` | founds a cluster, idle; `eager`: nodes vote as soon as they may; `queue`: its slots are filled from queues; `least`: F* proposals decide class R |
+//! | `open node=0 [key=7] [ready]` | a client's batch gets a slot; `ready`: it is stored already |
 //! | `offer node=0 [key=7]` | a client's operation is stored, to get a slot from a queue |
 //! | `flush [node=(0,1)]` | what these nodes, or all, have appended becomes durable |
 //! | `deliver`, `lose` `[from=] [to=] [kind=] [slot=]` | what is on its way and fits |
@@ -28,7 +28,7 @@ use cluster::lab::Lab;
 use cluster::story::{kind_of, of_mail};
 use cluster::{MS, Mail, Packet};
 use datadriven::TestCase;
-use racos_protocol::{Input, Node, Policy, ReadQuorum, ReadStep, Slot, Wait};
+use racos_protocol::{Class, Fast, Input, Node, Policy, ReadQuorum, ReadStep, Slot, Wait};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -75,11 +75,15 @@ impl Args {
 fn found(args: &mut Args) -> Lab {
     let shape = (args.need("n"), args.need("f"), args.need("k"));
     let (eager, queue) = (args.flag("eager"), args.flag("queue"));
+    let least = args.flag("least");
     let mut lab = Lab::with(shape, |config| {
         // A narrow window keeps what follows a restart short.
         config.alpha = 3 * shape.0 as Slot;
         if queue {
             config.policy = Policy::Queue;
+        }
+        if least {
+            config.fast = Fast::Least;
         }
         if eager {
             config.timing.vote_wait = Wait::Fixed(0);
@@ -147,7 +151,8 @@ fn run(lab: &mut Option<Lab>, case: &TestCase) -> String {
         "cluster" => {}
         "open" => {
             let (node, key) = (args.need("node"), args.one("key").unwrap_or(0));
-            let slot = lab.open_key(node, key);
+            let class = if args.flag("ready") { Class::Ready } else { Class::Eager };
+            let slot = lab.open_class(node, key, class);
             answer = slot.map_or("the node opens nothing now\n".into(), |_| String::new());
         }
         "offer" => {

@@ -14,7 +14,7 @@ use crate::record::kind as record_kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
 use crate::wire::node::{Hello, Known, KnownAs, get_part, kind, put_part};
 use racos_net::{Link, Message as Frame};
-use racos_protocol::{Nanos, NodeSet, Policy, Release, Slot};
+use racos_protocol::{Nanos, NodeSet, Release, Slot, Terms};
 use racos_storage::RecordId;
 use racos_storage::device::Device;
 use std::collections::{BTreeMap, VecDeque};
@@ -31,7 +31,7 @@ pub(crate) struct Note {
     /// It takes part: no other can.
     pub takes_part: bool,
     /// What it was founded with.
-    pub policy: Policy,
+    pub terms: Terms,
 }
 
 /// A node that is no member and looks on (PROTOCOL 10-m), as it shows itself. Nothing rests on it but
@@ -51,14 +51,14 @@ pub(crate) type Notes = BTreeMap<u8, Note>;
 /// Encodes a note: the head of its record, and an entry of a checkpoint.
 pub(crate) fn put_note(out: &mut Vec<u8>, node: u8, note: Note) {
     out.put_u8(node);
-    put_part(out, note.takes_part, note.policy);
+    put_part(out, note.takes_part, note.terms);
     out.put_u128(note.disk);
 }
 
 pub(crate) fn get_note(from: &mut Reader<'_>) -> Result<(u8, Note), WireError> {
     let node = from.u8("node")?;
-    let (takes_part, policy) = get_part(from)?;
-    Ok((node, Note { disk: from.u128("disk")?, takes_part, policy }))
+    let (takes_part, terms) = get_part(from)?;
+    Ok((node, Note { disk: from.u128("disk")?, takes_part, terms }))
 }
 
 /// How many of the others must have noted a disk before it takes part, in a cluster founded with `n`
@@ -77,9 +77,9 @@ enum Heard {
     Other(u128),
 }
 
-/// PROTOCOL 10-ai: what a disk that shows itself, of the own policy, is to one that has this note.
-fn judge(note: Option<Note>, disk: u128, takes_part: bool, policy: Policy) -> Heard {
-    let shown = Note { disk, takes_part, policy };
+/// PROTOCOL 10-ai: what a disk that shows itself, on the own terms, is to one that has this note.
+fn judge(note: Option<Note>, disk: u128, takes_part: bool, terms: Terms) -> Heard {
+    let shown = Note { disk, takes_part, terms };
     match note {
         Some(note) if note.disk == disk && (note.takes_part || !takes_part) => Heard::Is(note),
         // It has enough vouchers, so the one noted here can never get them.
@@ -105,7 +105,7 @@ pub(crate) struct Admission {
     noted_by: NodeSet,
     vouched: NodeSet,
     late: NodeSet,
-    /// Who has another policy.
+    /// Who has other terms.
     apart: NodeSet,
     ask_at: Nanos,
     /// By number; those that became members since are still here.
@@ -177,18 +177,23 @@ impl<L: Link, D: Device> Node<L, D> {
         let own = self.own_note();
         let noted = self.admission.notes.get(&self.me).copied();
         let is_reserving = self.core.reservation() > 0;
+        // A disk that joined notes its terms with the first word that counts; without a note, and with
+        // nothing executed, it has heard nobody's.
+        let joins = self.config.incarnation > 1 || !is_founding;
+        let is_bound = noted.is_some() || (is_reserving && !(joins && self.core.exec() == 0));
         // PROTOCOL 6.4-h: nothing of a queue's log says whose slots are whose, nor the other way round.
-        let founded = noted.map_or(Policy::OwnerSlots, |note| note.policy);
-        if (noted.is_some() || is_reserving) && founded != own.policy {
+        // PROTOCOL 5.5-l: what was decided by so many proposals stays so.
+        let founded = noted.map_or(Terms::default(), |note| note.terms);
+        if is_bound && founded != own.terms {
             return self.fail(format!(
-                "node {} was founded with policy = \"{founded}\" and is started with policy = \"{}\": \
+                "node {} was founded with {founded} and is started with {}: \
                  write the former into its configuration; for the latter found another cluster, on \
                  empty directories",
-                self.me, own.policy
+                self.me, own.terms
             ));
         }
         let took_part = is_reserving || noted == Some(own);
-        let is_waiting = self.vouchers() > 0 || self.is_queue();
+        let is_waiting = self.vouchers() > 0 || own.terms != Terms::default();
         if self.config.incarnation == 1 && is_founding && !took_part && is_waiting {
             return;
         }
@@ -196,6 +201,21 @@ impl<L: Link, D: Device> Node<L, D> {
         self.start_core();
         // One that waits asks at once whoever has come back.
         self.say_hello(|_, _| true);
+    }
+
+    /// PROTOCOL 5.5-l: whether what a datagram says may count: it comes from a node of the same terms. With
+    /// the first such one a disk that joins notes its own, before anything follows from it.
+    pub(crate) fn shares_terms(&mut self, frame: &Frame) -> bool {
+        if frame.from.flags != self.config.flags() {
+            return false;
+        }
+        let is_founding =
+            self.config.incarnation == 1 && usize::from(self.me) < self.core.config().n;
+        let is_usual = self.config.terms() == Terms::default();
+        if !is_founding && !is_usual && !self.admission.notes.contains_key(&self.me) {
+            self.note(self.me, self.own_note());
+        }
+        true
     }
 
     /// Whether a member is known to have taken part: nothing that is heard of one that has not gets here.
@@ -207,7 +227,7 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn own_note(&self) -> Note {
-        Note { disk: self.log.disk_id(), takes_part: true, policy: self.config.policy }
+        Note { disk: self.log.disk_id(), takes_part: true, terms: self.config.terms() }
     }
 
     /// How many must vouch.
@@ -249,7 +269,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let hello = Hello {
             disk: self.log.disk_id(),
             takes_part: self.admission.takes_part,
-            policy: self.config.policy,
+            terms: self.config.terms(),
             found: self.log_ends.found.0,
         };
         hello.put(&mut head);
@@ -296,12 +316,16 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// HELLO: the disk of another node shows itself.
     pub(crate) fn on_hello(&mut self, from: u8, frame: &Frame) {
-        let Ok(Hello { disk, takes_part, policy, found }) = Hello::get(&frame.head) else { return };
+        let Ok(Hello { disk, takes_part, terms, found }) = Hello::get(&frame.head) else { return };
         let incarnation = frame.from.incarnation;
-        let own = self.config.policy;
-        // PROTOCOL 6.4-h
-        if disk != 0 && policy != own {
-            return self.tell_known(from, incarnation, disk, KnownAs::OtherPolicy(own));
+        let own = self.config.terms();
+        // PROTOCOL 6.4-h, 5.5-l
+        if disk != 0 && terms != own {
+            if self.core.seats().get(usize::from(from)).is_none() {
+                // Nothing else that it says says where it is.
+                self.addresses.set(from, frame.from.address);
+            }
+            return self.tell_known(from, incarnation, disk, KnownAs::OtherTerms(own));
         }
         let admission = &mut self.admission;
         if !admission.vouched.contains(from) && !admission.late.contains(from) {
@@ -326,14 +350,14 @@ impl<L: Link, D: Device> Node<L, D> {
         let note = match founded {
             true => self.admission.notes.get(&from).copied(),
             // PROTOCOL 10-e
-            false => Some(Note { disk: seat.disk, takes_part: true, policy }),
+            false => Some(Note { disk: seat.disk, takes_part: true, terms }),
         };
         // Only asked, by one that has no disk yet.
         if disk == 0 {
             let known = note.map_or(KnownAs::Nothing, |note| KnownAs::Other(note.disk));
             return self.tell_known(from, incarnation, disk, known);
         }
-        match judge(note, disk, takes_part || !founded, policy) {
+        match judge(note, disk, takes_part || !founded, terms) {
             Heard::Other(known) => {
                 self.tell_known(from, incarnation, disk, KnownAs::Other(known));
             }
@@ -357,7 +381,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// PROTOCOL 10-ah: notes that are durable may be told; that of this disk itself lets it take part.
     pub(crate) fn notes_flushed(&mut self, up_to: RecordId) {
         while let Some((_, node)) = self.admission.flushing.pop_front_if(|(id, _)| *id <= up_to) {
-            if node == self.me {
+            if node == self.me && self.admission.takes_part {
+                // It joined: the note is for its next start.
+            } else if node == self.me {
                 self.take_part();
             } else if let Some(note) = self.admission.notes.get(&node)
                 && !self.admission.is_flushing(node)
@@ -415,19 +441,23 @@ impl<L: Link, D: Device> Node<L, D> {
             // PROTOCOL 10-al, 10-e
             KnownAs::Other(other) => self.fail(known_otherwise(me, from, other, " --erase")),
             KnownAs::Nothing => {}
-            KnownAs::OtherPolicy(policy) => self.on_other_policy(from, policy),
+            KnownAs::OtherTerms(terms) => self.on_other_terms(from, terms),
         }
     }
 
-    /// So many of the others have another policy that it is not one of them that is wrong.
-    fn on_other_policy(&mut self, from: u8, policy: Policy) {
+    /// So many of the others have other terms that it is not one of them that is wrong.
+    fn on_other_terms(&mut self, from: u8, terms: Terms) {
         self.admission.apart.insert(from);
-        if !self.admission.takes_part && self.admission.apart.len() > self.config.f {
+        // One that joins takes part from its start, and notes its terms with the first word that counts.
+        let is_bound = self.admission.notes.contains_key(&self.me);
+        let is_wrong = !self.admission.takes_part || (!is_bound && self.core.exec() == 0);
+        if is_wrong && self.admission.apart.len() > self.config.f {
             self.fail(format!(
-                "node {from} and others have policy = \"{policy}\", and node {} has policy = \"{}\": all \
+                "node {from} and others have {terms}, and node {} has {}: all \
                  nodes of a cluster have the same; write theirs into its configuration and start it \
                  again",
-                self.me, self.config.policy
+                self.me,
+                self.config.terms()
             ));
         }
     }
@@ -462,6 +492,7 @@ pub(crate) fn known_otherwise(me: u8, by: u8, disk: u128, erase: &str) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use racos_protocol::{Fast, Policy};
 
     /// tests PROTOCOL 10-ag: for every cluster that is possible, two sets of vouchers have a member in
     /// common that is not among those lost; and where n > 3f, f absent nodes keep nobody out.
@@ -483,9 +514,9 @@ mod tests {
     /// tests PROTOCOL 10-ai
     #[test]
     fn the_first_disk_stays_unless_another_one_takes_part() {
-        let policy = Policy::OwnerSlots;
-        let judge = |note, disk, takes_part| judge(note, disk, takes_part, policy);
-        let note = |disk, takes_part| Note { disk, takes_part, policy };
+        let terms = Terms::default();
+        let judge = |note, disk, takes_part| judge(note, disk, takes_part, terms);
+        let note = |disk, takes_part| Note { disk, takes_part, terms };
         assert_eq!(judge(None, 7, false), Heard::IsNew(note(7, false)));
         assert_eq!(judge(Some(note(7, false)), 7, false), Heard::Is(note(7, false)));
         assert_eq!(judge(Some(note(7, false)), 7, true), Heard::IsNew(note(7, true)));
@@ -500,7 +531,8 @@ mod tests {
         for takes_part in [false, true] {
             let mut bytes = Vec::new();
             let policy = if takes_part { Policy::Queue } else { Policy::OwnerSlots };
-            let note = Note { disk: 1 << 100 | 9, takes_part, policy };
+            let fast = if takes_part { Fast::Support } else { Fast::Least };
+            let note = Note { disk: 1 << 100 | 9, takes_part, terms: Terms { policy, fast } };
             put_note(&mut bytes, 4, note);
             assert_eq!(get_note(&mut Reader::new(&bytes)), Ok((4, note)));
             for cut in 0..bytes.len() {

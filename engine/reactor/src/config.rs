@@ -3,7 +3,7 @@
 use crate::api::AutoCompaction;
 use crate::layout::VALUE_BYTES_MAX;
 use racos_net::Lane;
-use racos_protocol::{Policy, Timing};
+use racos_protocol::{Fast, Policy, Terms, Timing};
 pub use racos_storage::device::waiting::PollMode;
 use std::net::SocketAddr;
 
@@ -103,6 +103,8 @@ pub struct NodeConfig {
     pub k: usize,
     /// Who fills the slots: what the cluster is founded with, equal at all members (PROTOCOL 6).
     pub policy: Policy,
+    /// How many proposals decide a slot of class R, likewise (PROTOCOL 5.5).
+    pub fast: Fast,
     /// While members are missing, what is written through this node is cut into as many data fragments fewer,
     /// so that each new value can lose as many as before (PROTOCOL 9.6).
     pub keeps_margin: bool,
@@ -139,6 +141,7 @@ impl NodeConfig {
             f,
             k,
             policy: Policy::OwnerSlots,
+            fast: Fast::Support,
             keeps_margin: false,
             inline_bytes_max: 128,
             alpha: 1024,
@@ -150,5 +153,15 @@ impl NodeConfig {
             bounds: Bounds::default(),
             seed: 0,
         }
+    }
+
+    /// Flags of this node's datagrams.
+    pub(crate) fn flags(&self) -> u8 {
+        if self.fast == Fast::Least { racos_net::frame::LEAST } else { 0 }
+    }
+
+    /// What all members are founded with besides each other.
+    pub fn terms(&self) -> Terms {
+        Terms { policy: self.policy, fast: self.fast }
     }
 }

@@ -47,7 +47,7 @@ impl<L: Link> Inquiry<L> {
         if now >= self.ask_at {
             self.ask_at = now + AGAIN_NS;
             let mut head = Vec::with_capacity(17);
-            Hello::question(self.config.policy).put(&mut head);
+            Hello::question(self.config.terms()).put(&mut head);
             for node in (0..n).filter(|node| *node != usize::from(self.config.node)) {
                 let _ = self.net.send(self.config.members[node], kind::HELLO, &head, &[], now);
             }

@@ -123,7 +123,7 @@ pub fn get_record(record_kind: u8, head: &[u8]) -> Result<Record, WireError> {
         kind::NO_HOLD => Record::NoHold { from: first, to: from.u64("to")? },
         kind::VOTE => {
             let phase = from.u32("phase")?;
-            Record::Vote { slot: first, phase, ballot: get_ballot(&mut from)? }
+            Record::Vote { slot: first, phase, ballot: get_ballot(&mut from, phase)? }
         }
         kind::STATE => {
             let phase = from.u32("phase")?;
@@ -272,6 +272,7 @@ mod tests {
             Record::NoHold { from: 3, to: 9 },
             Record::Vote { slot: 4, phase: 2, ballot: Ballot::Open(Some(7)) },
             Record::Vote { slot: 4, phase: 0, ballot: Ballot::For(Value::Batch(1)) },
+            Record::Vote { slot: 4, phase: 0, ballot: Ballot::Weak(1 << 127 | 9) },
             Record::State { slot: 4, phase: 1, value: Value::Null },
             Record::Reserve { to: 100 },
             Record::Propose { slot: 5, candidate: 1 << 127 | 9 },

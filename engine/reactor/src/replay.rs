@@ -123,7 +123,8 @@ impl<L: Link, D: Device> Node<L, D> {
             boot: recovered.boot,
             lane: config.lane,
         };
-        let net = Transport::new(link, net_identity, pool.clone(), TransportConfig::default());
+        let net_config = TransportConfig { flags: config.flags(), ..TransportConfig::default() };
+        let net = Transport::new(link, net_identity, pool.clone(), net_config);
         let parts = Parts {
             core,
             machine: replay.machine,
@@ -201,6 +202,7 @@ fn protocol_config(config: &NodeConfig, boot: u32, secrets: &Secrets) -> Config 
         lane: u16::from(config.lane.number),
         alpha: config.alpha,
         policy: config.policy,
+        fast: config.fast,
         own_slots_max: config.own_slots_max,
         timing: config.timing,
         coin: secrets.coin,

@@ -7,7 +7,7 @@ use racos_engine::wire::client::{ErrorCode, Reply, Request};
 use racos_engine::wire::node::{Hello, Known, KnownAs, kind};
 use racos_net::memory::MemoryLink;
 use racos_net::{Identity, Lane, Transport, TransportConfig};
-use racos_protocol::Policy;
+use racos_protocol::Terms;
 use racos_storage::device::memory::Timing;
 
 fn value(seed: u8) -> Vec<u8> {
@@ -195,8 +195,8 @@ impl Fake {
     /// Shows itself to a node; its answers.
     fn hello(&mut self, cluster: &mut Cluster, to: usize, disk: u128, part: bool) -> Vec<KnownAs> {
         let mut head = Vec::new();
-        let policy = Policy::OwnerSlots;
-        Hello { disk, takes_part: part, policy, found: 0 }.put(&mut head);
+        let terms = Terms::default();
+        Hello { disk, takes_part: part, terms, found: 0 }.put(&mut head);
         self.net.send(address(to), kind::HELLO, &head, &[], cluster.now).unwrap();
         self.net.flush(cluster.now);
         cluster.pass(5 * MS);

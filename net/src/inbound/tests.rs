@@ -8,7 +8,7 @@ const CHUNK: u16 = 256;
 
 fn node(incarnation: u32, boot: u32) -> Sender {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    Sender { address, node: Some(1), incarnation, boot, knows_lanes: true }
+    Sender { address, node: Some(1), incarnation, boot, knows_lanes: true, flags: 0 }
 }
 
 fn room() -> Room {

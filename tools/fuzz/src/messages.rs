@@ -52,7 +52,11 @@ pub(crate) fn check(input: &[u8]) {
         10 => drop(node::get_facts_head(bytes)),
         11 => drop(client::get_stripes(bytes)),
         12 => drop(value::get_values(bytes)),
-        _ => drop(node::get_ballot(&mut Reader::new(bytes))),
+        _ => {
+            for phase in 0..2 {
+                let _ = node::get_ballot(&mut Reader::new(bytes), phase);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use racos_engine::lanes::{LANES_MAX, lane_address};
 use racos_engine::runtime::{FLUSH_DEFAULT, Options};
 use racos_engine::{Bounds, DAY_NS, NodeConfig, PollMode, Profile};
 use racos_etcd::{Options as EtcdOptions, Settings};
-use racos_protocol::{MEMBERS_MAX, Policy, Thresholds};
+use racos_protocol::{Fast, MEMBERS_MAX, Policy, Thresholds};
 use racos_storage::device::FlushMethod;
 use racos_tuning::SPIN_US_DEFAULT;
 use serde::Deserialize;
@@ -51,6 +51,7 @@ struct File {
     f: Spanned<u64>,
     k: Spanned<u64>,
     policy: Option<Spanned<String>>,
+    fast: Option<Spanned<String>>,
     lanes: Option<Spanned<u64>>,
     data_dir: PathBuf,
     listen: Option<Spanned<String>>,
@@ -144,6 +145,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         config.contacts = source.addresses("contacts", contacts)?;
     }
     config.policy = source.policy(&file)?;
+    config.fast = source.fast(&file)?;
     config.lane.count = source.lanes(&file, &config.members, listen)?;
     config.bounds = source.bounds(&file.limits, config.lane.count)?;
     let tuning = &file.tuning;
@@ -336,6 +338,15 @@ impl Source<'_> {
             return Err(self.refuse(Some(etcd.endpoints.span()), reason.to_string(), fix));
         }
         Ok(named)
+    }
+
+    /// How many proposals decide the slot of a large value.
+    fn fast(&self, file: &File) -> Result<Fast, ConfigError> {
+        let Some(fast) = &file.fast else { return Ok(Fast::Support) };
+        fast.get_ref().parse().map_err(|reason: String| {
+            let fix = "remove `fast`, or use \"f*\" if the cluster was founded with it";
+            self.refuse(Some(fast.span()), format!("fast: {reason}"), fix)
+        })
     }
 
     /// How many lanes, and whether the ports behind each address are free for them.
@@ -585,6 +596,21 @@ mod tests {
             assert!(error.reason.contains("contacts") && error.reason.contains(reason), "{error}");
             assert_eq!(error.line, line_of("# contacts"));
         }
+    }
+
+    #[test]
+    fn the_least_fast_threshold_is_asked_for_by_name() {
+        let shown = "# fast = \"sup+f\"";
+        assert_eq!(example(str::to_string).unwrap().node.config.fast, Fast::Support);
+        let named = |name: &str| {
+            let line = format!("fast = \"{name}\"");
+            example(|text: &str| text.replace(shown, &line)).map(|config| config.node.config.fast)
+        };
+        assert_eq!(named("f*").unwrap(), Fast::Least);
+        assert_eq!(named("sup+f").unwrap(), Fast::Support);
+        let error = refused(shown, "fast = \"F\"");
+        assert!(error.reason.contains("\"F\" is no fast threshold"), "{error}");
+        assert!(error.fix.contains("remove `fast`"), "{error}");
     }
 
     #[test]

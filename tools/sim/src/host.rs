@@ -279,7 +279,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
     let mut config = NodeConfig::new(CLUSTER, index as u8, members.to_vec(), plan.f, plan.k);
     config.alpha = plan.node.alpha;
     config.own_slots_max = plan.node.own_slots_max;
-    config.policy = plan.policy;
+    (config.policy, config.fast) = (plan.policy, plan.fast);
     config.inline_bytes_max = plan.node.inline_bytes_max;
     config.seed = rng.number();
     if plan.machines() > plan.n {

@@ -1,7 +1,7 @@
 //! `racos-sim`: many seeds, or one of them again with everything that happens.
 
 use clap::{Parser, Subcommand};
-use racos_protocol::Policy;
+use racos_protocol::{Fast, Policy};
 use racos_sim::mutants;
 use racos_sim::plan::CODES;
 use racos_sim::swarm::{Totals, run_many};
@@ -44,11 +44,14 @@ struct Options {
     changes: bool,
     /// Nodes of so many lanes, each with some of the keys, which crash, freeze and lose power as one.
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=64))]
-    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "policy", "trace"])]
+    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "policy", "fast", "trace"])]
     lanes: Option<u8>,
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
     policy: Policy,
+    /// How many proposals decide the slot of a large value: sup+f or f*; drawn if not given.
+    #[arg(long)]
+    fast: Option<Fast>,
     /// Print everything that happens; needs a single --seed.
     #[arg(long)]
     trace: bool,
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let Options { calm, guest, changes, policy, .. } = options;
+    let Options { calm, guest, changes, policy, fast, .. } = options;
     if policy == Policy::Queue && (guest || changes) {
         eprintln!(
             "racos-sim: --policy queue has neither changes of the members nor the nodes' doors: leave \
@@ -99,7 +102,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let fixed = Fixed { code, calm, guest, changes, policy };
+    let fixed = Fixed { code, calm, guest, changes, policy, fast };
     match (options.seed, options.seeds) {
         (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
         (_, _) if options.trace => {
@@ -200,7 +203,8 @@ fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
         + if fixed.calm { " --calm" } else { "" }
         + if fixed.guest { " --guest" } else { "" }
         + if fixed.changes { " --changes" } else { "" }
-        + if fixed.policy == Policy::Queue { " --policy queue" } else { "" };
+        + if fixed.policy == Policy::Queue { " --policy queue" } else { "" }
+        + &fixed.fast.map(|fast| format!(" --fast '{fast}'")).unwrap_or_default();
     for failure in &totals.failures {
         println!("seed {}: {}", failure.seed, failure.what);
         println!(

@@ -9,7 +9,7 @@
 use crate::plan::Fixed;
 use crate::probes;
 use crate::run::run;
-use racos_protocol::Policy;
+use racos_protocol::{Fast, Policy};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,6 +70,8 @@ pub const MUTANTS: &[Mutant] = &[
     seed("quorum one short", 40000000),
     seed("coin of phase 0 is free", 40000000),
     seed("a vote for whatever was seen", 40000001),
+    probe!("F* one short", two_operations_are_not_both_decided),
+    probe!("no vote is weak", who_has_not_heard_all_comes_to_what_is_decided),
     seed("late fragments proposed", 40000000),
     seed("silent once decided", 40000000),
     seed("null inferred from a higher slot", 40000001),
@@ -241,7 +243,9 @@ pub fn judge(mutant: &Mutant, fresh: Option<(u64, u64)>, whole: &Whole) -> Verdi
             drop(off);
         }
         Catch::Seed { seed, code, policy, within } => {
-            let fixed = Fixed { code, policy, ..Fixed::default() };
+            // The seeds were chosen with it.
+            let fast = Some(Fast::Support);
+            let fixed = Fixed { code, policy, fast, ..Fixed::default() };
             let kept = std::iter::once(seed).chain(FRESH_FROM..).take(within as usize);
             let (first, count) = fresh.unwrap_or((0, 0));
             let fresh_seeds = first..first + count;

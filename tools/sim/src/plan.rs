@@ -6,7 +6,7 @@
 //! heal, frozen nodes thaw, full disks get room again.
 
 use crate::rng::Rng;
-use racos_protocol::Policy;
+use racos_protocol::{Fast, Policy};
 
 const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
@@ -28,6 +28,8 @@ pub struct Fixed {
     pub changes: bool,
     /// Who fills the slots.
     pub policy: Policy,
+    /// How many proposals decide a slot of class R; drawn if not given.
+    pub fast: Option<Fast>,
 }
 
 /// The network. Probabilities are in a million.
@@ -211,6 +213,7 @@ pub struct Plan {
     pub ends_in_blackout: bool,
     pub guest: bool,
     pub policy: Policy,
+    pub fast: Fast,
 }
 
 impl Plan {
@@ -232,6 +235,7 @@ impl Plan {
             ends_in_blackout: !fixed.calm && Rng::new(seed).fork(10).one_in(5),
             guest: fixed.guest,
             policy: fixed.policy,
+            fast: Fast::Support,
         };
         let mut rng = Rng::new(seed).fork(11);
         if !fixed.calm && rng.one_in(2) {
@@ -264,6 +268,8 @@ impl Plan {
             plan.work.session_idle_ns = *rng.pick(&[10, 100, 60_000]) * MS;
         }
         plan.node.keeps_margin = Rng::new(seed).fork(17).one_in(3);
+        let drawn = if Rng::new(seed).fork(18).one_in(4) { Fast::Least } else { Fast::Support };
+        plan.fast = fixed.fast.unwrap_or(drawn);
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
         let mut rng = Rng::new(seed).fork(14);
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {

@@ -4,6 +4,7 @@
 //! flush by flush, where what must coincide is one message in thousands of runs.
 //! Invariant: a probe says nothing but what clients, or other nodes, could see.
 
+mod least;
 mod margin;
 mod members;
 mod queue;
@@ -11,6 +12,7 @@ mod recode;
 mod states;
 mod stored_first;
 
+pub use least::*;
 pub use margin::*;
 pub use members::*;
 pub use queue::*;

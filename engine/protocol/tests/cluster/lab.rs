@@ -102,7 +102,13 @@ impl Lab {
 
     /// Opens a batch that touches `key`, if the node can open a slot now.
     pub fn open_key(&mut self, node: Node, key: u64) -> Option<Slot> {
-        let batch = self.batch(key);
+        self.open_class(node, key, Class::Eager)
+    }
+
+    /// The same of a class; what is stored before it has a slot is stored already.
+    pub fn open_class(&mut self, node: Node, key: u64, class: Class) -> Option<Slot> {
+        let mut batch = self.batch(key);
+        batch.digest = class.mark(batch.digest);
         let mut slot = None;
         self.act(node, |host, now, oracle, out| slot = host.open(batch, now, oracle, out));
         slot

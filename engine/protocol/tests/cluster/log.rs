@@ -100,6 +100,11 @@ impl Log {
         group
     }
 
+    /// Votes said that are weak.
+    pub fn weak_votes(&self) -> usize {
+        self.said.values().filter(|said| matches!(said, Ballot::Weak(_))).count()
+    }
+
     /// The content of the flushed record with this key: null is `For(Null)`.
     pub fn durable(&self, key: Key) -> Option<Ballot> {
         self.said.get(&key).copied()

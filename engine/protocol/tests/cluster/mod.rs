@@ -17,7 +17,8 @@ pub use oracle::Oracle;
 pub use rng::Rng;
 
 use racos_protocol::{
-    BatchInfo, CoinKey, Config, Input, Nanos, Node, NodeSet, Policy, ReadQuorum, ReadStep, Slot,
+    BatchInfo, Class, CoinKey, Config, Fast, Input, Nanos, Node, NodeSet, Policy, ReadQuorum,
+    ReadStep, Slot,
 };
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,7 +39,8 @@ pub fn config((n, f, k): (usize, usize, usize), me: Node, seed: u64) -> Config {
         incarnation: 1,
         lane: 0,
         alpha: (n * 16) as Slot,
-        policy: racos_protocol::Policy::OwnerSlots,
+        policy: Policy::OwnerSlots,
+        fast: Fast::Support,
         own_slots_max: 2,
         timing: racos_protocol::Timing::default(),
         coin: CoinKey(seed, 1),
@@ -356,7 +358,12 @@ impl Cluster {
         if self.rng.chance(300) {
             keys.push(KEYS + self.rng.below(KEYS));
         }
-        BatchInfo { digest: u128::from(self.batches), touches: keys.into(), is_change: false }
+        // Where classes differ in more than a number, both come.
+        let is_assigned =
+            self.hosts[0].config.fast == Fast::Least && !self.batches.is_multiple_of(3);
+        let class = if is_assigned { Class::Ready } else { Class::Eager };
+        let digest = class.mark(u128::from(self.batches));
+        BatchInfo { digest, touches: keys.into(), is_change: false }
     }
 
     /// Opens a batch at a node, if its core would take one.

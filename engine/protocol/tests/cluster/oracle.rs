@@ -2,7 +2,7 @@
 //!
 //! It sees all nodes at once, survives every restart, and panics with what was broken.
 
-use racos_protocol::{BatchInfo, Digest, Node, NodeSet, Slot, Thresholds, Value};
+use racos_protocol::{BatchInfo, Class, Digest, Node, NodeSet, Slot, Thresholds, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -106,7 +106,8 @@ impl Oracle {
         let before = self.placed.insert(candidate, slot);
         assert_eq!(before, None, "slot {slot} holds an operation that is in the log");
         let proposed = self.proposed.get(&(slot, candidate)).copied().unwrap_or_default().len();
-        assert!(proposed >= self.t.ready_support, "slot {slot} is decided by {proposed} proposals");
+        let least = self.t.least_proposals(Class::Ready);
+        assert!(proposed >= least, "slot {slot} is decided by {proposed} proposals");
         let stored = self.stored.get(&candidate).copied().unwrap_or_default();
         assert!(stored.len() >= self.t.durable, "slot {slot} is stored at {stored:?}");
         self.holders.insert(slot, stored);
@@ -150,7 +151,9 @@ impl Oracle {
             "slot {slot} holds a batch that was not opened in it"
         );
         let holders = self.ever_held(slot);
-        let least = if self.is_queue { self.t.durable } else { self.t.support };
+        // Of an assigned batch this counts who proposed it; that it is stored came before.
+        let proposals = self.t.least_proposals(Class::of(digest));
+        let least = if self.is_queue { self.t.durable } else { proposals };
         assert!(holders >= least, "slot {slot} is decided with {holders} holders");
         assert!(
             opened.floor < Some(slot),
@@ -163,7 +166,9 @@ impl Oracle {
     pub fn acknowledges(&mut self, node: Node, slot: Slot) {
         *self.writes.entry(node).or_default() += 1;
         let holders = self.ever_held(slot);
-        assert!(holders >= self.t.durable, "slot {slot} is acknowledged with {holders} holders");
+        let is_assigned = Class::of(self.opened[&slot].batch.digest) == Class::Ready;
+        let least = if is_assigned && !self.is_queue { 0 } else { self.t.durable };
+        assert!(holders >= least, "slot {slot} is acknowledged with {holders} holders");
         self.acknowledged.insert(slot);
         self.acknowledged_max = self.acknowledged_max.max(Some(slot));
         for key in self.opened[&slot].batch.touches.clone().iter() {

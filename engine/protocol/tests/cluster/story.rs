@@ -75,6 +75,7 @@ fn of_ballot(ballot: Ballot) -> String {
         Ballot::For(value) => of_value(value),
         Ballot::Open(None) => "?".into(),
         Ballot::Open(Some(digest)) => format!("?({})", named(digest)),
+        Ballot::Weak(digest) => format!("?(weak {})", named(digest)),
     }
 }
 
@@ -83,8 +84,8 @@ fn of_entry(entry: &Entry) -> String {
         Entry::Stored { batch } => format!("STORED {}", named(batch.digest)),
         Entry::Decided { slot, value, .. } => format!("DECIDED {slot} {}", of_value(*value)),
         Entry::Record { record, .. } => match *record {
-            Record::Hold { slot, digest } => format!("HOLD {slot} b{digest}"),
-            Record::SegmentOnly { slot, digest } => format!("SEG-ONLY {slot} b{digest}"),
+            Record::Hold { slot, digest } => format!("HOLD {slot} {}", named(digest)),
+            Record::SegmentOnly { slot, digest } => format!("SEG-ONLY {slot} {}", named(digest)),
             Record::NoHold { from, to } => format!("NOHOLD [{from}, {to})"),
             Record::Propose { slot, candidate } => format!("PROPOSE {slot} {}", named(candidate)),
             Record::Vote { slot, phase, ballot } => {
@@ -124,8 +125,8 @@ pub fn kind_of(packet: &Packet) -> (&'static str, Option<Slot>) {
 
 fn of_packet(packet: &Packet) -> String {
     match packet {
-        Packet::Spread { slot, batch } => format!("SPREAD {slot} b{}", batch.digest),
-        Packet::Meta { slot, batch } => format!("META {slot} b{}", batch.digest),
+        Packet::Spread { slot, batch } => format!("SPREAD {slot} {}", named(batch.digest)),
+        Packet::Meta { slot, batch } => format!("META {slot} {}", named(batch.digest)),
         Packet::Facts { rows, exec } => {
             let rows: Vec<String> = rows
                 .iter()

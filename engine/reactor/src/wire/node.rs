@@ -3,7 +3,7 @@
 use super::cursor::{Reader, WireError, Writer};
 use super::value::{get_value, get_values, put_value};
 use racos_machine::{KEY_BYTES_MAX, Value};
-use racos_protocol::{Ballot, Digest, Message, Policy, Slot, Value as SlotValue};
+use racos_protocol::{Ballot, Digest, Fast, Message, Policy, Slot, Terms, Value as SlotValue};
 
 /// Kinds of frames between nodes.
 pub mod kind {
@@ -139,7 +139,7 @@ pub fn get_message(from: &mut Reader<'_>) -> Result<Message, WireError> {
         3 => Message::ProposeNull { from: slot, to: from.u64("to")? },
         4 => {
             let phase = from.u32("phase")?;
-            Message::Vote { slot, phase, ballot: get_ballot(from)? }
+            Message::Vote { slot, phase, ballot: get_ballot(from, phase)? }
         }
         5 => {
             let phase = from.u32("phase")?;
@@ -190,17 +190,28 @@ pub fn put_ballot(out: &mut Vec<u8>, ballot: Ballot) {
             out.put_u8(3);
             out.put_u128(digest);
         }
+        Ballot::Weak(digest) => {
+            out.put_u8(4);
+            out.put_u128(digest);
+        }
     }
 }
 
-pub fn get_ballot(from: &mut Reader<'_>) -> Result<Ballot, WireError> {
-    Ok(match from.u8("ballot")? {
+/// What a VOTE of this phase says.
+pub fn get_ballot(from: &mut Reader<'_>, phase: u32) -> Result<Ballot, WireError> {
+    let ballot = match from.u8("ballot")? {
         0 => Ballot::For(SlotValue::Null),
         1 => Ballot::For(SlotValue::Batch(from.u128("digest")?)),
         2 => Ballot::Open(None),
         3 => Ballot::Open(Some(from.u128("digest")?)),
+        4 => Ballot::Weak(from.u128("digest")?),
         _ => return Err(WireError { field: "ballot" }),
-    })
+    };
+    // PROTOCOL 5.5-h, 5.5-k: nobody says anything else.
+    match ballot.is_possible(phase) {
+        true => Ok(ballot),
+        false => Err(WireError { field: "ballot" }),
+    }
 }
 
 /// Head of a SPREAD and of the log record that it becomes: slot, digest, batch, and one CRC for
@@ -496,17 +507,22 @@ pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), Wi
     Ok((read, op, answer))
 }
 
-/// One byte of a HELLO, and of a note: whether a disk takes part, and under which policy.
-pub fn put_part(out: &mut Vec<u8>, takes_part: bool, policy: Policy) {
-    out.put_u8(u8::from(takes_part) | u8::from(policy == Policy::Queue) << 1);
+/// One byte of a HELLO, and of a note: whether a disk takes part, and on which terms. Those of a node that knew
+/// of no others are the usual ones.
+pub fn put_part(out: &mut Vec<u8>, takes_part: bool, terms: Terms) {
+    let is_queue = u8::from(terms.policy == Policy::Queue);
+    let is_least = u8::from(terms.fast == Fast::Least);
+    out.put_u8(u8::from(takes_part) | is_queue << 1 | is_least << 2);
 }
 
-pub fn get_part(from: &mut Reader<'_>) -> Result<(bool, Policy), WireError> {
-    Ok(match from.u8("takes part")? {
-        part @ (0 | 1) => (part == 1, Policy::OwnerSlots),
-        part @ (2 | 3) => (part == 3, Policy::Queue),
-        _ => return Err(WireError { field: "takes part" }),
-    })
+pub fn get_part(from: &mut Reader<'_>) -> Result<(bool, Terms), WireError> {
+    let part = from.u8("takes part")?;
+    if part > 7 {
+        return Err(WireError { field: "takes part" });
+    }
+    let policy = if part & 2 == 0 { Policy::OwnerSlots } else { Policy::Queue };
+    let fast = if part & 4 == 0 { Fast::Support } else { Fast::Least };
+    Ok((part & 1 == 1, Terms { policy, fast }))
 }
 
 /// Head of HELLO.
@@ -515,30 +531,30 @@ pub struct Hello {
     /// The sender's disk; 0: it only asks.
     pub disk: u128,
     pub takes_part: bool,
-    pub policy: Policy,
+    pub terms: Terms,
     /// The last record of its log when the sender started.
     pub found: u64,
 }
 
 impl Hello {
     /// Of one that has no disk yet.
-    pub fn question(policy: Policy) -> Hello {
-        Hello { disk: 0, takes_part: false, policy, found: 0 }
+    pub fn question(terms: Terms) -> Hello {
+        Hello { disk: 0, takes_part: false, terms, found: 0 }
     }
 
     pub fn put(&self, out: &mut Vec<u8>) {
         out.put_u128(self.disk);
-        put_part(out, self.takes_part, self.policy);
+        put_part(out, self.takes_part, self.terms);
         out.put_u64(self.found);
     }
 
     pub fn get(bytes: &[u8]) -> Result<Hello, WireError> {
         let mut from = Reader::new(bytes);
         let disk = from.u128("disk")?;
-        let (takes_part, policy) = get_part(&mut from)?;
+        let (takes_part, terms) = get_part(&mut from)?;
         let found = from.u64("found")?;
         from.end("hello")?;
-        Ok(Hello { disk, takes_part, policy, found })
+        Ok(Hello { disk, takes_part, terms, found })
     }
 }
 
@@ -561,8 +577,8 @@ pub enum KnownAs {
     ThisNow,
     /// Another one.
     Other(u128),
-    /// It does not matter: the sender has this policy, and the disk another.
-    OtherPolicy(Policy),
+    /// It does not matter: the sender has these terms, and the disk others.
+    OtherTerms(Terms),
 }
 
 impl Known {
@@ -577,9 +593,9 @@ impl Known {
                 out.put_u8(3);
                 out.put_u128(disk);
             }
-            KnownAs::OtherPolicy(policy) => {
+            KnownAs::OtherTerms(terms) => {
                 out.put_u8(4);
-                put_part(out, false, policy);
+                put_part(out, false, terms);
             }
         }
     }
@@ -592,7 +608,7 @@ impl Known {
             1 => KnownAs::OnlyThis,
             2 => KnownAs::ThisNow,
             3 => KnownAs::Other(from.u128("other disk")?),
-            4 => KnownAs::OtherPolicy(get_part(&mut from)?.1),
+            4 => KnownAs::OtherTerms(get_part(&mut from)?.1),
             _ => return Err(WireError { field: "known as" }),
         };
         from.end("known")?;
@@ -618,6 +634,7 @@ pub fn get_facts_head(bytes: &[u8]) -> Result<(Slot, Slot), WireError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use racos_protocol::Class;
 
     fn slot_value() -> impl Strategy<Value = SlotValue> {
         prop_oneof![Just(SlotValue::Null), any::<u128>().prop_map(SlotValue::Batch)]
@@ -626,8 +643,15 @@ mod tests {
     fn ballot() -> impl Strategy<Value = Ballot> {
         prop_oneof![
             slot_value().prop_map(Ballot::For),
-            any::<Option<u128>>().prop_map(Ballot::Open)
+            any::<Option<u128>>().prop_map(Ballot::Open),
+            any::<u128>().prop_map(|hash| Ballot::Weak(Class::Ready.mark(hash)))
         ]
+    }
+
+    /// Weak in phase 0 only.
+    fn vote() -> impl Strategy<Value = (u32, Ballot)> {
+        (any::<u32>(), ballot())
+            .prop_map(|(phase, ballot)| (if ballot.is_possible(phase) { phase } else { 0 }, ballot))
     }
 
     fn message() -> impl Strategy<Value = Message> {
@@ -635,7 +659,7 @@ mod tests {
         prop_oneof![
             (slot, slot_value()).prop_map(|(slot, value)| Message::Propose { slot, value }),
             (slot, to).prop_map(|(from, to)| Message::ProposeNull { from, to }),
-            (slot, any::<u32>(), ballot()).prop_map(|(slot, phase, ballot)| Message::Vote {
+            (slot, vote()).prop_map(|(slot, (phase, ballot))| Message::Vote {
                 slot,
                 phase,
                 ballot
@@ -693,16 +717,43 @@ mod tests {
             let _ = Known::get(&bytes);
         }
 
+        /// tests PROTOCOL 5.5-h, 5.5-k, 1-c
+        #[test]
+        fn a_weak_vote_is_of_phase_0_and_of_class_r(hash: u128, slot: u64, phase in 1u32..) {
+            let (weak, eager) = (Ballot::Weak(Class::Ready.mark(hash)), Class::Eager.mark(hash));
+            for (phase, ballot) in [(phase, weak), (0, Ballot::Weak(eager)), (phase, Ballot::Weak(eager))] {
+                let mut bytes = Vec::new();
+                put_message(&mut bytes, &Message::Vote { slot, phase, ballot });
+                let refused = get_message(&mut Reader::new(&bytes));
+                prop_assert_eq!(refused, Err(WireError { field: "ballot" }));
+            }
+        }
+
+        /// tests PROTOCOL 5.5-l: what older nodes wrote means the usual terms.
+        #[test]
+        fn a_byte_of_terms_is_one_of_eight(byte: u8) {
+            let got = get_part(&mut Reader::new(&[byte]));
+            prop_assert_eq!(got.is_ok(), byte < 8);
+            if let Ok((takes_part, terms)) = got {
+                let mut bytes = Vec::new();
+                put_part(&mut bytes, takes_part, terms);
+                prop_assert_eq!(&bytes[..], &[byte][..]);
+                prop_assert_eq!(terms == Terms::default(), byte < 2);
+            }
+        }
+
         #[test]
         fn disks_that_show_themselves_survive_the_wire(
             disk: u128, takes_part: bool, incarnation: u32, other: u128
         ) {
             let mut bytes = Vec::new();
             let policy = if other % 2 == 0 { Policy::OwnerSlots } else { Policy::Queue };
-            let hello = Hello { disk, takes_part, policy, found: disk as u64 };
+            let fast = if other % 3 == 0 { Fast::Support } else { Fast::Least };
+            let terms = Terms { policy, fast };
+            let hello = Hello { disk, takes_part, terms, found: disk as u64 };
             hello.put(&mut bytes);
             prop_assert_eq!(Hello::get(&bytes), Ok(hello));
-            let apart = KnownAs::OtherPolicy(policy);
+            let apart = KnownAs::OtherTerms(terms);
             let all =
                 [KnownAs::Nothing, KnownAs::OnlyThis, KnownAs::ThisNow, KnownAs::Other(other), apart];
             for known in all {
