@@ -27,6 +27,7 @@ use crate::record::DecidedRun;
 use crate::repair::Repair;
 use crate::replay::HEAD_ROOM;
 use crate::rollback::{LogEnd, LogEnds};
+use crate::runtime::Usage;
 use crate::scrub::{Noted, Scrub};
 use crate::secrets::Secrets;
 use crate::snap::Snaps;
@@ -183,6 +184,8 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) observer: Option<Box<dyn Observer>>,
     /// What `Status::runtime` says.
     pub runtime_words: String,
+    /// Where `Status` has CPU time and memory from; nowhere, unless the node is a process.
+    pub usage: fn() -> Usage,
 }
 
 /// What a turn of the loop did.
@@ -314,6 +317,7 @@ impl<L: Link, D: Device> Node<L, D> {
             failed: None,
             observer: parts.observer,
             runtime_words: String::new(),
+            usage: Usage::default,
             config,
         };
         node.history.drop_gone(|segment| node.log.holds(segment));

@@ -295,7 +295,7 @@ impl<L: Link, D: Device> Node<L, D> {
             heard_ms_ago: self.heard_at[usize::from(node)]
                 .map(|at| self.now.saturating_sub(at) / 1_000_000),
         });
-        let usage = crate::runtime::usage();
+        let usage = (self.usage)();
         Status {
             node: self.me,
             cluster: self.config.cluster,

@@ -299,6 +299,7 @@ pub(crate) fn serve_one(
     let now = || clock.elapsed().as_nanos() as u64;
     let mut node = Node::open(config, link, device, pool, now()).map_err(ServeError::Open)?;
     node.runtime_words = words(node.log_mut().device_mut());
+    node.usage = usage;
     let alarm = Alarm::new().map_err(ServeError::Sleep)?;
     if let Some(api) = api {
         api(node.open_api(alarm.wake().map_err(ServeError::Sleep)?));

@@ -563,3 +563,11 @@ fn a_damaged_fragment_is_not_promised() {
         assert_eq!(supported, !bad);
     }
 }
+
+/// Memory and time of the process are of the machine it runs on: a simulation has none.
+#[test]
+fn a_node_that_is_no_process_reads_nothing_of_the_machine() {
+    let world = World::new();
+    let status = world.nodes[0].status();
+    assert_eq!((status.cpu_us, status.memory_bytes), (0, 0));
+}

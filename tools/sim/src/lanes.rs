@@ -501,7 +501,7 @@ impl World {
             let nodes =
                 self.machines.iter().filter_map(|machine| machine.parts[lane].node.as_ref());
             let states: Vec<_> =
-                nodes.map(|node| (node.exec(), node.machine().revision())).collect();
+                nodes.map(|node| (node.exec(), node.machine().state_hash())).collect();
             states.len() == NODES && states.iter().all(|state| *state == states[0])
         })
     }
