@@ -14,6 +14,7 @@ fn main() {
     tonic_prost_build::configure()
         // Keys and values stay where the frame was received.
         .bytes(".")
+        .codec_path("crate::codec::FittedCodec")
         .build_transport(false)
         .compile_fds(descriptors)
         .expect("code for the services");

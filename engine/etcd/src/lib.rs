@@ -8,6 +8,7 @@
 //!
 //! | module | duty |
 //! |---|---|
+//! | `codec` | how messages become bytes |
 //! | `server`, `body` | the port: connections, their limits, request bytes under way |
 //! | `services`, `http`, `gateway` | which request goes where; pages; JSON |
 //! | `kv`, `watch`, `lease`, `cluster`, `maintenance`, `auth`, `health` | a service each |
@@ -22,6 +23,7 @@ pub mod backup;
 mod body;
 mod check;
 mod cluster;
+pub mod codec;
 mod convert;
 mod election;
 mod errors;
