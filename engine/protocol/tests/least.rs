@@ -5,8 +5,8 @@ mod cluster;
 
 use cluster::config;
 use racos_protocol::{
-    Action, Ballot, BatchInfo, Change, Class, Config, Configuration, Consensus, Core, Digest,
-    Effect, Effects, Fast, Input, Message, Node, NodeSet, Policy, Record, Recovery, Target,
+    Action, Ballot, BatchInfo, Change, Class, Config, Configuration, Consensus, Contest, Core,
+    Digest, Effect, Effects, Fast, Input, Message, Node, NodeSet, Policy, Record, Recovery, Target,
     Thresholds, Value, Waiting,
 };
 
@@ -211,5 +211,50 @@ fn another_configuration_has_a_threshold_of_its_own() {
         core.step(Input::Executed { change: Some(change) }, 0, &mut fx);
         assert_eq!(fast(&core.at(99).thresholds), old);
         assert_eq!(fast(&core.at(100).thresholds), new);
+    }
+}
+
+/// tests PROTOCOL 3.2-c, 13-a, 5.5-h: that a vote is weak is part of what it says.
+#[test]
+fn a_weak_vote_is_not_taken_back() {
+    let digest = ready(7);
+    let all = [
+        Ballot::Weak(digest),
+        Ballot::Open(None),
+        Ballot::For(Value::Batch(digest)),
+        Ballot::For(Value::Null),
+    ];
+    for first in all {
+        for second in all {
+            let mut consensus = Consensus::default();
+            consensus.vote(3, 0, first).unwrap();
+            let again = consensus.vote(3, 0, second);
+            assert_eq!(again.is_ok(), first == second, "{first:?}, {second:?}: {again:?}");
+        }
+    }
+    let eager = Ballot::Weak(Class::Eager.mark(7));
+    for (phase, ballot) in [(1, Ballot::Weak(digest)), (0, eager)] {
+        assert!(Consensus::default().vote(3, phase, ballot).is_err(), "{phase}, {ballot:?}");
+    }
+}
+
+/// tests PROTOCOL 5.5-j: that a majority proposed one operation does not name it while another may be left.
+#[test]
+fn another_operation_than_most_proposed_may_be_decided() {
+    let config = least((5, 2, 1), 0, Policy::Queue);
+    let t = config.thresholds().unwrap();
+    let (a, b) = (Value::Batch(ready(1 << 90)), Value::Batch(ready(2 << 90)));
+    let (mut contest, mut consensus) = (Contest::default(), Consensus::default());
+    for (node, value) in (0..).zip([a, a, a, b, b]) {
+        contest.propose(node, value, 0, t.quorum).unwrap();
+    }
+    let first = contest.advance(&mut consensus, 0, &config, &t, NOW).unwrap();
+    assert_eq!(first, Action::Vote { phase: 0, ballot: Ballot::For(a) });
+    for from in [1, 3, 4] {
+        contest.vote(from, 1, Ballot::For(b)).unwrap();
+    }
+    match contest.advance(&mut consensus, 0, &config, &t, NOW).unwrap() {
+        Action::Decided(decision) => assert_eq!(decision.value, b),
+        other => panic!("{other:?}"),
     }
 }
