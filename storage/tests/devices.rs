@@ -82,7 +82,10 @@ mod linux {
 
     /// `None`, with a message, where the kernel or the file system has no direct writes.
     fn uring(path: &Path, flush: FlushMethod) -> Option<UringDevice> {
-        uring_as(path, &UringConfig { flush, ..UringConfig::default() })
+        uring_as(
+            path,
+            &UringConfig { flush, registered_bytes_max: usize::MAX, ..UringConfig::default() },
+        )
     }
 
     fn uring_as(path: &Path, config: &UringConfig) -> Option<UringDevice> {

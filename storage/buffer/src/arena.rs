@@ -41,13 +41,14 @@ struct Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        free(self.ptr, ARENA_BYTES);
+        free(self.ptr, ARENA_BYTES, ARENA_BYTES);
     }
 }
 
 impl Arena {
     pub(crate) fn new(number: usize) -> Arena {
-        Arena(Rc::new(Memory { ptr: allocate(ARENA_BYTES), number, free: Cell::new(!0) }))
+        let ptr = allocate(ARENA_BYTES, ARENA_BYTES, true);
+        Arena(Rc::new(Memory { ptr, number, free: Cell::new(!0) }))
     }
 
     /// Its place among those of its pool, below [`ARENAS_MAX`]. Another pool has arenas of the same

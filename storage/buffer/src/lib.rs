@@ -152,7 +152,7 @@ impl State {
                 self.idle -= ALIGN << class;
                 ptr
             }
-            None => allocate(ALIGN << class),
+            None => allocate(ALIGN << class, ALIGN, false),
         }
     }
 
@@ -164,7 +164,7 @@ impl State {
                 && let Some(ptr) = self.free[class].pop()
             {
                 self.idle -= ALIGN << class;
-                free(ptr, ALIGN << class);
+                free(ptr, ALIGN << class, ALIGN);
             }
         }
     }
@@ -174,7 +174,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for (class, list) in self.state.get_mut().free.iter_mut().enumerate() {
             for ptr in list.drain(..) {
-                free(ptr, ALIGN << class);
+                free(ptr, ALIGN << class, ALIGN);
             }
         }
     }
@@ -186,16 +186,16 @@ fn class_of(len: usize) -> Option<usize> {
     (class < CLASSES).then_some(class)
 }
 
-fn layout(size: usize) -> Layout {
-    let align = if size < ARENA_BYTES { ALIGN } else { ARENA_BYTES };
+fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).expect("a class size is a valid layout")
 }
 
-fn allocate(size: usize) -> NonNull<u8> {
+/// Zeros, for [`free`] with the same size and alignment; with `huge`, in huge pages where there are any.
+fn allocate(size: usize, align: usize, huge: bool) -> NonNull<u8> {
     // SAFETY: the layout has a non-zero size (the smallest class is one page).
-    let ptr = unsafe { alloc(layout(size)) };
-    let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout(size)) };
-    if size >= ARENA_BYTES {
+    let ptr = unsafe { alloc(layout(size, align)) };
+    let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout(size, align)) };
+    if huge {
         want_huge_pages(ptr, size);
     }
     // SAFETY: the allocation has `size` bytes, and nobody else knows of it yet.
@@ -214,11 +214,11 @@ fn want_huge_pages(ptr: NonNull<u8>, size: usize) {
     let _ = (ptr, size);
 }
 
-fn free(ptr: NonNull<u8>, size: usize) {
-    // SAFETY: `ptr` came from `allocate(size)` with this same layout and is freed once: a block that
+fn free(ptr: NonNull<u8>, size: usize, align: usize) {
+    // SAFETY: `ptr` came from `allocate` with this same layout and is freed once: a block that
     // is of no arena is either in exactly one `Block` or in exactly one free list, and an arena's
     // memory is freed by its last handle.
-    unsafe { dealloc(ptr.as_ptr(), layout(size)) }
+    unsafe { dealloc(ptr.as_ptr(), layout(size, align)) }
 }
 
 /// Owner of a range of memory; returns it to the pool when dropped.
@@ -250,7 +250,7 @@ impl Drop for Block {
             state.idle += size;
             state.free[self.class].push(self.ptr);
         } else {
-            free(self.ptr, size);
+            free(self.ptr, size, ALIGN);
         }
     }
 }
@@ -517,7 +517,7 @@ mod tests {
         let pool = Pool::with_arenas(limit);
         let mut held = Vec::new();
         let mut seed = 1u64;
-        for _ in 0..if cfg!(miri) { 60 } else { 4000 } {
+        for _ in 0..if cfg!(miri) { 300 } else { 4000 } {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             match pool.get(1 << (8 + (seed >> 33) % 15)) {
                 Some(buf) if !(seed >> 60).is_multiple_of(3) => held.push(buf.freeze()),
@@ -527,7 +527,7 @@ mod tests {
             assert!(pool.used() <= limit);
             assert!(pool.memory() - pool.used() <= limit / 4, "{}", pool.memory());
         }
-        assert!(held.len() > 10, "it was filled");
+        assert!(held.len() > 5, "it was filled");
         held.clear();
         assert_eq!(pool.used(), 0);
         assert!(pool.memory() <= limit / 4);

@@ -29,6 +29,7 @@ pub(super) struct Registered {
     arenas: Vec<Option<Arena>>,
     /// No more are registered, and why.
     refused: Option<String>,
+    is_wanted: bool,
     /// Not yet told.
     is_news: bool,
     /// Bytes that may still be registered.
@@ -42,6 +43,7 @@ impl Registered {
         let mut table = Registered {
             arenas: Vec::new(),
             refused: None,
+            is_wanted: bytes_max > 0,
             is_news: false,
             left: bytes_max,
             done: Fixed::default(),
@@ -106,9 +108,10 @@ impl Registered {
     /// In use or not, for people.
     pub fn describe(&self) -> String {
         match &self.refused {
-            None => "registered buffers".into(),
-            Some(why) if self.done.arenas == 0 => format!("no registered buffers ({why})"),
-            Some(why) => format!("some registered buffers ({why})"),
+            None => ", registered buffers".into(),
+            Some(_) if !self.is_wanted => String::new(),
+            Some(why) if self.done.arenas == 0 => format!(", no registered buffers ({why})"),
+            Some(why) => format!(", some registered buffers ({why})"),
         }
     }
 
@@ -143,7 +146,7 @@ mod tests {
         let why = table.take_refusal().expect("it was refused").to_string();
         assert!(why.contains("busy"), "{why}");
         assert_eq!(table.take_refusal(), None);
-        assert!(table.describe().starts_with("no registered buffers"), "{}", table.describe());
+        assert!(table.describe().starts_with(", no registered buffers"), "{}", table.describe());
     }
 
     #[test]
@@ -173,7 +176,7 @@ mod tests {
         let buf = Pool::with_arenas(32 << 20).get(1 << 20).unwrap();
         assert_eq!(table.index(&ring.submitter(), buf.arena()), None);
         assert_eq!(table.take_refusal(), None);
-        assert_eq!(table.describe(), "no registered buffers (not asked for)");
+        assert_eq!(table.describe(), "");
     }
 
     #[test]
@@ -201,6 +204,6 @@ mod tests {
         assert_eq!(table.index(&ring.submitter(), bufs[1].arena()), None);
         let why = table.take_refusal().expect("it was refused");
         assert!(why.contains("LimitMEMLOCK=") && why.contains("2 MiB registered"), "{why}");
-        assert!(table.describe().starts_with("some registered buffers"), "{}", table.describe());
+        assert!(table.describe().starts_with(", some registered buffers"), "{}", table.describe());
     }
 }

@@ -155,7 +155,7 @@ impl UringDevice {
             Home::Disk(disk) => format!("block device {}", disk.path().display()),
         };
         let (setup, sector, registered) = (self.setup, self.sector, self.registered.describe());
-        format!("io_uring ({setup}), {home}, sector {sector}, {registered}, flush: {flush}")
+        format!("io_uring ({setup}), {home}, sector {sector}{registered}, flush: {flush}")
     }
 
     /// What was done with registered buffers.
