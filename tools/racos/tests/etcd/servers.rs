@@ -2,8 +2,8 @@
 //!
 //! Invariant: every process started here ends with the test, however the test ends.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -55,7 +55,7 @@ impl Server {
             .spawn()
             .unwrap();
         let server = Server { child, joined: Vec::new(), dir, endpoints: vec![client] };
-        server.wait_until_it_listens();
+        server.wait_until_it_serves();
         Some(server)
     }
 
@@ -82,7 +82,7 @@ impl Server {
         // What it says later is of no interest, but must not fill the pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let server = Server { child, joined: Vec::new(), dir, endpoints };
-        server.wait_until_it_listens();
+        server.wait_until_it_serves();
         server
     }
 
@@ -173,16 +173,25 @@ impl Server {
         }
     }
 
-    fn wait_until_it_listens(&self) {
+    /// Every node says that it is healthy: one that has just started may have yet to hear a quorum.
+    fn wait_until_it_serves(&self) {
         let deadline = Instant::now() + READY_PATIENCE;
         for endpoint in &self.endpoints {
             let address = endpoint.trim_start_matches("http://");
-            while std::net::TcpStream::connect(address).is_err() {
-                assert!(Instant::now() < deadline, "nobody listens on {address}");
+            while !is_healthy(address) {
+                assert!(Instant::now() < deadline, "nobody serves on {address}");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
+}
+
+fn is_healthy(address: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
+    let asked = stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok()
+        && answer.starts_with("HTTP/1.1 200")
 }
 
 pub fn fresh_dir(name: &str) -> PathBuf {
