@@ -90,7 +90,8 @@ pub fn status_of(error: Error) -> Status {
         Error::TooLarge(_) => REQUEST_TOO_LARGE,
         Error::Busy(_) => TOO_MANY_REQUESTS,
         Error::Unavailable(_) | Error::Unresolved => TIMED_OUT,
-        Error::Stopped => STOPPED,
+        // Members of etcd that are removed stop, which their clients know.
+        Error::Stopped | Error::NoMember(_) => STOPPED,
         Error::MemberNotFound => MEMBER_NOT_FOUND,
         Error::MemberExists => MEMBER_EXISTS,
         Error::TooFewMembers(_) => TOO_FEW_MEMBERS,

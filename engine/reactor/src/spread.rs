@@ -453,8 +453,12 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     pub(crate) fn give_up_changed(&mut self, parcel: Parcel) {
-        let text = "the members changed before this write took effect, and it did not; try again";
-        let error = RequestError { code: ErrorCode::Unavailable, text: text.into() };
+        let what = "the members changed before this write took effect, and it did not";
+        let text = match self.idle_reason() {
+            Some(why) => format!("{what}; {why}"),
+            None => format!("{what}; try again"),
+        };
+        let error = RequestError { code: ErrorCode::Unavailable, text };
         self.give_up(parcel, &error);
     }
 

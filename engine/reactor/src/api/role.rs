@@ -188,8 +188,9 @@ impl<L: Link, D: Device> Node<L, D> {
     fn hears_quorum(&self) -> bool {
         let others = self.core.at(self.core.exec()).thresholds.members.iter();
         let lately = others.filter(|node| self.heard_within(*node, SILENT_NS)).count();
-        // A node whose disk hangs can take part in none.
-        lately + 1 >= self.core.thresholds().quorum && self.disk_hangs_ns().is_none()
+        // A node whose disk hangs, or that is no member, can take part in none.
+        let takes_part = self.core.is_active() && self.disk_hangs_ns().is_none();
+        takes_part && lately + 1 >= self.core.thresholds().quorum
     }
 
     /// The role's share of a turn; whether anything was done.
@@ -499,6 +500,7 @@ impl<L: Link, D: Device> Node<L, D> {
     fn api_status(&mut self, who: &Who) -> Result<StatusAnswer, Error> {
         self.permit(who)?;
         let mut native = self.status();
+        native.problem = native.problem.or_else(|| self.idle_reason());
         native.disk.free_bytes = self.log.device_mut().free_bytes().unwrap_or(0);
         let members = self.member_list();
         let lowest = members.iter().map(|member| member.id).min().unwrap_or(0);

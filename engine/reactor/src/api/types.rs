@@ -496,6 +496,8 @@ pub enum Error {
     Unavailable(String),
     /// Fewer fragments of a value are left than are needed.
     DataLoss(String),
+    /// This node is no member, not yet or not any more: another is to be asked.
+    NoMember(String),
     /// No member has this id.
     MemberNotFound,
     /// A member is at this address already.
@@ -531,6 +533,7 @@ impl fmt::Display for Error {
             | Error::Busy(text)
             | Error::Unavailable(text)
             | Error::DataLoss(text)
+            | Error::NoMember(text)
             | Error::TooFewMembers(text)
             | Error::MembersUnhealthy(text)
             | Error::MemberRefused(text) => out.write_str(text),

@@ -329,7 +329,10 @@ impl<L: Link, D: Device> Node<L, D> {
             unreachable!("an operation's outcome is not a reply: {reply:?}")
         };
         self.counts.failed += 1;
-        let error = coded(error.code, error.text.clone());
+        let error = match error.code {
+            ErrorCode::Unavailable if !self.core.is_active() => Error::NoMember(error.text.clone()),
+            code => coded(code, error.text.clone()),
+        };
         self.api.applied.push_back((number, Err(error)));
     }
 

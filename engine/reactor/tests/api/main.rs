@@ -4,6 +4,7 @@ mod auth;
 mod backup;
 mod cluster;
 mod gone;
+mod removed;
 
 use bytes::Bytes;
 use cluster::Cluster;

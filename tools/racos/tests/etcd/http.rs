@@ -20,7 +20,7 @@ fn raw(endpoint: &str, request: &[u8]) -> Vec<u8> {
 }
 
 /// Status and body of one request.
-fn ask(endpoint: &str, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+pub fn ask(endpoint: &str, method: &str, path: &str, body: &[u8]) -> (u16, String) {
     ask_with(endpoint, method, path, "", body)
 }
 

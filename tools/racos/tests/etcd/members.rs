@@ -4,6 +4,7 @@
 use crate::client::Client;
 use crate::differential::block_on;
 use crate::etcdctl::Etcdctl;
+use crate::http;
 use crate::servers::Server;
 use racos_etcd::pb::etcdserverpb as pb;
 use racos_etcd::pb::etcdserverpb::cluster_client::ClusterClient;
@@ -75,22 +76,25 @@ async fn exercise(racos: &mut Server, etcdctl: Option<&Etcdctl>) {
     assert_eq!(refused.message(), "etcdserver: request is too large");
     founders.kv(0).put(large).await.expect("others take more");
 
-    leaves(&mut cluster, etcdctl).await;
+    leaves(racos, &founders, etcdctl).await;
     for client in [&new, &founders] {
         let asked = pb::RangeRequest { key: "a".into(), ..Default::default() };
-        let found = client.kv(1).range(asked).await.unwrap().into_inner();
+        let found = client.kv(2).range(asked).await.unwrap().into_inner();
         assert_eq!((found.kvs[0].mod_revision, found.kvs[0].value.len()), (revision, 5000));
     }
 }
 
 /// One goes; no other may; one moves to where nobody is, and back.
-async fn leaves(cluster: &mut Members, etcdctl: Option<&Etcdctl>) {
+async fn leaves(racos: &Server, founders: &Client, etcdctl: Option<&Etcdctl>) {
+    let cluster = &mut ClusterClient::new(founders.channel(0));
     let listed = list(cluster).await;
     let (second, third) = (listed[2].id, listed[3].id);
     match etcdctl {
         Some(ctl) => {
             let told = ctl.good(&["member", "remove", &format!("{second:x}")]);
             assert!(told.contains("removed from cluster"), "{told}");
+            // The one that went refuses what the others do.
+            let ctl = Etcdctl::at(&racos.endpoints[4]);
             let told = ctl.bad(&["member", "remove", &format!("{third:x}")]);
             assert!(told.contains("not enough started members"), "{told}");
             let told = ctl.good(&["member", "update", &format!("{third:x}"), NOWHERE]);
@@ -101,6 +105,13 @@ async fn leaves(cluster: &mut Members, etcdctl: Option<&Etcdctl>) {
             cluster.member_remove(asked).await.expect("five are enough");
         }
     }
+    let endpoint = racos.endpoints[2].trim_start_matches("http://");
+    let (status, page) = http::ask(endpoint, "GET", "/health", b"");
+    assert!(status == 503 && page.contains("node 2 was removed; ask another"), "{page}");
+    let put = pb::PutRequest { key: "c".into(), value: "d".into(), ..Default::default() };
+    let refused = founders.kv(2).put(put).await.expect_err("it is no member any more");
+    let stopped = (Code::Unavailable, "etcdserver: server stopped");
+    assert_eq!((refused.code(), refused.message()), stopped);
     let names: Vec<String> = list(cluster).await.into_iter().map(|member| member.name).collect();
     assert_eq!(names, ["node0", "node1", "node3", "node4", "node5"]);
     let gone = cluster.member_remove(pb::MemberRemoveRequest { id: second }).await;
