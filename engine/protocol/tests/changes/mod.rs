@@ -21,6 +21,7 @@ pub fn executing(mut core: Core, log: &Log, until: Slot) -> Vec<Core> {
         let slot = core.exec();
         let other: Node = if core.config().me == 0 { 1 } else { 0 };
         let is_change = log.iter().any(|(of, _)| *of == slot);
+        open_own(&mut core, log);
         let value = if is_change { Value::Batch(batch(slot).digest) } else { Value::Null };
         let message = Message::Decide { slot, value };
         step(&mut core, Input::Message { from: other, message }, log);
@@ -30,7 +31,23 @@ pub fn executing(mut core: Core, log: &Log, until: Slot) -> Vec<Core> {
         assert!(core.exec() > slot, "a slot is executed once it is decided");
         all.push(core.clone());
     }
+    let executed = log.iter().filter(|(of, _)| *of < core.exec()).count();
+    assert_eq!(core.epoch() as usize, 1 + executed, "the log is what it executed");
     all
+}
+
+/// Its own slots that hold changes it has opened itself, as soon as it could.
+fn open_own(core: &mut Core, log: &Log) {
+    let exec = core.exec();
+    for slot in log.iter().map(|(slot, _)| *slot).filter(|slot| *slot >= exec) {
+        if core.owner(slot) == core.config().me && core.can_open().is_some_and(|own| own < slot) {
+            // It passes over those below.
+            step(core, Input::InUse { slot: slot - 1 }, log);
+        }
+        if core.can_open() == Some(slot) {
+            step(core, Input::Open { batch: batch(slot) }, log);
+        }
+    }
 }
 
 fn step(core: &mut Core, input: Input, log: &Log) {
