@@ -6,8 +6,10 @@
 //! that a person can check it.
 #![forbid(unsafe_code)]
 
+mod freed;
 mod measure;
 
+pub use freed::keep_freed_memory;
 pub use measure::{measure, reads_here};
 pub use racos_storage::device::FlushMethod;
 pub use racos_storage::device::waiting::PollMode;

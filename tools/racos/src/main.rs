@@ -55,6 +55,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    racos_tuning::keep_freed_memory();
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up::run(&args),
