@@ -9,81 +9,20 @@
 //! Deliberate errors must be refuted by the same search; each prints what it found.
 
 mod cluster;
+mod star;
 
 use cluster::config;
 use racos_protocol::{
-    Action, Ballot, Class, Config, Consensus, Contest, Digest, Fast, Node, NodeSet, Slot,
-    Thresholds, Value, Waiting,
+    Action, Ballot, Config, Consensus, Contest, Fast, NodeSet, Slot, Thresholds, Waiting,
+};
+use star::{
+    CANDIDATES, KINDS, NULL, OPEN, OPEN_FOR, Said, WEAK_FOR, ballot, count, kind_of,
+    kind_of_ballot, parts, senders, value,
 };
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 type Shape = (usize, usize, usize);
-
-const CANDIDATES: usize = 3;
-/// What is said: a value or a ballot, as its place here.
-const NULL: usize = CANDIDATES;
-const OPEN: usize = NULL + 1;
-const OPEN_FOR: usize = OPEN + 1;
-const WEAK_FOR: usize = OPEN_FOR + CANDIDATES;
-const KINDS: usize = WEAK_FOR + CANDIDATES;
-
-/// How often each thing was said in a round.
-type Said = [u8; KINDS];
-
-fn candidate(kind: usize) -> Digest {
-    Class::Ready.mark(1 + kind as Digest)
-}
-
-fn value(kind: usize) -> Value {
-    if kind == NULL { Value::Null } else { Value::Batch(candidate(kind)) }
-}
-
-fn kind_of(value: Value) -> usize {
-    match value {
-        Value::Null => NULL,
-        Value::Batch(digest) => (digest ^ Class::Ready.mark(0)) as usize - 1,
-    }
-}
-
-fn ballot(kind: usize) -> Ballot {
-    match kind {
-        ..=NULL => Ballot::For(value(kind)),
-        OPEN => Ballot::Open(None),
-        OPEN_FOR..WEAK_FOR => Ballot::Open(Some(candidate(kind - OPEN_FOR))),
-        _ => Ballot::Weak(candidate(kind - WEAK_FOR)),
-    }
-}
-
-fn kind_of_ballot(ballot: Ballot) -> usize {
-    match ballot {
-        Ballot::For(value) => kind_of(value),
-        Ballot::Open(None) => OPEN,
-        Ballot::Open(Some(digest)) => OPEN_FOR + kind_of(Value::Batch(digest)),
-        Ballot::Weak(digest) => WEAK_FOR + kind_of(Value::Batch(digest)),
-    }
-}
-
-fn count(said: &Said) -> usize {
-    said.iter().map(|count| usize::from(*count)).sum()
-}
-
-/// All ways to take at least `least` of what was said.
-fn parts(said: &Said, least: usize) -> Vec<Said> {
-    let mut all = vec![[0; KINDS]];
-    for kind in (0..KINDS).filter(|kind| said[*kind] > 0) {
-        let before = std::mem::take(&mut all);
-        for part in before {
-            for count in 0..=said[kind] {
-                let mut part = part;
-                part[kind] = count;
-                all.push(part);
-            }
-        }
-    }
-    all.retain(|part| count(part) >= least);
-    all
-}
 
 /// All multisets of up to `n` things of these kinds.
 fn multisets(kinds: &BTreeSet<usize>, n: usize) -> Vec<Said> {
@@ -92,12 +31,6 @@ fn multisets(kinds: &BTreeSet<usize>, n: usize) -> Vec<Said> {
     let mut all = parts(&most, 0);
     all.retain(|said| count(said) <= n);
     all
-}
-
-/// The senders of a part, numbered.
-fn senders(said: &Said) -> impl Iterator<Item = (Node, usize)> + '_ {
-    let kinds = (0..KINDS).flat_map(|kind| std::iter::repeat_n(kind, usize::from(said[kind])));
-    kinds.enumerate().map(|(node, kind)| (node as Node, kind))
 }
 
 #[derive(Clone)]
