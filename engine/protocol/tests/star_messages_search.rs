@@ -11,7 +11,8 @@
 //! which must come to the same. Of two nodes that said the same it makes no difference which is heard.
 //!
 //! Three operations in a cluster of four are searched with any part of the round that a node is in, and nothing or all of
-//! each other one. Two operations that both begin phase 1 (5,2,1 and larger) are not: see `star_search`.
+//! each other one; and so are two where nodes that have not lost power are compared. Two operations that both
+//! begin phase 1 (5,2,1 and larger) are not: see `star_search`.
 //!
 //! Invariants: one decision; whatever is decided by then is the state of everybody in phase 2; one candidate at most is
 //! left there; nothing is decided that too few have proposed. Deliberate errors must be refuted.
