@@ -52,7 +52,7 @@ pub struct Fragments {
     deferred: Option<Going>,
     /// What was, and is forgotten some at a time: under load a checkpoint defers very many.
     leaving: Going,
-    /// Bytes of both.
+    /// Bytes of both, and of what is kept for readers.
     going_bytes: u64,
     /// It is of a later state than the own: what it names, the node may not know yet.
     is_ahead: bool,
@@ -407,6 +407,20 @@ impl Fragments {
                 }
             }
         }
+    }
+
+    /// The value went, and somebody may still ask for it: the fragment stays until [`Fragments::let_go`].
+    /// Its bytes of the log; `None`: there is none.
+    pub fn keep(&mut self, op: OpId) -> Option<u64> {
+        let bytes = self.table.get(op)?.placed().map_or(0, bytes_of);
+        self.going_bytes += bytes;
+        Some(bytes)
+    }
+
+    /// Nobody asks for it any more.
+    pub fn let_go(&mut self, op: OpId, bytes: u64) {
+        self.going_bytes -= bytes;
+        self.forget(op, None);
     }
 
     /// It cannot be read: it is not here, whatever a checkpoint says.

@@ -18,6 +18,7 @@
 //! | `margin` | fewer data fragments while nodes are missing |
 //! | `expiry` | sessions that nobody uses come to their end |
 //! | `compare` | states of nodes that have executed the same slots are the same |
+//! | `keep` | values that went while somebody read them |
 //! | `checkpoint` | what a restart reads instead of the whole log; which segments are free |
 //! | `reclaim` | segments of little use copied together, so that their files are used again |
 //! | `facts` | telling lagging nodes what was decided, and being told |
@@ -52,6 +53,7 @@ mod inquiry;
 pub mod inspect;
 mod journal;
 mod jump;
+mod keep;
 pub mod lanes;
 pub mod layout;
 mod margin;

@@ -16,6 +16,7 @@ use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
 use crate::journal::Journal;
+use crate::keep::Keep;
 use crate::margin::Margin;
 use crate::observe::Observer;
 use crate::placement::{Addresses, Codecs};
@@ -139,6 +140,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) expiry: Expiry,
     pub(crate) arrived: Option<Arrived>,
     pub(crate) fragments: Fragments,
+    pub(crate) keep: Keep,
     pub(crate) history: History,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
@@ -173,7 +175,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) now: Nanos,
     pub(crate) started: Nanos,
     pub(crate) scratch: Vec<u8>,
-    released: Vec<OpId>,
+    pub(crate) released: Vec<OpId>,
     last_work: Nanos,
     beacon_at: Nanos,
     beacons: u64,
@@ -277,6 +279,7 @@ impl<L: Link, D: Device> Node<L, D> {
             expiry: Expiry::default(),
             arrived: None,
             fragments: parts.fragments,
+            keep: Keep::default(),
             history: parts.history,
             checkpoints: parts.checkpoints,
             reclaim: Reclaim::default(),
@@ -453,6 +456,7 @@ impl<L: Link, D: Device> Node<L, D> {
         self.recode_turn();
         self.expiry_turn();
         let served = self.turn_api();
+        self.keep_turn();
         self.assign_turn();
         self.take_over_turn();
         self.open_batches();
@@ -524,6 +528,7 @@ impl<L: Link, D: Device> Node<L, D> {
             self.margin.deadline(),
             self.expiry.deadline(self.config.bounds.session_idle_ns),
             self.api.deadline(),
+            self.keep.deadline(),
             idle,
             retry,
             self.checkpoints.deadline(self.now, self.fragments.are_leaving()),
@@ -584,6 +589,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::STORED => self.on_stored(from, incarnation, &frame.head),
             kind::ASKSTORED => self.on_ask_stored(from, &frame.head),
             kind::FLOOR => self.on_floor(from, incarnation, &frame.head),
+            kind::PIN => self.on_pin(from, incarnation, &frame.head),
             kind::META => self.on_meta(&frame),
             kind::FACTS => self.on_facts(from, &frame),
             kind::SNAPOFFER => self.on_snapshot_offer(from, &frame),
@@ -779,21 +785,5 @@ impl<L: Link, D: Device> Node<L, D> {
         reply.put(client, request, &mut head);
         let _ = self.net.send(to, client::kind::REPLY, &head, body, self.now);
         self.scratch = head;
-    }
-
-    /// Values that no version uses any more.
-    pub(crate) fn forget_released(&mut self) {
-        let mut released = std::mem::take(&mut self.released);
-        let all_named = self.machine.take_released(&mut released);
-        for op in released.drain(..) {
-            self.fragments.forget(op, None);
-            self.repair.missing.remove(op);
-        }
-        if !all_named {
-            // One operation let very many go: their fragments must not count as live for ever.
-            let (machine, exec) = (&self.machine, self.core.exec());
-            self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
-        }
-        self.released = released;
     }
 }

@@ -385,7 +385,7 @@ impl<L: Link, D: Device> Node<L, D> {
         // PROTOCOL 6.3-e
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
-        self.forget_released();
+        self.forget_released(slot);
         known.batch.info.is_change
     }
 

@@ -6,6 +6,7 @@
 
 use super::types::Error;
 use crate::batch::Waiter;
+use crate::keep::Reading;
 use crate::node::Node;
 use crate::wire::client::Reply;
 use bytes::Bytes;
@@ -74,6 +75,8 @@ struct Gathering<L: Link, D: Device> {
     values: Values,
     missing: usize,
     job: Job<L, D>,
+    /// PROTOCOL 9.8-d: the state that they are of.
+    _reading: Reading,
 }
 
 struct Fetch {
@@ -129,6 +132,7 @@ impl<L: Link, D: Device> Gatherings<L, D> {
 impl<L: Link, D: Device> Node<L, D> {
     /// Fetches the values and then does the job, not before the caller has returned.
     pub(super) fn gather<'a>(&mut self, wanted: impl Iterator<Item = &'a Content>, job: Job<L, D>) {
+        let reading = self.begin_reading();
         let gatherings = &mut self.api.gatherings;
         let id = gatherings.next;
         gatherings.next += 1;
@@ -153,7 +157,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if missing == 0 {
             gatherings.done.push_back((id, None));
         }
-        gatherings.table.insert(id, Gathering { values, missing, job });
+        gatherings.table.insert(id, Gathering { values, missing, job, _reading: reading });
         self.fly();
     }
 

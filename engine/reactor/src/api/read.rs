@@ -10,6 +10,7 @@ use super::gather::Lost;
 use super::pending::Answer;
 use super::txn::txn_answer;
 use super::types::*;
+use crate::keep::Reading;
 use crate::node::Node;
 use bytes::Bytes;
 use racos_machine::{Content, Hashing, Refusal, Selecting, Selection};
@@ -28,6 +29,8 @@ pub(super) struct Ranging {
     serializable: bool,
     answer: Answer<RangeAnswer>,
     tries: u32,
+    /// PROTOCOL 9.8-d: from the first look at the state to the last value.
+    _reading: Option<Reading>,
 }
 
 /// A range whose items are known.
@@ -47,7 +50,8 @@ impl<L: Link, D: Device> Node<L, D> {
         serializable: bool,
         answer: Answer<RangeAnswer>,
     ) {
-        self.range_again(Ranging { who, range, serializable, answer, tries: 0 });
+        let tries = 0;
+        self.range_again(Ranging { who, range, serializable, answer, tries, _reading: None });
     }
 
     fn range_again(&mut self, ranging: Ranging) {
@@ -61,7 +65,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }));
     }
 
-    fn range_here(&mut self, ranging: Ranging) {
+    fn range_here(&mut self, mut ranging: Ranging) {
         let select = select(&ranging.range);
         let permit = self.permit(&ranging.who);
         // In the state that is read: users and roles cannot have changed in between.
@@ -69,6 +73,7 @@ impl<L: Link, D: Device> Node<L, D> {
         if let Err(error) = allowed {
             return ranging.answer.send(Err(error));
         }
+        ranging._reading = Some(self.begin_reading());
         match self.machine.begin_select(select) {
             Ok(selecting) => self.range_slice(ranging, selecting, self.machine.revision()),
             Err(reason) => ranging.answer.send(Err(self.refusal(reason))),
@@ -152,14 +157,15 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// PROTOCOL 9.8-c: a version of a named revision that is gone was compacted; the newest state is looked at anew.
     fn range_lost(&mut self, ranging: Ranging, lost: Lost) {
-        let Ranging { who, range, serializable, answer, tries } = ranging;
+        let Ranging { who, range, serializable, answer, tries, .. } = ranging;
         match lost {
             Lost::Gone if range.revision > 0 => {
                 answer.send(Err(self.refusal(Refusal::Compacted)));
             }
             Lost::Gone if tries < TRIES_MAX => {
                 let tries = tries + 1;
-                self.range_again(Ranging { who, range, serializable, answer, tries });
+                let _reading = None;
+                self.range_again(Ranging { who, range, serializable, answer, tries, _reading });
             }
             Lost::Gone => answer.send(Err(replaced())),
             Lost::Failed(error) => answer.send(Err(error)),

@@ -42,6 +42,8 @@ pub mod kind {
     pub const PINQ: u8 = 0x20;
     /// The same, and the first slot above all that count.
     pub const PINR: u8 = 0x21;
+    /// What the sender reads: how many slots the oldest state was of that it reads; 0: it reads none.
+    pub const PIN: u8 = 0x24;
     /// Leases, some of them renewed: number of the round, then (lease, 1 if renewed) each.
     pub const LEASEQ: u8 = 0x22;
     /// The same number, the first slot above all that may end one of them, the epoch,
@@ -616,6 +618,17 @@ impl Known {
     }
 }
 
+/// Head of PIN. A state of no slots holds no value.
+pub fn put_pin(out: &mut Vec<u8>, pin: Option<Slot>) {
+    out.put_u64(pin.unwrap_or(0));
+}
+
+pub fn get_pin(from: &mut Reader<'_>) -> Result<Option<Slot>, WireError> {
+    let pin = from.u64("pin")?;
+    from.end("pin")?;
+    Ok((pin > 0).then_some(pin))
+}
+
 /// Head of FACTS: the sender's exec and the first slot. The body holds one entry a slot: a length,
 /// 0 for null, then the batch.
 pub fn put_facts_head(out: &mut Vec<u8>, exec: Slot, from: Slot) {
@@ -713,6 +726,7 @@ mod tests {
             let _ = get_segment_question(&bytes);
             let _ = get_segment_answer(&bytes);
             let _ = get_facts_head(&bytes);
+            let _ = get_pin(&mut Reader::new(&bytes));
             let _ = Hello::get(&bytes);
             let _ = Known::get(&bytes);
         }

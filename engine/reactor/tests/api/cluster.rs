@@ -5,6 +5,7 @@ use racos_engine::api::types::{Error, WatchResponse};
 use racos_engine::api::{Handle, Pending, WatchStream};
 use racos_engine::{Bounds, Node, NodeConfig};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
+use racos_net::{Identity, Lane, Transport, TransportConfig};
 use racos_storage::device::memory::{Disk, MemoryDevice, Timing};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
@@ -24,6 +25,7 @@ pub struct Cluster {
     now: u64,
     value_bytes_max: usize,
     stopped: Vec<usize>,
+    pool: Pool,
 }
 
 impl Cluster {
@@ -56,11 +58,29 @@ impl Cluster {
         });
         let mut nodes: Vec<_> = nodes.collect();
         let handles = nodes.iter_mut().map(|node| node.open_api(Box::new(|| {}))).collect();
-        Cluster { hub, nodes, handles, now: 0, value_bytes_max, stopped: Vec::new() }
+        let stopped = Vec::new();
+        Cluster { hub, nodes, handles, now: 0, value_bytes_max, stopped, pool }
     }
 
     pub fn value_bytes_max(&self) -> usize {
         self.value_bytes_max
+    }
+
+    pub fn node(&self, node: usize) -> &Node<MemoryLink, MemoryDevice> {
+        &self.nodes[node]
+    }
+
+    /// Somebody who speaks under the name of a node, from elsewhere.
+    pub fn stand_in(&self, node: u16, boot: u32) -> Transport<MemoryLink> {
+        let (cluster, lane) = (77, Lane::ONLY);
+        let identity = Identity { cluster, node: Some(node), incarnation: 1, boot, lane };
+        let link = self.hub.link(address(100 + usize::from(node)));
+        Transport::new(link, identity, self.pool.clone(), TransportConfig::default())
+    }
+
+    pub fn speak(&self, who: &mut Transport<MemoryLink>, to: usize, kind: u8, head: &[u8]) {
+        who.send(address(to), kind, head, &[], self.now).expect("it fits");
+        who.flush(self.now);
     }
 
     /// Lets time pass until `done` gives something.

@@ -4,6 +4,7 @@ mod auth;
 mod backup;
 mod cluster;
 mod gone;
+mod keep;
 mod removed;
 
 use bytes::Bytes;
