@@ -17,6 +17,7 @@ use racos_engine::{Bounds, Node, NodeConfig};
 use racos_linear::{EventId, History, Operation, Outcome};
 use racos_net::memory::{MemoryConfig, MemoryHub, MemoryLink};
 use racos_net::{Datagram, Lane, Link, Received};
+use racos_protocol::Policy;
 use racos_storage::device::memory::{Disk, MemoryDevice, Op as DiskOp, Timing};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -63,12 +64,12 @@ pub struct LanesReport {
     pub dropped: u64,
 }
 
-/// One run; the same for the same seed and number of lanes.
+/// One run; the same for the same seed, number of lanes and policy.
 ///
 /// # Errors
 /// The promise that was broken.
-pub fn run(seed: u64, lanes: u8) -> Result<LanesReport, String> {
-    caught(|| World::new(seed, lanes).whole_run())
+pub fn run(seed: u64, lanes: u8, policy: Policy) -> Result<LanesReport, String> {
+    caught(|| World::new(seed, lanes, policy).whole_run())
 }
 
 /// Where some datagrams go astray.
@@ -183,9 +184,9 @@ fn key_name(key: u64) -> Vec<u8> {
 }
 
 impl Part {
-    fn new(machine: usize, lane: Lane, pool: &Pool, rng: &mut Rng) -> Part {
+    fn new(machine: usize, (lane, policy): (Lane, Policy), pool: &Pool, rng: &mut Rng) -> Part {
         let mut config = NodeConfig::new(CLUSTER, machine as u8, all_at(lane.number), 1, 1);
-        config.lane = lane;
+        (config.lane, config.policy) = (lane, policy);
         config.seed = rng.number();
         config.bounds = Bounds {
             segment_bytes: 1 << 20,
@@ -213,7 +214,7 @@ impl Part {
 }
 
 impl World {
-    fn new(seed: u64, lanes: u8) -> World {
+    fn new(seed: u64, lanes: u8, policy: Policy) -> World {
         assert!((2..=APART as u8).contains(&lanes), "{lanes} lanes: 2 to {APART}");
         let mut rng = Rng::new(seed ^ u64::from(lanes) << 56);
         let network = MemoryConfig {
@@ -227,7 +228,7 @@ impl World {
         let astray = Rc::new(RefCell::new(Astray { rng: rng.fork(1), lanes, count: 0 }));
         let pool = Pool::new(512 << 20);
         let machines = (0..NODES).map(|machine| {
-            let lanes = (0..lanes).map(|number| Lane { number, count: lanes });
+            let lanes = (0..lanes).map(|number| (Lane { number, count: lanes }, policy));
             let parts = lanes.map(|lane| Part::new(machine, lane, &pool, &mut rng)).collect();
             Machine { parts, is_up: false, down_until_ns: 0, frozen_until_ns: 0 }
         });

@@ -44,7 +44,7 @@ struct Options {
     changes: bool,
     /// Nodes of so many lanes, each with some of the keys, which crash, freeze and lose power as one.
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=64))]
-    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "policy", "fast", "trace"])]
+    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "fast", "trace"])]
     lanes: Option<u8>,
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
@@ -121,10 +121,11 @@ fn of_lanes(options: &Options, lanes: u8) -> ExitCode {
     let drawn = || racos_engine::runtime::random_u128() as u64 >> 16;
     let first = options.seed.unwrap_or_else(drawn);
     let count = options.seeds.unwrap_or(if options.seed.is_some() { 1 } else { 100 });
-    println!("seeds {first} to {}, of {lanes} lanes", first.wrapping_add(count - 1));
+    let (last, policy) = (first.wrapping_add(count - 1), options.policy);
+    println!("seeds {first} to {last}, of {lanes} lanes, --policy {policy}");
     let (mut failed, mut sum) = (0, [0; 7]);
     for seed in (0..count).map(|after| first.wrapping_add(after)) {
-        match racos_sim::lanes::run(seed, lanes) {
+        match racos_sim::lanes::run(seed, lanes, policy) {
             Ok(report) => {
                 let of = [report.done, report.failed, report.crashes, report.freezes];
                 let more = [report.blackouts, report.strays, report.dropped];

@@ -176,7 +176,7 @@ impl Lab {
 /// # Errors
 /// What came of one.
 pub fn lanes_hear_nothing_of_each_other() -> Result<(), String> {
-    crate::lanes::run(2, 2).map(drop)
+    crate::lanes::run(2, 2, racos_protocol::Policy::OwnerSlots).map(drop)
 }
 
 /// PROTOCOL 9.5-h: whole nodes whose fragments rot, and nobody who reads them but the scrub.
