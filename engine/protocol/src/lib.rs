@@ -41,6 +41,7 @@ pub use configuration::Configuration;
 pub use consensus::{Action, Consensus, Decision, Path, Waiting};
 pub use contest::Contest;
 pub use effects::{Effect, Effects, Input, Record, Release, Target};
+pub use estimate::Mean;
 pub use message::{Ballot, BatchInfo, Class, Digest, Message, Nanos, Node, NodeSet, Slot, Value};
 pub use queue::{Queue, born, candidate};
 pub use read::{ReadQuorum, ReadStep};

@@ -63,6 +63,7 @@ mod missing;
 mod mutants;
 mod node;
 mod observe;
+mod patience;
 mod placement;
 mod queued;
 mod reads;

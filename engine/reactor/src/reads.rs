@@ -9,7 +9,9 @@ use crate::assemble::Unfit;
 use crate::batch::Waiter;
 use crate::fragments::Fetch;
 use crate::journal::DiskRead;
+use crate::layout;
 use crate::node::Node;
+use crate::patience::{Asking, Patience, WAIT_MAX, WAIT_MIN};
 use crate::serve::Found;
 use crate::wire::client::{ErrorCode, Reply, RequestError, put_stripes};
 use crate::wire::node::{
@@ -26,9 +28,10 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 const MS: Nanos = 1_000_000;
-/// A read without an answer by then is asked of the others too, with growing pauses.
-const RETRY_MIN: Nanos = 5 * MS;
-const RETRY_MAX: Nanos = 200 * MS;
+/// A read without an answer by then is asked of the others too, with growing pauses; one that lacks
+/// fragments alone waits as [`Patience`] says.
+const RETRY_MIN: Nanos = WAIT_MIN;
+const RETRY_MAX: Nanos = WAIT_MAX;
 /// A read that cannot be served by then fails.
 const GIVE_UP: Nanos = 5_000 * MS;
 /// How often reads under way are looked at.
@@ -86,6 +89,7 @@ struct Read {
     retry_at: Nanos,
     retry_wait: Nanos,
     rounds: u32,
+    asking: Asking,
     /// Of one stripe, without a quorum: as it was asked for.
     stripe: Option<Value>,
     /// A digest did not fit: some fragment is bad though its checksum is good.
@@ -108,6 +112,7 @@ pub(crate) struct Reads {
     waits: BTreeMap<Slot, Vec<u64>>,
     woken: Vec<u64>,
     scan_at: Nanos,
+    patience: Patience,
 }
 
 impl Reads {
@@ -119,6 +124,7 @@ impl Reads {
             waits: BTreeMap::new(),
             woken: Vec::new(),
             scan_at: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -237,6 +243,7 @@ impl<L: Link, D: Device> Node<L, D> {
             retry_at: self.now + RETRY_MIN,
             retry_wait: RETRY_MIN,
             rounds: 0,
+            asking: Asking::new(self.now),
             stripe: None,
             suspicious: false,
         };
@@ -329,6 +336,7 @@ impl<L: Link, D: Device> Node<L, D> {
         read.asked.insert(to);
         if fragment {
             read.pending.insert(to);
+            read.asking.ask(to);
         }
         let guess = match &read.guess {
             Found::Values { values, .. } if values.len() == 1 => values[0].op.0,
@@ -394,6 +402,7 @@ impl<L: Link, D: Device> Node<L, D> {
         match fragment_of {
             Some(op) if !frame.body.is_empty() => {
                 read.pending.remove(from);
+                self.reads.patience.came(&mut read.asking, from, frame.body.len(), self.now);
                 read.hold(Held { op, node: from, bytes: frame.body.clone() });
             }
             // A fragment on disk follows in a SEG of its own.
@@ -422,7 +431,10 @@ impl<L: Link, D: Device> Node<L, D> {
         read.pending.remove(node);
         let wanted = matches!(&read.stage, Stage::Fetch { value, .. } if value.op == op);
         match came {
-            Came::Here(bytes) => read.hold(Held { op, node, bytes }),
+            Came::Here(bytes) => {
+                self.reads.patience.came(&mut read.asking, node, bytes.len(), self.now);
+                read.hold(Held { op, node, bytes });
+            }
             // PROTOCOL 8.1-o: another node is asked, in `progress`.
             Came::Missing if wanted => read.denied.insert(node),
             Came::Gone(exec) if wanted => {
@@ -558,6 +570,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     read.pending = NodeSet::EMPTY;
                     read.denied = NodeSet::EMPTY;
                     read.gone = NodeSet::EMPTY;
+                    read.asking = Asking::new(self.now);
                 }
                 if !own {
                     self.take_own(id, value.op);
@@ -619,7 +632,8 @@ impl<L: Link, D: Device> Node<L, D> {
                         let text = "the fragments found do not make the value that was written";
                         return self.fail_read(id, ErrorCode::DataLoss, text);
                     }
-                    return self.ask_fragments(id, MEMBERS_MAX);
+                    self.ask_fragments(id, MEMBERS_MAX);
+                    return;
                 }
             }
         }
@@ -686,15 +700,17 @@ impl<L: Link, D: Device> Node<L, D> {
         read.stage = Stage::Fetch { revision: 0, value };
         read.held.clear();
         (read.pending, read.denied, read.gone) = (NodeSet::EMPTY, NodeSet::EMPTY, NodeSet::EMPTY);
+        read.asking = Asking::new(self.now);
         read.suspicious = false;
         self.take_own(id, value.op);
         self.try_finish(id);
     }
 
-    /// Asks `more` further nodes for their fragment, those with data fragments first.
-    fn ask_fragments(&mut self, id: u64, more: usize) {
+    /// Asks `more` further nodes for their fragment, those with data fragments first; returns how many
+    /// there were.
+    fn ask_fragments(&mut self, id: u64, more: usize) -> usize {
         let suspected = self.core.suspected();
-        let Stage::Fetch { value, .. } = self.reads.table[&id].stage else { return };
+        let Stage::Fetch { value, .. } = self.reads.table[&id].stage else { return 0 };
         let order = self.layout_of(&value).map(|layout| layout.members.clone()).unwrap_or_default();
         let read = self.reads.table.get_mut(&id).expect("the read is under way");
         let mut targets = Vec::new();
@@ -711,19 +727,39 @@ impl<L: Link, D: Device> Node<L, D> {
         if !targets.is_empty() {
             read.rounds += 1;
         }
-        for node in targets {
+        if !read.asking.is_begun() {
+            read.asking = Asking::new(self.now);
+            targets.iter().for_each(|node| read.asking.ask(*node));
+        }
+        for node in &targets {
             let read = self.reads.table.get_mut(&id).expect("the read is under way");
-            read.pending.insert(node);
+            read.pending.insert(*node);
             let mut head = Vec::with_capacity(32);
             put_segment(&mut head, id, value.op.0, None);
-            self.send(node, kind::GETSEG, &head, &[]);
+            self.send(*node, kind::GETSEG, &head, &[]);
         }
+        targets.len()
     }
 
-    /// PROTOCOL 8.1-h, 8.1-t, 12.2-i: what was asked did not come in time: ask everybody who could help.
+    /// Until when a read waits for the fragments that it asked for.
+    fn waits_until(&self, id: u64) -> Nanos {
+        let read = &self.reads.table[&id];
+        let Stage::Fetch { value, .. } = read.stage else { return read.retry_at };
+        let len = layout::fragment_len(value.len as usize, usize::from(value.k));
+        self.reads.patience.due(&read.asking, len)
+    }
+
+    /// PROTOCOL 8.1-h, 8.1-t, 12.2-i: what was asked did not come in time: ask one node more, and then
+    /// everybody who could help.
     fn retry(&mut self, id: u64) {
         let now = self.now;
+        // PROTOCOL 8.1-u: it is late because there is much to do, if all of them are.
+        let until = self.waits_until(id);
         let read = self.reads.table.get_mut(&id).expect("the caller found it");
+        if until > now {
+            (read.retry_at, read.retry_wait) = (until, until - read.asking.since());
+            return;
+        }
         if now >= read.started + GIVE_UP {
             let text = match read.stage {
                 Stage::Fetch { .. } => "too few nodes with a fragment of the value answer",
@@ -745,11 +781,17 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
             }
             Stage::Executed(slot) => self.step(Input::InUse { slot }),
-            Stage::Fetch { value, .. } => {
-                let own_pending = read.pending.contains(self.me);
+            Stage::Fetch { .. } => {
+                let is_first = !std::mem::replace(&mut read.asking.is_widened, true);
+                if is_first && self.ask_fragments(id, 1) > 0 {
+                    return;
+                }
+                let read = self.reads.table.get_mut(&id).expect("the caller found it");
+                // What the own disk reads comes, or an error does: it is not read twice.
+                let is_read = read.pending.contains(self.me);
                 read.pending = NodeSet::EMPTY;
-                if own_pending {
-                    self.take_own(id, value.op);
+                if is_read {
+                    read.pending.insert(self.me);
                 }
                 self.ask_fragments(id, MEMBERS_MAX);
             }
