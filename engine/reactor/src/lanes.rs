@@ -157,6 +157,7 @@ enum Event {
     Waiting(String),
     Ready,
     Differs(String),
+    Without(String),
     Ended(Result<(), ServeError>),
 }
 
@@ -224,6 +225,7 @@ fn tell(sender: &SyncSender<(u8, Event)>, lane: u8, told: Told<'_>) {
         Told::Waiting(words) => Event::Waiting(words.to_string()),
         Told::Ready => Event::Ready,
         Told::Differs(words) => Event::Differs(words.to_string()),
+        Told::Without(words) => Event::Without(words.to_string()),
     };
     let _ = sender.send((lane, event));
 }
@@ -232,11 +234,12 @@ fn tell(sender: &SyncSender<(u8, Event)>, lane: u8, told: Told<'_>) {
 struct Heard {
     prepared: Vec<(u64, u64)>,
     ready: usize,
+    is_without_told: bool,
 }
 
 impl Heard {
     fn new(lanes: usize) -> Heard {
-        Heard { prepared: vec![(0, 0); lanes], ready: 0 }
+        Heard { prepared: vec![(0, 0); lanes], ready: 0, is_without_told: false }
     }
 
     fn hear(&mut self, lane: u8, event: Event, told: &mut dyn FnMut(Told<'_>)) {
@@ -248,6 +251,12 @@ impl Heard {
             }
             Event::Waiting(words) => told(Told::Waiting(&format!("lane {lane}: {words}"))),
             Event::Differs(words) => told(Told::Differs(&format!("lane {lane}: {words}"))),
+            // It is the same for all: once is enough.
+            Event::Without(words) => {
+                if !std::mem::replace(&mut self.is_without_told, true) {
+                    told(Told::Without(&words));
+                }
+            }
             Event::Ready => {
                 self.ready += 1;
                 if self.ready == self.prepared.len() {
@@ -303,6 +312,8 @@ mod tests {
             (1, Event::Ready),
             (0, Event::Waiting("for node 3".into())),
             (1, Event::Differs("from node 2".into())),
+            (0, Event::Without("memory".into())),
+            (1, Event::Without("memory".into())),
             (0, Event::Ready),
         ];
         for (lane, event) in events {
@@ -313,6 +324,7 @@ mod tests {
             "Preparing { done: 3, total: 4 }",
             "Waiting(\"lane 0: for node 3\")",
             "Differs(\"lane 1: from node 2\")",
+            "Without(\"memory\")",
             "Ready",
         ];
         assert_eq!(lines, expected);

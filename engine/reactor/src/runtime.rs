@@ -189,6 +189,8 @@ pub enum Told<'a> {
     Ready,
     /// Other nodes hold another state than this one; the text says which, and what to do.
     Differs(&'a str),
+    /// Something that makes the node quicker cannot be used here; the text says what and why. Told once.
+    Without(&'a str),
 }
 
 /// A lane's share of the memory for what arrives.
@@ -265,7 +267,7 @@ pub(crate) fn serve_one(
     };
     let in_dir = |error| ServeError::Directory { dir: dir.clone(), error };
     let mut device = FileDevice::open(&dir, &uring).map_err(in_dir)?;
-    let pool = Pool::new(config.bounds.buffer_bytes_max);
+    let pool = Pool::with_arenas(config.bounds.buffer_bytes_max);
     let log_error = |error| ServeError::Open(OpenError::Log(error));
     let condition = Log::inspect(&mut device, &pool).map_err(log_error)?;
     if let Condition::Formatted(identity) = condition {
@@ -290,12 +292,13 @@ pub(crate) fn serve_one(
     }
     let link = UdpLink::bind(listen, udp_config(&config))
         .map_err(|error| ServeError::Listen { address: listen, error })?;
-    let words = format!("{}; {}; {:?}", device.describe(), link.describe(), profile.poll);
+    let (network, poll) = (link.describe(), profile.poll);
+    let words = move |device: &FileDevice| format!("{}; {network}; {poll:?}", device.describe());
     let socket = link.fd();
     let clock = Instant::now();
     let now = || clock.elapsed().as_nanos() as u64;
     let mut node = Node::open(config, link, device, pool, now()).map_err(ServeError::Open)?;
-    node.runtime_words = words;
+    node.runtime_words = words(node.log_mut().device_mut());
     node.usage = usage;
     let alarm = Alarm::new().map_err(ServeError::Sleep)?;
     if let Some(api) = api {
@@ -318,6 +321,10 @@ pub(crate) fn serve_one(
             if let Some(words) = node.state_problem() {
                 told(Told::Differs(&words));
             }
+        }
+        if let Some(why) = node.log_mut().device_mut().take_refusal() {
+            told(Told::Without(&format!("buffers cannot be registered with io_uring: {why}")));
+            node.runtime_words = words(node.log_mut().device_mut());
         }
         let next = waiting.after_turn(at, turn.busy, turn.drained);
         if next != Next::Sleep {

@@ -70,6 +70,15 @@ pub fn is_block_device(path: &Path) -> bool {
 }
 
 impl FileDevice {
+    /// Why the kernel refused to register buffers, once; see [`UringDevice::take_refusal`].
+    pub fn take_refusal(&mut self) -> Option<&str> {
+        match self {
+            #[cfg(target_os = "linux")]
+            FileDevice::Uring(device) => device.take_refusal(),
+            FileDevice::Sync(..) => None,
+        }
+    }
+
     /// Says whether others compute on this CPU; see [`UringDevice::set_disturbed`].
     pub fn set_disturbed(&mut self, disturbed: bool) {
         match self {

@@ -133,7 +133,7 @@ pub struct UringConfig {
     pub worker_cpus: Vec<usize>,
     /// Whether a block device that holds something else may be taken.
     pub take_device: bool,
-    /// Most bytes of a pool's arenas that the kernel is told of. 0, as nodes have it: none.
+    /// Most bytes of a pool's arenas that the kernel is told of; 0: none.
     pub registered_bytes_max: usize,
 }
 
@@ -144,7 +144,7 @@ impl Default for UringConfig {
             entries: 256,
             worker_cpus: Vec::new(),
             take_device: false,
-            registered_bytes_max: 0,
+            registered_bytes_max: usize::MAX,
         }
     }
 }

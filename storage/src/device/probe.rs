@@ -1,8 +1,7 @@
 //! What reads gain on this disk from memory that the kernel knows beforehand, and from polling.
 //!
-//! Purpose: `racos tune` says it. Nodes use neither: registered buffers made reads of the log
-//! quicker and those of a cluster slower, and a ring that polls cannot flush, so it would be a second
-//! ring beside the log's.
+//! Purpose: `racos tune` says it. The log registers what it reads at once if that is 64 KiB or more, and
+//! does not poll: a ring that polls cannot flush, so it would be a second ring beside the log's.
 //! Invariant: nothing is left behind in the directory.
 
 use super::posix;
@@ -34,7 +33,7 @@ pub struct Reads {
     pub polled: io::Result<f64>,
     /// Of [`LARGE`] bytes, into buffers that are allocated one by one.
     pub large_alone: io::Result<f64>,
-    /// Of as many, into registered arenas of a pool, as the log does it when told to.
+    /// Of as many, into registered arenas of a pool, as the log does it.
     pub large_registered: io::Result<f64>,
 }
 

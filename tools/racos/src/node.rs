@@ -103,7 +103,7 @@ pub fn run(args: &NodeArgs) -> Outcome {
         let line = match told {
             Told::Preparing { done, total } => format!("{PREPARING}{done}/{total}"),
             Told::Waiting(words) => format!("{WAITING}{words}"),
-            Told::Differs(words) => return eprintln!("racos: {words}"),
+            Told::Differs(words) | Told::Without(words) => return eprintln!("racos: {words}"),
             Told::Ready => {
                 match face.try_recv() {
                     Ok(Ok(server)) => serving = Some(server),

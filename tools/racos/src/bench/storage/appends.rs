@@ -88,7 +88,7 @@ fn append(dir: &Path, load: Load, flush: FlushMethod, seconds: f64) -> Result<Ro
         prepare_ahead: 2,
         ..config
     };
-    let pool = Pool::new(512 << 20);
+    let pool = Pool::with_arenas(512 << 20);
     let uring = UringConfig { flush, ..UringConfig::default() };
     let mut device = FileDevice::open(dir, &uring).map_err(|error| about(error.to_string()))?;
     let words = device.describe();

@@ -156,7 +156,7 @@ impl Lone {
         let uring = UringConfig { flush: setup.flush, ..UringConfig::default() };
         let mut device = FileDevice::open(dir, &uring)
             .map_err(|error| failed(format!("cannot use {}: {error}", dir.display())))?;
-        let pool = Pool::new(POOL_BYTES);
+        let pool = Pool::with_arenas(POOL_BYTES);
         let about = |error| failed(format!("the node in {}: {error}", dir.display()));
         type Bench = Node<MemoryLink, FileDevice>;
         if !dir.join("superblock").exists() {

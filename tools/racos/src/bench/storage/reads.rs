@@ -1,7 +1,7 @@
 //! Random reads of large fragments from the log alone, beside fio's reads of the same disk.
 //!
-//! The same files are read twice: into buffers that are allocated one by one, as a node reads, and into
-//! buffers that the kernel knows beforehand. Each read is checked against its checksum, as a node's are.
+//! The same files are read twice: into buffers that the kernel knows beforehand, and into buffers that
+//! are allocated one by one. Each read is checked against its checksum, as a node's are.
 
 use super::appends::{IDENTITY, Load};
 use super::fio::{self, Fio, Job};
@@ -96,7 +96,7 @@ fn open(dir: &Path, registered: bool) -> Result<(Log<FileDevice>, Pool, String),
 
 /// Writes the records to read.
 fn store(dir: &Path, bytes: usize) -> Result<Vec<Stored>, String> {
-    let (mut log, pool, _) = open(dir, false)?;
+    let (mut log, pool, _) = open(dir, true)?;
     let mut buf = pool.get(bytes).ok_or("no memory")?;
     buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((at * 31) >> 3) as u8);
     let body = [buf.freeze()];
