@@ -99,7 +99,7 @@ pub const MUTANTS: &[Mutant] = &[
     seed("notes forgotten at restart", 40000032),
     // Own slots (PROTOCOL 4.3, 6.1).
     seed("reservation forgotten at restart", 40000005),
-    seed("reservation used before its flush", 40000013),
+    seed("reservation used before its flush", 49586244227438),
     probe!("slots opened beyond the reservation", nothing_is_opened_beyond_the_reservation),
     probe!("slots skipped beyond the reservation", what_was_skipped_is_not_opened_after_a_restart),
     seed("silent in unknown own slots", 40000007),
