@@ -438,8 +438,18 @@ impl Index {
             self.keys.insert(key, handle);
             return None;
         };
-        self.histories.get_mut(handle).push(record);
+        self.push(handle, record, history_max, values);
         self.trim(key, handle, history_max, values)
+    }
+
+    /// Another version of a key that has one.
+    fn push(&mut self, handle: Handle, record: Record, history_max: u32, values: &mut ValueTable) {
+        // If no other is kept, the one before goes altogether.
+        if history_max > 1 {
+            let newest = self.histories.get(handle).newest();
+            self.handles(&newest.named).iter().for_each(|&value| values.note_superseded(value));
+        }
+        self.histories.get_mut(handle).push(record);
     }
 
     /// Where the newest version of a key stands; 0 if there is none.
@@ -506,7 +516,7 @@ impl Index {
         let record = Record::new(Named::Nothing, 0, 0, change);
         self.sum.add(self.hash_of(hash::bytes(key), &record, values));
         self.versions += 1;
-        self.histories.get_mut(handle).push(record);
+        self.push(handle, record, history_max, values);
         Ok(self.trim(key, handle, history_max, values))
     }
 

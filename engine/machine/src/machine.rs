@@ -707,6 +707,12 @@ impl Machine {
         self.values.take_released(into)
     }
 
+    /// Moves the names of values to `into` of which a newer version of their key was written: who reads wants
+    /// the newest mostly. Advice: beyond [`crate::RELEASED_MAX`] since the last call they are not named.
+    pub fn take_superseded(&mut self, into: &mut Vec<OpId>) {
+        self.values.take_superseded(into);
+    }
+
     /// What an operation with this stamp came to, if it was applied and its result is kept.
     pub fn recorded(&self, stamp: &Stamp) -> Option<Outcome> {
         self.sessions.recorded(stamp).map(replayed)

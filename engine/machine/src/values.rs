@@ -19,7 +19,7 @@ use crate::op::{OpId, SessionId, Value};
 use crate::origins::{Origins, ShortOp};
 use crate::slab::{Handle, Slab};
 
-/// How many released values are remembered for the caller to collect.
+/// How many released values are remembered for the caller to collect, and how many superseded ones.
 pub const RELEASED_MAX: usize = 4096;
 
 /// How a live value is used.
@@ -108,6 +108,8 @@ pub(crate) struct ValueTable {
     /// Values that left the table since the caller last asked; not part of the state.
     released: Vec<OpId>,
     released_missed: bool,
+    /// Values of which a newer version of their key was written, likewise.
+    superseded: Vec<OpId>,
     /// The state of an export under way; not part of the state.
     pinned: Option<export::Pinned>,
 }
@@ -282,6 +284,17 @@ impl ValueTable {
     pub(crate) fn take_released(&mut self, into: &mut Vec<OpId>) -> bool {
         into.append(&mut self.released);
         !std::mem::take(&mut self.released_missed)
+    }
+
+    /// A newer version of its key was written. What is beyond [`RELEASED_MAX`] is not noted.
+    pub(crate) fn note_superseded(&mut self, handle: Handle) {
+        if self.superseded.len() < RELEASED_MAX {
+            self.superseded.push(self.op(handle));
+        }
+    }
+
+    pub(crate) fn take_superseded(&mut self, into: &mut Vec<OpId>) {
+        into.append(&mut self.superseded);
     }
 
     pub(crate) fn hash(&self) -> u128 {

@@ -94,6 +94,25 @@ fn history_max_one_keeps_only_what_is_live() {
 }
 
 #[test]
+fn what_is_written_over_is_named_once_and_within_bounds() {
+    let op_id = |id| OpId::new(1, 1, 1, id);
+    let mut machine = run(Limits::default(), [put(1, "a"), put(2, "b"), put(3, "a")]);
+    machine.apply(3, 0, &delete_all(4));
+    machine.apply(4, 0, &put(5, "a"));
+    let mut superseded = Vec::new();
+    machine.take_superseded(&mut superseded);
+    assert_eq!(superseded, [1, 3, 2].map(op_id), "a deleted key has nothing that could be");
+    superseded.clear();
+    for id in 0..2 * RELEASED_MAX as u64 {
+        machine.apply(5 + id, 0, &put(6 + id, "c"));
+    }
+    machine.take_superseded(&mut superseded);
+    assert_eq!(superseded.len(), RELEASED_MAX);
+    machine.take_superseded(&mut superseded);
+    assert_eq!((superseded.len(), superseded[0]), (RELEASED_MAX, op_id(6)), "told once");
+}
+
+#[test]
 fn the_oldest_waiting_part_goes_when_there_are_too_many() {
     let limits = Limits { parts_max: 2, ..Limits::default() };
     let mut machine = run(limits, (1..=3).map(part));

@@ -7,6 +7,9 @@
 //! So a scan of everything, or a stream of writes that nobody reads, passes through the tenth and leaves
 //! what is hot where it is.
 //!
+//! A fragment of which there is a newer version goes before all of that: those who read want the newest, and
+//! old versions, of which etcd's clients keep many, are read rarely.
+//!
 //! Queues are rows of entries that know their neighbours: what goes leaves nothing behind that would
 //! have to be cleared away at once, later.
 //!
@@ -33,6 +36,7 @@ enum Queue {
     Held,
     Small,
     Main,
+    Superseded,
 }
 
 /// The neighbours of an entry in its queue, by number.
@@ -48,6 +52,8 @@ struct Cached {
     /// Memory that this entry is charged for: its share of the block that it pins.
     cost: u32,
     uses: u8,
+    /// There is a newer version.
+    is_old: bool,
     queue: Queue,
     links: Links,
 }
@@ -111,6 +117,7 @@ pub(crate) struct Cache {
     entries: Table<Cached>,
     small: Row,
     main: Row,
+    superseded: Row,
     /// Names of what went from the small queue.
     ghosts: Table<Links>,
     ghost_row: Row,
@@ -168,6 +175,17 @@ impl Cache {
         }
     }
 
+    /// There is a newer version: it goes first, once it may go.
+    pub fn supersede(&mut self, op: OpId) {
+        let Some(number) = self.entries.find(op) else { return };
+        let entry = self.entries.at_mut(number);
+        if std::mem::replace(&mut entry.is_old, true) || entry.queue == Queue::Held {
+            return;
+        }
+        self.unlink(number);
+        self.enqueue(op, number);
+    }
+
     pub fn remove(&mut self, op: OpId) {
         if let Some(number) = self.entries.find(op) {
             self.take(number);
@@ -177,6 +195,13 @@ impl Cache {
 
     /// Takes an entry out of its queue, and out.
     fn take(&mut self, number: u32) {
+        self.unlink(number);
+        self.bytes -= self.entries.at(number).cost as usize;
+        self.entries.remove_at(number);
+    }
+
+    /// Takes an entry out of its queue.
+    fn unlink(&mut self, number: u32) {
         let entry = self.entries.at(number);
         let cost = entry.cost as usize;
         match entry.queue {
@@ -186,9 +211,8 @@ impl Cache {
                 self.small.unlink(&mut self.entries, number);
             }
             Queue::Main => self.main.unlink(&mut self.entries, number),
+            Queue::Superseded => self.superseded.unlink(&mut self.entries, number),
         }
-        self.bytes -= cost;
-        self.entries.remove_at(number);
     }
 
     fn put(&mut self, op: OpId, bytes: Slice, cost: usize) -> u32 {
@@ -201,7 +225,10 @@ impl Cache {
     /// An entry that went a short while ago, and is wanted again, is of the main queue.
     fn enqueue(&mut self, op: OpId, number: u32) {
         let entry = self.entries.at_mut(number);
-        if let Some(ghost) = self.ghosts.find(op) {
+        if entry.is_old {
+            entry.queue = Queue::Superseded;
+            self.superseded.push(&mut self.entries, number);
+        } else if let Some(ghost) = self.ghosts.find(op) {
             self.ghost_row.unlink(&mut self.ghosts, ghost);
             self.ghosts.remove_at(ghost);
             entry.queue = Queue::Main;
@@ -215,6 +242,10 @@ impl Cache {
 
     fn evict(&mut self) {
         while self.bytes > self.bytes_max {
+            if let Some(number) = self.superseded.oldest {
+                self.take(number);
+                continue;
+            }
             let from_small = self.small_bytes > self.bytes_max / SMALL_SHARE;
             let went = match from_small {
                 true => self.evict_small() || self.evict_main(),
@@ -346,6 +377,37 @@ mod tests {
             reader.hits(500..580);
         }
         assert!(reader.hits(500..580) >= 76);
+    }
+
+    #[test]
+    fn what_is_superseded_goes_before_all_that_is_not() {
+        let mut reader = Reader::new();
+        let bytes = reader.bytes.clone();
+        // Each is written anew once it was read: of a hundred, fifty are the newest.
+        for key in 0..50 {
+            reader.cache.hold(op(key), bytes.clone(), 100);
+            reader.cache.release(op(key));
+            assert!(reader.read(key) && reader.read(key));
+            reader.cache.hold(op(key + 1_000), bytes.clone(), 100);
+            reader.cache.supersede(op(key));
+            reader.cache.release(op(key + 1_000));
+        }
+        (0..50).for_each(|key| reader.cache.supersede(op(key)));
+        assert_eq!(reader.cache.bytes(), 10_000, "there is room for all of them");
+        assert_eq!(reader.hits(0..3), 3, "they are there until memory is wanted");
+        // One that is nowhere else yet stays, and goes once the log has it.
+        reader.cache.hold(op(2_000), bytes, 100);
+        reader.cache.supersede(op(2_000));
+        for other in 0..49 {
+            reader.read(5_000 + other);
+            assert!(reader.cache.contains(op(2_000)));
+        }
+        assert_eq!(reader.hits(1_000..1_050), 50, "none of the newest went");
+        assert!((0..50).all(|key| !reader.cache.contains(op(key))));
+        reader.cache.release(op(2_000));
+        reader.read(6_000);
+        assert!(!reader.cache.contains(op(2_000)));
+        assert_eq!(reader.hits(1_000..1_050), 50);
     }
 
     #[test]

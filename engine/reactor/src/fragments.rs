@@ -365,6 +365,11 @@ impl Fragments {
         }
     }
 
+    /// A newer version of its key was written: of what is in memory it goes first.
+    pub fn supersede(&mut self, op: OpId) {
+        self.cache.supersede(op);
+    }
+
     /// Where the fragment of this operation is, if this node has it.
     /// PROTOCOL 3.1-e
     pub fn find(&mut self, op: OpId) -> Option<Fetch> {

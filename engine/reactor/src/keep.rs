@@ -260,6 +260,8 @@ impl<L: Link, D: Device> Node<L, D> {
             let is_live = |op, slot| slot >= exec || machine.value(op).is_some();
             self.fragments.retain(|op, slot| is_live(op, slot) || kept.contains(&op));
         }
+        self.machine.take_superseded(&mut released);
+        released.drain(..).for_each(|op| self.fragments.supersede(op));
         self.released = released;
     }
 }

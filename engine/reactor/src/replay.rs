@@ -678,7 +678,9 @@ impl Replay {
     fn forget_released(&mut self) {
         let mut released = Vec::new();
         let all_named = self.machine.take_released(&mut released);
-        released.into_iter().for_each(|op| self.fragments.forget(op, None));
+        released.drain(..).for_each(|op| self.fragments.forget(op, None));
+        // None is in memory yet.
+        self.machine.take_superseded(&mut released);
         if !all_named {
             let (machine, exec) = (&self.machine, self.recovery.exec());
             self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());

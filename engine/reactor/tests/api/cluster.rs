@@ -35,6 +35,15 @@ impl Cluster {
 
     /// One that keeps so many versions of a key while nobody asks for more.
     pub fn founded_to_keep(versions: u32, n: usize, f: usize, k: usize) -> Cluster {
+        Cluster::founded(versions, Bounds::default().cache_bytes_max, (n, f, k))
+    }
+
+    /// One whose nodes have so much memory for fragments.
+    pub fn with_cache(bytes: usize, n: usize, f: usize, k: usize) -> Cluster {
+        Cluster::founded(u32::MAX, bytes, (n, f, k))
+    }
+
+    fn founded(versions: u32, cache_bytes_max: usize, (n, f, k): (usize, usize, usize)) -> Cluster {
         let hub = MemoryHub::new(1, MemoryConfig::default());
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
         let value_bytes_max = 256 << 10;
@@ -46,6 +55,7 @@ impl Cluster {
             config.bounds = Bounds {
                 segment_bytes: 4 << 20,
                 value_bytes_max,
+                cache_bytes_max,
                 disk_reserve_bytes: 0,
                 ..Bounds::default()
             };

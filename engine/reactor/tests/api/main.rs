@@ -593,6 +593,30 @@ fn leases_end_and_are_renewed_with_f_nodes_gone_and_not_with_more() {
     assert!(matches!(cluster.wait(renewed), Err(Error::Unavailable(_))));
 }
 
+/// All versions are kept, and those that were written over leave memory first.
+#[test]
+fn the_newest_values_stay_in_memory() {
+    let mut cluster = Cluster::with_cache(1 << 20, 5, 1, 3);
+    for round in 0..10 {
+        for name in ["a", "b", "c", "d"] {
+            cluster.put(round % 5, name, long(round as u8, 180_000));
+        }
+    }
+    cluster.pass(100);
+    let missed = |cluster: &mut Cluster| {
+        let told = (0..5).map(|node| cluster.handles[node].status()).collect::<Vec<_>>();
+        told.into_iter().map(|it| cluster.wait(it).unwrap().native.disk.cache_misses).sum::<u64>()
+    };
+    let before = missed(&mut cluster);
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(cluster.get(4, Range::new(key(name))).kvs[0].value, long(9, 180_000));
+    }
+    assert_eq!(missed(&mut cluster), before, "none of them was read from the disk");
+    let old = cluster.get(4, Range { revision: 3, ..Range::new(key("b")) });
+    assert_eq!(old.kvs[0].value, long(0, 180_000));
+    assert!(missed(&mut cluster) > before, "an old one was");
+}
+
 /// A cluster with the lease 7 of three seconds, to which "a" is attached.
 fn with_a_lease() -> Cluster {
     let mut cluster = Cluster::new(5, 1, 3);
