@@ -308,6 +308,8 @@ impl<L: Link, D: Device> Node<L, D> {
             n: newest.n,
             f: newest.f,
             k: newest.k,
+            policy: self.config.policy.to_string(),
+            fast: self.config.fast.to_string(),
             exec: self.core.exec(),
             seen: self.core.seen(),
             revision: self.machine.revision(),

@@ -21,6 +21,11 @@ pub struct Status {
     pub n: usize,
     pub f: usize,
     pub k: usize,
+    /// What the cluster was founded with, as in a configuration; empty: the node is too old to tell.
+    #[serde(default)]
+    pub policy: String,
+    #[serde(default)]
+    pub fast: String,
     /// All slots below are executed; all below `seen` are in use.
     pub exec: u64,
     pub seen: u64,

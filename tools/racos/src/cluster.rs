@@ -8,7 +8,7 @@ use crate::connect::{Target, random_u64};
 use crate::exit::{Failure, failed, usage};
 use crate::node::{PREPARING, READY};
 use crate::output;
-use racos_protocol::{Policy, Thresholds};
+use racos_protocol::{Fast, Policy, Thresholds};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -32,6 +32,7 @@ pub struct Plan {
     pub f: usize,
     pub k: usize,
     pub policy: Policy,
+    pub fast: Fast,
     /// Lanes of each node, which uses as many ports.
     pub lanes: u8,
     /// First port; `None` or 0: whatever is free.
@@ -50,13 +51,14 @@ impl Plan {
     pub fn new(n: usize, f: usize, k: usize) -> Plan {
         let (limits, tuning) = (String::new(), String::new());
         let (segment_mib, initial_segments) = (64, 2);
-        let (policy, lanes) = (Policy::OwnerSlots, 1);
+        let (policy, fast, lanes) = (Policy::OwnerSlots, Fast::Support, 1);
         let (port_base, etcd_port_base) = (None, None);
         Plan {
             n,
             f,
             k,
             policy,
+            fast,
             lanes,
             port_base,
             etcd_port_base,
@@ -82,6 +84,7 @@ pub struct Cluster {
     pub f: usize,
     pub k: usize,
     pub policy: Policy,
+    pub fast: Fast,
     pub lanes: u8,
     /// Options for the nodes that are started, beside their configuration.
     pub node_options: Vec<String>,
@@ -122,19 +125,32 @@ impl Cluster {
         let etcd = config.etcd.map_or_else(Vec::new, |etcd| etcd.settings.endpoints);
         let config = config.node.config;
         let mut plan = Plan::new(config.members.len(), config.f, config.k);
-        (plan.policy, plan.lanes) = (config.policy, config.lane.count);
+        (plan.policy, plan.fast, plan.lanes) = (config.policy, config.fast, config.lane.count);
         let target = Target { cluster: config.cluster, endpoints: config.members };
         target.write_file(dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
         Ok(Some(Cluster::new(dir, target, etcd, &plan)))
     }
 
     fn new(dir: &Path, target: Target, etcd: Vec<String>, plan: &Plan) -> Cluster {
-        let Plan { f, k, policy, lanes, .. } = *plan;
+        let Plan { f, k, policy, fast, lanes, .. } = *plan;
         let (sender, events) = channel();
         let children = target.endpoints.iter().map(|_| None).collect();
         let dir = dir.to_path_buf();
         let node_options = Vec::new();
-        Cluster { dir, target, etcd, f, k, policy, lanes, node_options, children, events, sender }
+        Cluster {
+            dir,
+            target,
+            etcd,
+            f,
+            k,
+            policy,
+            fast,
+            lanes,
+            node_options,
+            children,
+            events,
+            sender,
+        }
     }
 
     pub fn n(&self) -> usize {
@@ -452,10 +468,14 @@ fn node_toml(dir: &Path, target: &Target, etcd: &[String], plan: &Plan, node: us
         1 => String::new(),
         lanes => format!("lanes = {lanes}\n"),
     };
+    let fast = match plan.fast {
+        Fast::Support => String::new(),
+        fast => format!("fast = \"{fast}\"\n"),
+    };
     let write = write!(
         text,
         "cluster = \"{:016x}\"\nnode = {node}\nmembers = [{}]\nf = {}\nk = {}\n\
-         policy = \"{}\"\n{lanes}data_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
+         policy = \"{}\"\n{fast}{lanes}data_dir = {data_dir}\n\n[limits]\nsegment_mib = {}\ninitial_segments = {}\n{}\n\
          [tuning]\n{}",
         target.cluster,
         members.join(", "),

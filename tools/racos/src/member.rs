@@ -113,6 +113,22 @@ fn address_in(base: SocketAddr, lane: usize) -> Result<SocketAddr, Failure> {
         .ok_or_else(|| usage(format!("{base}: there is no port for lane {lane}")))
 }
 
+/// What the cluster was founded with, as in a configuration; `None`: its nodes are too old to tell.
+pub fn terms(of: &Status) -> Option<String> {
+    let known = !of.policy.is_empty() && !of.fast.is_empty();
+    known.then(|| format!("policy = \"{}\", fast = \"{}\"", of.policy, of.fast))
+}
+
+/// Refuses a node with other terms than the cluster's before anything is changed: started, it would stop.
+pub fn check_terms(who: &str, its: Option<&str>, cluster: &Status) -> Outcome {
+    match (its, terms(cluster)) {
+        (Some(its), Some(is)) if its != is => Err(usage(format!(
+            "{who} has {its}, and the cluster was founded with {is}: write the latter into its configuration"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn move_node(args: &MoveArgs) -> Outcome {
     let base = resolve("ADDRESS", &args.address)?;
     let target = args.connect.target()?;
@@ -271,6 +287,8 @@ fn replace(args: &ReplaceArgs) -> Outcome {
             path.display()
         )));
     }
+    let its = options.config.terms().to_string();
+    check_terms(&path.display().to_string(), Some(&its), &newest(&mut quick, 0)?)?;
     check_layout(&options.dir, options.config.lane.count).map_err(usage)?;
     // Each lane has a disk of its own; one after the other, so that what was cut off can be repeated.
     for lane in 0..are {
@@ -480,5 +498,24 @@ mod tests {
         let names: Vec<_> = left.iter().map(fs::DirEntry::file_name).collect();
         assert_eq!(names, ["lock", "notes.txt"]);
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_node_with_other_terms_than_the_clusters_is_refused_and_an_old_one_tells_none() {
+        let of = |policy: &str, fast: &str| Status {
+            policy: policy.into(),
+            fast: fast.into(),
+            ..Status::default()
+        };
+        let (usual, least, old) = (of("owner", "sup+f"), of("owner", "f*"), of("", ""));
+        let check = |node, cluster| check_terms("node 5", terms(node).as_deref(), cluster);
+        for (node, cluster) in [(&usual, &usual), (&least, &least), (&old, &least), (&least, &old)]
+        {
+            assert!(check(node, cluster).is_ok(), "{node:?} {cluster:?}");
+        }
+        for (node, cluster) in [(&usual, &least), (&least, &usual), (&of("queue", "f*"), &least)] {
+            let refused = check(node, cluster).expect_err("they differ").text;
+            assert!(refused.contains(&terms(cluster).unwrap()), "{refused}");
+        }
     }
 }

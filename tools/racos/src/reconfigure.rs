@@ -7,7 +7,7 @@
 use crate::connect::{Connect, Target, resolve};
 use crate::exit::{Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::keys;
-use crate::member::{in_lane, lane_line, newest};
+use crate::member::{check_terms, in_lane, lane_line, newest, terms};
 use crate::output;
 use clap::Args;
 use racos_client::{Action, Client, Joining, KeyEntry, Op, Reconfigure, Route};
@@ -131,13 +131,16 @@ pub fn add(args: &AddArgs) -> Outcome {
     let address = resolve("ADDRESS", &args.address)?;
     let mut client = args.connect.client()?;
     let mut joiner = client_of(&target, address, &args.connect)
-        .map_err(|failure| not_there(address, failure))?;
+        .map_err(|failure| not_there(address, failure, &mut client))?;
     let (lanes, its) = (client.lanes(), joiner.lanes());
     if lanes != its {
         return Err(usage(format!(
             "the node at {address} has lanes = {its}, and the cluster has {lanes}: set `lanes = {lanes}`"
         )));
     }
+    let own = newest(&mut joiner, 0).map_err(|failure| not_there(address, failure, &mut client))?;
+    let who = format!("the node at {address}");
+    check_terms(&who, terms(&own).as_deref(), &newest(&mut client, 0)?)?;
     in_each(&mut client, &mut |client, lane| add_in(args, client, &mut joiner, (address, lane)))
 }
 
@@ -234,13 +237,17 @@ fn client_of(target: &Target, address: SocketAddr, connect: &Connect) -> Result<
     one.client(|config| config.patience_ns = (connect.timeout.clamp(0.001, 2.0) * 1e9) as u64)
 }
 
-fn not_there(address: SocketAddr, failure: Failure) -> Failure {
+fn not_there(address: SocketAddr, failure: Failure, client: &mut Client) -> Failure {
     if failure.code != UNAVAILABLE {
         return failure;
     }
+    let terms = newest(client, 0).ok().and_then(|status| terms(&status));
+    let terms = terms.map_or_else(String::new, |terms| {
+        format!("; one whose configuration means anything but {terms} has stopped")
+    });
     let text = format!(
         "no node of this cluster answers at {address}: start it first (`racos node --config FILE`), see \
-         `racos member add --help`"
+         `racos member add --help`{terms}"
     );
     Failure { text, ..failure }
 }
@@ -255,7 +262,7 @@ fn caught_up(
     let mut progress_at = Instant::now();
     let mut told = None;
     loop {
-        let own = newest(joiner, lane).map_err(|failure| not_there(address, failure))?;
+        let own = newest(joiner, lane).map_err(|failure| not_there(address, failure, client))?;
         let status = newest(client, lane)?;
         if own.exec + BEHIND_MAX >= status.exec {
             return Ok((status, own));

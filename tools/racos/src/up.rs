@@ -7,7 +7,7 @@ use crate::node::stop_flag;
 use crate::output;
 use crate::tune::profile_here;
 use clap::Args;
-use racos_protocol::Policy;
+use racos_protocol::{Fast, Policy};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -36,6 +36,10 @@ pub struct UpArgs {
     /// Who fills the slots: owner or queue; the latter without the etcd API [default: owner].
     #[arg(long)]
     policy: Option<Policy>,
+    /// How many equal proposals decide a large value's slot at once: sup+f, or f*, the fewest that can
+    /// [default: sup+f].
+    #[arg(long)]
+    fast: Option<Fast>,
     /// Independent lanes of each node, 1 to 64, for native clients: with more than one, without the etcd
     /// API [default: 1].
     #[arg(long, value_name = "L")]
@@ -77,6 +81,7 @@ pub fn run(args: &UpArgs) -> Outcome {
             // Whoever wants any ports means all of them.
             let etcd_default = if plan.port_base == Some(0) { 0 } else { ETCD_PORT_DEFAULT };
             plan.policy = args.policy.unwrap_or_default();
+            plan.fast = args.fast.unwrap_or_default();
             plan.lanes = args.lanes.unwrap_or(1);
             let native = match (plan.policy, plan.lanes) {
                 (Policy::Queue, _) => Some("--policy queue"),
@@ -185,14 +190,17 @@ fn check_same(args: &UpArgs, cluster: Cluster) -> Result<Cluster, crate::exit::F
             )));
         }
     }
-    if let Some(asked) = args.policy.filter(|asked| *asked != cluster.policy) {
-        let (dir, is) = (args.dir.display(), cluster.policy);
-        return Err(usage(format!(
-            "--policy {asked}: the cluster in {dir} was founded with {is}; leave the option out, or give \
-             another --dir"
-        )));
-    }
-    Ok(cluster)
+    let policy = args.policy.filter(|asked| *asked != cluster.policy);
+    let fast = args.fast.filter(|asked| *asked != cluster.fast);
+    let other = match (policy, fast) {
+        (Some(asked), _) => (format!("--policy {asked}"), cluster.policy.name()),
+        (None, Some(asked)) => (format!("--fast {asked}"), cluster.fast.name()),
+        (None, None) => return Ok(cluster),
+    };
+    let (dir, (asked, is)) = (args.dir.display(), other);
+    Err(usage(format!(
+        "{asked}: the cluster in {dir} was founded with {is}; leave the option out, or give another --dir"
+    )))
 }
 
 fn greet(dir: &Path, cluster: &Cluster) {

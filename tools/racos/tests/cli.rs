@@ -724,23 +724,71 @@ fn mistakes_are_told_with_their_fix_and_the_status_for_usage() {
 fn a_short_bench_of_its_own_cluster_checks_what_it_reads() {
     let dir = Dir::new("bench");
     for (name, more) in [
-        ("owner", ["--policy", "owner"]),
-        ("queue", ["--policy", "queue"]),
-        ("lanes", ["--lanes", "2"]),
+        ("owner", &["--policy", "owner"][..]),
+        ("queue", &["--policy", "queue"]),
+        ("lanes", &["--lanes", "2"]),
+        ("queues", &["--lanes", "2", "--policy", "queue"]),
+        ("least", &["--fast", "f*"]),
     ] {
         short_bench(&dir.path(name), more);
+        let config = fs::read_to_string(dir.path(&format!("{name}/node0.toml"))).unwrap();
+        let chosen = more.chunks(2).map(|pair| (pair[0].trim_start_matches('-'), pair[1]));
+        for (name, value) in chosen {
+            let said = [format!("{name} = {value}\n"), format!("{name} = \"{value}\"\n")];
+            assert!(said.iter().any(|line| config.contains(line)), "{name}: {config}");
+        }
     }
 }
 
-fn short_bench(keep: &str, more: [&str; 2]) {
+fn short_bench(keep: &str, more: &[&str]) {
     let sizes = ["--prepare", "64m", "--clients", "8", "--value-size", "3000", "--keys", "50"];
     let short = ["--seconds", "0.5", "--warm", "0.1", "--nodes", "3", "--f", "1", "--k", "1"];
     let base = ["bench", "--op", "mix", "--json", "--keep", keep];
-    let out = good(&[&base[..], &sizes[..], &short[..], &more[..]].concat());
+    let out = good(&[&base[..], &sizes[..], &short[..], more].concat());
     let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
     for key in ["ops_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us", "cpu_s_per_1000_ops"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
     }
     assert!(report["flushed_per_value_byte"].as_f64().unwrap() >= 3.0, "{report}");
     assert_eq!(report["errors"], 0);
+}
+
+/// tests PROTOCOL 5.5-l: a node that was told otherwise is refused before anything is changed for it.
+#[test]
+fn nodes_decide_by_as_many_proposals_as_the_cluster_was_founded_with() {
+    let dir = Dir::new("least");
+    let data = dir.path("cluster");
+    let ports = ["--port-base", "0", "--etcd-port-base", "0", "--segment-mib", "16"];
+    let small = ["--nodes", "3", "--f", "1", "--k", "1", "--fast", "f*"];
+    let server =
+        Server::start(&[&["up", "--dir", &data], &ports[..], &small[..]].concat(), "Ctrl-C");
+    let refused = bad(&["up", "--dir", &data, "--fast", "sup+f"], 2);
+    assert!(refused.contains("--fast sup+f") && refused.contains("founded with f*"), "{refused}");
+    good(&["put", "--dir", &data, "key", "value"]);
+
+    let fast = "fast = \"f*\"";
+    let config = |node: usize| dir.path(&format!("cluster/node{node}.toml"));
+    edit(&config(2), &format!("{fast}\n"), "");
+    let refused = bad(&["member", "replace", "2", "--erase", "--dir", &data], 2);
+    assert!(refused.contains("node2.toml has") && refused.contains(fast), "{refused}");
+    assert!(dir.0.join("cluster/node2/superblock").exists());
+
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = format!("127.0.0.1:{port}");
+    let other = fs::read_to_string(config(0)).unwrap();
+    let other = other.split("\n[etcd]").next().unwrap().replace(&format!("{fast}\n"), "");
+    let other = other.replace("node = 0\n", "node = 3\n").replace("cluster/node0", "cluster/node3");
+    fs::write(config(3), format!("listen = \"{at}\"\n{other}")).unwrap();
+    let why = bad(&["node", "--config", &config(3)], 1);
+    assert!(why.contains(fast), "{why}");
+    let refused = bad(&["member", "add", &at, "--dir", &data, "--timeout", "1"], 4);
+    assert!(refused.contains(&at) && refused.contains(fast), "{refused}");
+
+    // In its place it is welcome.
+    edit(&config(3), "f = 1\n", &format!("f = 1\n{fast}\n"));
+    let node = Server::start(&["node", "--config", &config(3)], "ready: ");
+    good(&["member", "add", &at, "--dir", &data, "--k", "1"]);
+    assert_eq!(good(&["get", "--dir", &data, "key"]), b"value");
+    drop(node);
+    assert_eq!(server.stop(Signal::INT), Some(0));
 }

@@ -26,7 +26,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use fault::Fault;
 use indicatif::ProgressBar;
 use racos_engine::PollMode;
-use racos_protocol::Policy;
+use racos_protocol::{Fast, Policy};
 use report::{Report, Snapshot};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,6 +119,9 @@ struct OwnArgs {
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
     policy: Policy,
+    /// How many equal proposals decide a large value's slot at once: sup+f, or f*, the fewest that can.
+    #[arg(long, default_value_t = Fast::Support)]
+    fast: Fast,
     /// Independent lanes of each node.
     #[arg(long, value_name = "L", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -282,7 +285,7 @@ fn on_own_cluster<T>(
 ) -> Result<T, Failure> {
     let scratch = Scratch::new("bench", own.keep.as_deref())?;
     let mut plan = Plan::new(own.nodes, own.f, own.k);
-    (plan.policy, plan.lanes) = (own.policy, own.lanes);
+    (plan.policy, plan.fast, plan.lanes) = (own.policy, own.fast, own.lanes);
     plan.etcd_port_base = etcd_port_base;
     plan.segment_mib = SEGMENT_MIB as u32;
     let prepare = prepare / u64::from(own.lanes);
