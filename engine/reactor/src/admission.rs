@@ -107,6 +107,8 @@ pub(crate) struct Admission {
     late: NodeSet,
     /// Who has other terms.
     apart: NodeSet,
+    /// Who spoke to this node before it takes part, and is not in its configuration.
+    strangers: NodeSet,
     ask_at: Nanos,
     /// By number; those that became members since are still here.
     onlookers: BTreeMap<u8, Onlooker>,
@@ -263,6 +265,25 @@ impl<L: Link, D: Device> Node<L, D> {
         others.iter().filter(move |node| looks_on || usize::from(*node) < n)
     }
 
+    /// PROTOCOL 10-al: to whom this disk shows itself: to those that joined too. Those that it was founded with
+    /// may all have left when its directory is lost.
+    fn greeted(&self) -> NodeSet {
+        if self.admission.takes_part {
+            return self.others();
+        }
+        let mut greeted = self.admission.strangers;
+        self.other_members().for_each(|node| greeted.insert(node));
+        greeted
+    }
+
+    /// Somebody speaks to this node, which does not take part yet.
+    pub(crate) fn meet(&mut self, from: u8, address: SocketAddr) {
+        if self.core.seats().get(usize::from(from)).is_none() {
+            self.addresses.set(from, address);
+            self.admission.strangers.insert(from);
+        }
+    }
+
     /// Shows this disk to those that have not said that they have noted it.
     fn say_hello(&mut self, to: impl Fn(&Self, u8) -> bool) {
         let mut head = Vec::with_capacity(25);
@@ -273,7 +294,7 @@ impl<L: Link, D: Device> Node<L, D> {
             found: self.log_ends.found.0,
         };
         hello.put(&mut head);
-        for node in self.other_members() {
+        for node in self.greeted().iter() {
             if !self.admission.noted_by.contains(node) && to(self, node) {
                 self.send(node, kind::HELLO, &head, &[]);
             }

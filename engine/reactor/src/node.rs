@@ -576,7 +576,8 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::KNOWN => return self.on_known(from, &frame.head),
             kind::REPLACED => return self.on_replaced(&frame.head),
             kind::LONGER => return self.on_longer(from, &frame.head),
-            _ if !self.takes_part() || !self.shares_terms(&frame) => return,
+            _ if !self.takes_part() => return self.meet(from, frame.from.address),
+            _ if !self.shares_terms(&frame) => return,
             _ => {}
         }
         if !self.is_peer(from, incarnation, frame.from.boot, frame.from.address) {

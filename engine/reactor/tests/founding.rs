@@ -51,6 +51,27 @@ fn a_node_that_lost_its_disk_is_refused_until_it_is_replaced() {
     assert_eq!(cluster.get(1, b"meanwhile"), Some(value(40)));
 }
 
+/// tests PROTOCOL 10-al: all that it was founded with have left when its directory is lost; those that joined tell
+/// it.
+#[test]
+fn a_node_that_lost_its_disk_is_refused_by_members_that_joined() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    cluster.put(0, b"k", &value(1));
+    cluster.add_observers(&[103, 104]);
+    for members in [&[0, 1, 2, 3, 4][..], &[0, 2, 3, 4], &[0, 3, 4]] {
+        assert_eq!(cluster.reconfigure(0, members, (1, 1), &[]), Ok(()));
+        cluster.pass(2000 * MS);
+    }
+    for left in [1, 2] {
+        let gone = cluster.pass_until(20_000 * MS, |cluster| cluster.node(left).failed().is_some());
+        assert!(gone, "node {left} is released, and stops");
+        cluster.stop(left);
+    }
+    let why = refused(&mut cluster, 0, 91);
+    assert!(why.contains("node 0 by another disk") && why.contains("member replace 0"), "{why}");
+    assert_eq!(cluster.get(3, b"k"), Some(value(1)));
+}
+
 /// tests PROTOCOL 10-ag: that the others have worked for long says nothing of a node that was never
 /// there.
 #[test]
