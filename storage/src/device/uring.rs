@@ -445,9 +445,10 @@ impl UringDevice {
         Ok(())
     }
 
-    /// Takes completions from the ring to `done`.
+    /// Takes completions from the ring to `done`: also those that the kernel has put off, whatever stands
+    /// in the ring already, or they would wait for another turn.
     fn reap(&mut self) {
-        if self.ring.completion().is_empty() && self.ring.submission().taskrun() {
+        if self.ring.submission().taskrun() {
             self.enter(None, 0);
         }
         let mut reaped = std::mem::take(&mut self.reaped);
@@ -734,6 +735,63 @@ impl Drop for UringDevice {
             if let Home::Disk(disk) = &mut self.home {
                 disk.leak();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use racos_buffer::Pool;
+    use std::time::{Duration, Instant};
+
+    const LEN: usize = 4096;
+
+    /// Passes until the kernel has put work off, or a time that is enough for any read.
+    fn work_is_put_off(device: &mut UringDevice) -> bool {
+        let ends = Instant::now() + Duration::from_secs(20);
+        while !device.ring.submission().taskrun() {
+            if Instant::now() > ends {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    #[test]
+    fn what_the_kernel_has_put_off_is_taken_with_what_stands_in_the_ring() {
+        let path = std::env::temp_dir().join(format!("racos-reap-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory for the test");
+        let Ok(mut device) = UringDevice::open(&path, &UringConfig::default()) else {
+            eprintln!("skipped: no io_uring on {}", path.display());
+            return;
+        };
+        let pool = Pool::new(1 << 20);
+        device.prepare(1, 1 << 16);
+        device.settle().expect("the file is made");
+        device.poll(&mut Vec::new());
+        let buffer = || {
+            let mut buf = pool.get(LEN).expect("memory");
+            buf.set_len(LEN);
+            buf
+        };
+        let is_deferred = device.describe().contains("deferred");
+        // The first stands in the ring, and nobody has looked.
+        device.read(1, 1, 0, buffer());
+        device.enter(None, 1);
+        assert!(!device.ring.completion().is_empty());
+        device.read(2, 1, LEN as u64, buffer());
+        device.submit();
+        assert!(!is_deferred || work_is_put_off(&mut device), "the second read ends");
+        let mut came = Vec::new();
+        while came.is_empty() {
+            device.poll(&mut came);
+        }
+        drop(device);
+        let _ = fs::remove_dir_all(&path);
+        if is_deferred {
+            assert_eq!(came.len(), 2, "one turn takes both: {came:?}");
         }
     }
 }
