@@ -32,7 +32,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Entries that a turn looks at, and fragments that it forgets: some tens of microseconds.
-const VISITS: usize = 256;
+const VISITS: usize = 64;
+const FORGETS: usize = 256;
 /// A turn with many writes, which takes as much longer by itself, looks at so many for each of them: or a
 /// checkpoint would hardly come nearer to its end while clients write all that they can, and with it
 /// what a restart has to read. And most of all, well below a millisecond.
@@ -186,8 +187,10 @@ pub(crate) struct Checkpoints {
     /// Empty between turns: its memory is used again.
     named: Vec<OpId>,
     work: TurnWork,
-    /// The newest revision at the last turn, and bytes that this one may hand to the log.
+    /// The newest revision at the last turn, how many writes this one executed, and bytes that it may hand
+    /// to the log.
     revision: u64,
+    writes: u64,
     handed_max: usize,
 }
 
@@ -210,6 +213,11 @@ impl Checkpoints {
     /// Another is to be begun as soon as there is anything new to say.
     pub(crate) fn demand(&mut self) {
         self.demanded = true;
+    }
+
+    /// Writes that this turn executed.
+    pub(crate) fn writes_of_turn(&self) -> u64 {
+        self.writes
     }
 
     /// The newest that was begun: what is logged from now on lies behind its mark.
@@ -308,10 +316,11 @@ impl<L: Link, D: Device> Node<L, D> {
     /// Goes on with a checkpoint, or begins one that is due.
     pub(crate) fn checkpoint_turn(&mut self) {
         self.checkpoints.work = TurnWork::default();
-        self.checkpoints.work.forgotten = self.fragments.forget_some(VISITS);
+        self.checkpoints.work.forgotten = self.fragments.forget_some(FORGETS);
         let revision = self.machine.revision();
         let before = std::mem::replace(&mut self.checkpoints.revision, revision);
-        let visits = visits_after(revision.saturating_sub(before));
+        self.checkpoints.writes = revision.saturating_sub(before);
+        let visits = visits_after(self.checkpoints.writes);
         self.checkpoints.handed_max = HANDED_BYTES.max(visits * ENTRY_BYTES);
         self.begin_peers();
         if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {

@@ -27,11 +27,16 @@ use racos_storage::device::{Device, FileId};
 use racos_storage::{Class, Cursor, Look, Place};
 use std::collections::{BTreeSet, VecDeque};
 
-/// What one COPIES record holds at most.
-const COPIES_BYTES_MAX: usize = 128 << 10;
+/// What one COPIES record holds at most: a write that clients wait behind.
+const COPIES_BYTES_MAX: usize = 64 << 10;
 const COPIES_MAX: usize = 512;
-/// Fragments that a turn looks at, and one record more: some hundreds of microseconds at most.
-const VISITS: usize = 128;
+/// Fragments that a turn looks at, and one record more: what clients wait for is in the same turn. A turn
+/// with many writes, which takes as much longer by itself, looks at so many for each of them, and one whose
+/// clients wait for nothing but room at more: some hundreds of microseconds at most.
+const VISITS: usize = 32;
+const VISITS_SHARE: usize = 2;
+const VISITS_URGENT: usize = 128;
+const VISITS_MAX: usize = 512;
 /// Bytes that may wait for a flush when copies add to them, and while clients wait for room.
 const BACKLOG_MAX: usize = 4 << 20;
 const URGENT_BACKLOG_MAX: usize = 32 << 20;
@@ -131,6 +136,12 @@ impl Reclaim {
         let reads = waits.then(|| due_at().max(self.not_before));
         [reads, self.look_at].into_iter().flatten().min().map(|at| at.max(now))
     }
+}
+
+/// Fragments that a turn with so many writes looks at.
+fn visits(written: u64, is_urgent: bool) -> usize {
+    let least = if is_urgent { VISITS_URGENT } else { VISITS };
+    (written as usize).saturating_mul(VISITS_SHARE).clamp(least, VISITS_MAX)
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -334,7 +345,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if let Some(mut job) = self.reclaim.job.take_if(|job| job.stretch.is_some()) {
             if let Some(stretch) = job.stretch.take() {
-                job = self.gather_some(job, stretch);
+                let visits = visits(self.checkpoints.writes_of_turn(), load.is_urgent);
+                job = self.gather_some(job, stretch, visits);
             }
             self.reclaim.job = Some(job);
             return;
@@ -376,10 +388,10 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// Gathers what is in use in the stretch that was read, some of it a turn.
-    fn gather_some(&mut self, mut job: Job, stretch: Stretch) -> Job {
+    /// Gathers what is in use in the stretch that was read: so many fragments of it this turn.
+    fn gather_some(&mut self, mut job: Job, stretch: Stretch, most: usize) -> Job {
         let mut visits = 0;
-        while visits < VISITS {
+        while visits < most {
             let Some(bytes) = stretch.bytes.get((job.at - stretch.at) as usize..) else {
                 return job;
             };

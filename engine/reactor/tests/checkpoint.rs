@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Puts that a node has at a time, and so many of them a step.
 const UNDER_WAY: usize = 256;
 const A_STEP: usize = 64;
-/// Entries that a turn looks at, four for each of its writes or 256; the first of a slice may be followed
+/// Entries that a turn looks at, four for each of its writes or 64; the first of a slice may be followed
 /// by a value's stripes.
 const VISITS_MAX: usize = 4 * UNDER_WAY;
 const FORGOTTEN_MAX: usize = 256;
@@ -117,7 +117,7 @@ fn a_checkpoint_keeps_pace_with_clients_who_write_all_that_they_can() {
             let written = (node.machine().revision() - revision) as usize;
             revision = node.machine().revision();
             let work = node.checkpoint_work();
-            assert!(work.named <= (4 * written).max(256), "{work:?} beside {written} writes");
+            assert!(work.named <= (4 * written).max(64), "{work:?} beside {written} writes");
             most = most.max(work.named);
             open -= cluster.replies().len();
             open == 0
