@@ -333,6 +333,20 @@ impl Consensus {
         })
     }
 
+    /// Whether so little was heard that [`Consensus::advance`] says nothing, at whatever time.
+    #[inline]
+    pub(crate) fn heard_little(&self, t: &Thresholds) -> bool {
+        // PROTOCOL 5.2-d: no quorum of proposals, and none of the votes and states that others send after one.
+        self.heard().len() < t.quorum
+            && self.phase == 0
+            && self.stage == Stage::First
+            && self.later.is_empty()
+            && self.first.votes() == 0
+            // PROTOCOL 5.2-b, 5.2-c
+            && self.proposed_batch.len() < self.thresholds(t).1
+            && self.proposed_null.len() < t.fast_null
+    }
+
     /// For a node that does not take part in the slot: the decision that the messages show, if any.
     pub fn follow(&mut self, t: &Thresholds) -> Result<Option<Decision>, Contradiction> {
         if self.decision.is_some() {

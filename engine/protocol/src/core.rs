@@ -640,19 +640,29 @@ impl Core {
         true
     }
 
-    /// PROTOCOL 5.2: says whatever the messages counted so far call for.
-    pub(crate) fn advance(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
-        let waiting = Waiting {
+    /// What the waiting rule goes by now: the same for every slot until one is decided.
+    pub(crate) fn waiting_rule(&self, now: Nanos) -> Waiting {
+        Waiting {
             now,
             suspected: self.not_awaited(),
             vote_wait: self.vote_wait(),
             support_wait: self.config.timing.support_wait,
-        };
+        }
+    }
+
+    /// PROTOCOL 5.2: says whatever the messages counted so far call for.
+    pub(crate) fn advance(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
+        self.advance_by(slot, self.waiting_rule(now), fx);
+    }
+
+    /// The same where the waiting rule is known already. Whether that decided the slot.
+    pub(crate) fn advance_by(&mut self, slot: Slot, waiting: Waiting, fx: &mut Effects) -> bool {
+        let now = waiting.now;
         if !self.speaks(slot) {
             return self.follow(slot, now, fx);
         }
         loop {
-            let Some(index) = self.index(slot) else { return };
+            let Some(index) = self.index(slot) else { return false };
             let state = &mut self.slots[index];
             let thresholds = &self.configurations.at(slot).thresholds;
             let SlotState { consensus, contest, .. } = state;
@@ -663,10 +673,10 @@ impl Core {
                 None => consensus.advance(slot, &self.config, thresholds, waiting),
             };
             match action {
-                Ok(Action::Nothing) => return,
+                Ok(Action::Nothing) => return false,
                 Ok(Action::WaitUntil(at)) => {
                     self.wake = self.wake.min(at);
-                    return;
+                    return false;
                 }
                 Ok(Action::Vote { phase, ballot }) => {
                     state.steps.push(Said { what: Step::Vote(phase, ballot), durable: false });
@@ -689,16 +699,19 @@ impl Core {
                 }
                 Ok(Action::Decided(decision)) => {
                     self.note_decision(slot, decision.value, decision.path, now);
-                    return;
+                    return true;
                 }
-                Err(contradiction) => return self.fatal(slot, contradiction, fx),
+                Err(contradiction) => {
+                    self.fatal(slot, contradiction, fx);
+                    return false;
+                }
             }
         }
     }
 
     /// PROTOCOL 10-t: decides with the others and says nothing.
-    fn follow(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) {
-        let Some(index) = self.index(slot) else { return };
+    fn follow(&mut self, slot: Slot, now: Nanos, fx: &mut Effects) -> bool {
+        let Some(index) = self.index(slot) else { return false };
         let thresholds = &self.configurations.at(slot).thresholds;
         let SlotState { consensus, contest, .. } = &mut self.slots[index];
         let followed = match contest {
@@ -706,10 +719,14 @@ impl Core {
             None => consensus.follow(thresholds),
         };
         match followed {
-            Ok(Some(decision)) => self.note_decision(slot, decision.value, decision.path, now),
+            Ok(Some(decision)) => {
+                self.note_decision(slot, decision.value, decision.path, now);
+                return true;
+            }
             Ok(None) => {}
             Err(contradiction) => self.fatal(slot, contradiction, fx),
         }
+        false
     }
 
     /// PROTOCOL 9.3-a: a fact, whichever node of the cluster states it.

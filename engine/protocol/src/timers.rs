@@ -146,11 +146,15 @@ impl Core {
         self.catchup_due(now, fx);
         let told_below = self.told_below();
         let mut expired = Vec::new();
+        // What is waited for follows from the slots decided so far.
+        let mut waiting = self.waiting_rule(now);
         for slot in self.exec..self.seen {
             let state = self.get(slot).expect("every slot in use has a state");
             if state.decided().is_some() {
                 continue;
             }
+            let thresholds = &self.configurations.at(slot).thresholds;
+            let is_silent = state.contest.is_none() && state.consensus.heard_little(thresholds);
             // PROTOCOL 6.5-l
             let is_coming = slot < told_below;
             if let Some(due) = self.refusal_due(slot, state).filter(|_| !is_coming) {
@@ -160,7 +164,9 @@ impl Core {
                     self.wake = self.wake.min(due);
                 }
             }
-            self.advance(slot, now, fx);
+            if !is_silent && self.advance_by(slot, waiting, fx) {
+                waiting = self.waiting_rule(now);
+            }
         }
         self.expire(&expired, fx);
         self.pull_due(now, fx);
@@ -170,16 +176,17 @@ impl Core {
     /// PROTOCOL 5.2-s, 6.5-a, 6.5-f: until it has proposed, or the slot is decided, also after a
     /// vote.
     fn refusal_due(&self, slot: Slot, state: &SlotState) -> Option<Nanos> {
-        let owner = usize::from(self.owner(slot));
-        // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
-        if mutant!("no timer for a silent owner") {
+        // Most slots in use were proposed for: that is looked at before anything else.
+        if state.proposal.is_some() || mutant!("no timer for a silent owner") {
             return None;
         }
+        let owner = usize::from(self.owner(slot));
+        // PROTOCOL 6.5-c: own slots are opened, skipped, or treated as 4.3-j says.
         if state.consensus.has_voted() && mutant!("a vote stops the timer") {
             return None;
         }
         let is_own = owner == usize::from(self.config.me) || self.is_queue();
-        if state.proposal.is_some() || is_own || !self.speaks(slot) {
+        if is_own || !self.speaks(slot) {
             return None;
         }
         let peer = &self.peers[owner];
@@ -318,6 +325,28 @@ mod tests {
         assert_eq!(settle(&mut core, 400_000, 20_000), 20_000);
         core.config.timing.vote_wait = Wait::Fixed(7);
         assert_eq!(core.vote_wait(), 7);
+    }
+
+    /// tests PROTOCOL 5.5-d: slots that a tick passes over because little was heard of them.
+    #[test]
+    fn a_slot_of_which_little_was_heard_is_voted_for_when_the_wait_that_a_quorum_began_ends() {
+        let mut config = Config::new((7, 2, 3), 6);
+        config.timing.vote_wait = Wait::Fixed(MS / 2);
+        let (mut core, mut fx) = (Core::new(config).unwrap(), Effects::default());
+        let heard_little = |core: &Core| core.slots[0].consensus.heard_little(core.thresholds());
+        let votes = |core: &mut Core, now, fx: &mut Effects| {
+            core.step(Input::Tick, now, fx);
+            core.counters().votes
+        };
+        for from in [1, 2, 3, 4, 0] {
+            assert_eq!(votes(&mut core, 0, &mut fx), 0, "before that of {from}");
+            assert!(core.slots.is_empty() || heard_little(&core), "before that of {from}");
+            let message = Message::Propose { slot: 0, value: Value::Null };
+            core.step(Input::Message { from, message }, 0, &mut fx);
+        }
+        assert!(!heard_little(&core), "a quorum waits for more");
+        assert_eq!(votes(&mut core, MS / 2 - 1, &mut fx), 0);
+        assert_eq!(votes(&mut core, MS / 2, &mut fx), 1);
     }
 
     /// tests PROTOCOL 5.5-f
