@@ -152,6 +152,8 @@ pub struct Node<L: Link, D: Device> {
     /// Encoded core messages for all other nodes, and for each.
     out_all: Vec<u8>,
     out_one: Vec<Vec<u8>>,
+    /// For whom there are some of the latter.
+    out_some: NodeSet,
     /// Something among them cannot wait for the flush that is under way.
     out_urgent: bool,
     pub(crate) journal: Journal,
@@ -290,6 +292,7 @@ impl<L: Link, D: Device> Node<L, D> {
             inbox: Vec::new(),
             out_all: Vec::new(),
             out_one: vec![Vec::new(); MEMBERS_MAX],
+            out_some: NodeSet::EMPTY,
             out_urgent: false,
             journal: Journal::new(now),
             // PROTOCOL 3.1-c: no read id of an earlier boot.
@@ -678,7 +681,10 @@ impl<L: Link, D: Device> Node<L, D> {
         self.out_urgent |= !matches!(message, Message::Skip { .. });
         match to {
             Target::Others => put_message(&mut self.out_all, message),
-            Target::One(node) => put_message(&mut self.out_one[usize::from(node)], message),
+            Target::One(node) => {
+                self.out_some.insert(node);
+                put_message(&mut self.out_one[usize::from(node)], message);
+            }
         }
     }
 
@@ -737,21 +743,19 @@ impl<L: Link, D: Device> Node<L, D> {
     }
 
     fn send_core_messages(&mut self) {
-        for node in 0..MEMBERS_MAX {
-            let is_other = self.others.contains(node as u8);
-            if !is_other && self.out_one[node].is_empty() {
-                continue;
-            }
-            let all: &[u8] = if is_other { &self.out_all } else { &[] };
-            for bytes in [all, &self.out_one[node]] {
-                if let Some(to) = self.addresses.get(node as u8)
+        let to_all = if self.out_all.is_empty() { NodeSet::EMPTY } else { self.others };
+        for node in to_all.union(std::mem::take(&mut self.out_some)).iter() {
+            let one = usize::from(node);
+            let all: &[u8] = if to_all.contains(node) { &self.out_all } else { &[] };
+            for bytes in [all, &self.out_one[one]] {
+                if let Some(to) = self.addresses.get(node)
                     && !bytes.is_empty()
                 {
                     // A datagram that is lost is asked for again (PROTOCOL 12).
                     let _ = self.net.send(to, kind::CORE, bytes, &[], self.now);
                 }
             }
-            self.out_one[node].clear();
+            self.out_one[one].clear();
         }
         self.out_all.clear();
         self.out_urgent = false;
