@@ -55,27 +55,29 @@ thread_local! {
     static SPARE_PAGES: RefCell<Vec<Box<[u8; PAGE]>>> = const { RefCell::new(Vec::new()) };
 }
 
+type Page = Box<[u8; PAGE]>;
+
 /// One file: zeros but for the pages kept.
 #[derive(Clone, Default)]
 struct Image {
     len: u64,
-    pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+    /// By their number; none are behind the last that was ever written.
+    pages: Vec<Option<Page>>,
 }
 
-/// A page of zeros.
-fn new_page() -> Box<[u8; PAGE]> {
-    match SPARE_PAGES.with_borrow_mut(Vec::pop) {
-        Some(mut page) => {
-            page.fill(0);
-            page
-        }
-        None => Box::new([0; PAGE]),
-    }
+/// A page that holds this from there on, and zeros.
+fn new_page(within: usize, bytes: &[u8]) -> Page {
+    let mut page = SPARE_PAGES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Box::new([0; PAGE]));
+    let end = within + bytes.len();
+    page[..within].fill(0);
+    page[within..end].copy_from_slice(bytes);
+    page[end..].fill(0);
+    page
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let pages = std::mem::take(&mut self.pages).into_values();
+        let pages = std::mem::take(&mut self.pages).into_iter().flatten();
         // While the thread ends there is nothing to keep them in.
         let _ = SPARE_PAGES.try_with(|spare| {
             let mut spare = spare.borrow_mut();
@@ -87,7 +89,7 @@ impl Drop for Image {
 
 impl Image {
     fn of_len(len: u64) -> Image {
-        Image { len, pages: BTreeMap::new() }
+        Image { len, pages: Vec::new() }
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) {
@@ -95,19 +97,30 @@ impl Image {
         while !rest.is_empty() {
             let within = at as usize % PAGE;
             let (part, behind) = rest.split_at_mut((PAGE - within).min(rest.len()));
-            match self.pages.get(&(at / PAGE as u64)) {
-                Some(page) => part.copy_from_slice(&page[within..within + part.len()]),
-                None => part.fill(0),
+            match self.pages.get(at as usize / PAGE) {
+                Some(Some(page)) => part.copy_from_slice(&page[within..within + part.len()]),
+                _ => part.fill(0),
             }
             at += part.len() as u64;
             rest = behind;
         }
     }
 
-    fn write(&mut self, offset: u64, sector: &[u8]) {
-        let within = offset as usize % PAGE;
-        let page = self.pages.entry(offset / PAGE as u64).or_insert_with(new_page);
-        page[within..within + sector.len()].copy_from_slice(sector);
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let (mut at, mut rest) = (offset as usize, bytes);
+        while !rest.is_empty() {
+            let (number, within) = (at / PAGE, at % PAGE);
+            let (part, behind) = rest.split_at((PAGE - within).min(rest.len()));
+            if number >= self.pages.len() {
+                self.pages.resize(number + 1, None);
+            }
+            match &mut self.pages[number] {
+                Some(page) => page[within..within + part.len()].copy_from_slice(part),
+                none => *none = Some(new_page(within, part)),
+            }
+            at += part.len();
+            rest = behind;
+        }
     }
 }
 
@@ -219,14 +232,29 @@ impl Disk {
         let failed = self.fail_flush == Some(0);
         let volatile = failed || mutant!("flush skipped");
         self.fail_flush = self.fail_flush.and_then(|left| left.checked_sub(1));
-        for (offset, sector) in sectors(at, &parts) {
-            self.put(file, offset, sector, volatile);
+        if volatile || !self.volatile.is_empty() || !self.unreadable.is_empty() {
+            for (offset, sector) in sectors(at, &parts) {
+                self.put(file, offset, sector, volatile);
+            }
+        } else {
+            self.put_whole(file, at, &parts);
         }
         let result = match failed {
             true => Err(io::Error::other("simulated flush error")),
             false => Ok(()),
         };
         Completion::Written { token, result }
+    }
+
+    /// Writes what replaces nothing that is volatile or unreadable, durably.
+    fn put_whole(&mut self, file: FileId, at: u64, parts: &[Slice]) {
+        let image = self.files.get_mut(&file).expect("a write goes to a file that exists");
+        let mut at = at;
+        for part in parts {
+            assert!(at + part.len() as u64 <= image.len, "a write stays inside its file");
+            image.write(at, part);
+            at += part.len() as u64;
+        }
     }
 
     /// Writes one sector, durably or so that a power cut may still take it back.
@@ -405,8 +433,7 @@ impl Disk {
     pub fn truncate(&mut self, file: FileId, len: u64) {
         let image = self.files.get_mut(&file).expect("the file to truncate exists");
         image.len = len;
-        let pages = len.div_ceil(PAGE as u64);
-        image.pages.retain(|page, _| *page < pages);
+        image.pages.truncate(len.div_ceil(PAGE as u64) as usize);
     }
 
     /// Removes the file.
