@@ -432,6 +432,11 @@ impl<L: Link> Transport<L> {
         }
     }
 
+    /// Datagrams and frames dropped so far because they were wrong in themselves.
+    pub fn junk_total(&self) -> u64 {
+        self.counters.junk_total()
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.identity
     }

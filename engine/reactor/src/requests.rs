@@ -244,9 +244,14 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
+    /// The first slot of which this node can tell what was in it.
+    pub fn history_from(&self) -> racos_protocol::Slot {
+        self.history.first()
+    }
+
     fn catch_up_status(&self) -> CatchUpStatus {
         CatchUpStatus {
-            history_from: self.history.first(),
+            history_from: self.history_from(),
             ranges_told: self.facts.told,
             fetching: self.snaps.fetching(),
             installed: self.snaps.installed,
@@ -255,7 +260,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    fn member_status(&self) -> Vec<MemberStatus> {
+    /// All that is, or was, a member, as [`Node::status`] says it.
+    pub fn member_status(&self) -> Vec<MemberStatus> {
         let members = self.machine.members();
         let seats = members.seats().iter().enumerate();
         let members = seats.map(|(node, seat)| MemberStatus {

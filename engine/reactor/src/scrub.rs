@@ -255,6 +255,11 @@ impl Scrub {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
+    /// What [`Node::status`] says of it.
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.scrub.status()
+    }
+
     /// Goes on with the round.
     pub(crate) fn scrub_turn(&mut self) {
         let round = self.config.bounds.scrub_ns;

@@ -83,7 +83,7 @@ impl Contents {
         let used = value.len().min(8);
         first[..used].copy_from_slice(&value[..used]);
         let number = self.find(key, value.len(), &first)?;
-        (bytes(key, number, value.len()) == value).then_some(number)
+        is_bytes(key, number, value).then_some(number)
     }
 }
 
@@ -93,15 +93,26 @@ fn head(number: u64, len: usize) -> [u8; 8] {
     head
 }
 
-fn bytes(key: KeyId, number: u64, len: usize) -> Vec<u8> {
+/// What a put wrote, eight bytes at a time.
+fn words(key: KeyId, number: u64) -> impl Iterator<Item = [u8; 8]> {
     let mut state = number.wrapping_mul(0x1_0000_01b3) ^ key as u64;
-    let mut bytes = vec![0; len.max(8).next_multiple_of(8)];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    for word in bytes[8..].chunks_exact_mut(8) {
-        word.copy_from_slice(&splitmix(&mut state).to_le_bytes());
-    }
+    let others = std::iter::repeat_with(move || splitmix(&mut state));
+    std::iter::once(number).chain(others).map(u64::to_le_bytes)
+}
+
+fn bytes(key: KeyId, number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+    words(key, number).take(len.div_ceil(8)).for_each(|word| bytes.extend_from_slice(&word));
     bytes.truncate(len);
     bytes
+}
+
+/// Whether these are the bytes of that put.
+fn is_bytes(key: KeyId, number: u64, value: &[u8]) -> bool {
+    let mut words = words(key, number);
+    let (whole, rest) = value.as_chunks::<8>();
+    let is_whole = whole.iter().zip(&mut words).all(|(part, word)| *part == word);
+    is_whole && words.next().is_some_and(|word| *rest == word[..rest.len()])
 }
 
 #[cfg(test)]
@@ -120,5 +131,14 @@ mod tests {
             assert_eq!(contents.recognise(0, &value), Some(number));
         }
         assert_eq!(contents.recognise(0, b"never written"), None);
+        // Its length and its first bytes are those of a put.
+        for at in [8, 3_999] {
+            let (_, mut value) = contents.new_put(0, 4_000);
+            value[at] ^= 1;
+            assert_eq!(contents.recognise(0, &value), None, "byte {at}");
+        }
+        let (_, mut value) = contents.new_put(0, 4_003);
+        value[4_002] ^= 1;
+        assert_eq!(contents.recognise(0, &value), None, "what is left behind whole words");
     }
 }

@@ -47,7 +47,7 @@ impl World {
         let away_ns = self.now_ns - since_ns;
         if self.hosts[index].node.is_none() {
             let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
-            let behind = nodes.filter(|node| node.status().catch_up.history_from > exec).count();
+            let behind = nodes.filter(|node| node.history_from() > exec).count();
             if away_ns >= AWAY_NS || behind + 1 >= self.plan.n - self.plan.f {
                 self.at(self.now_ns, Event::Start(index));
             }

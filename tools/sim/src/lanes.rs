@@ -64,6 +64,13 @@ pub struct LanesReport {
     pub dropped: u64,
 }
 
+impl LanesReport {
+    /// As that of [`crate::Report`].
+    pub fn hash(&self, seed: u64) -> u64 {
+        crate::trace::hash_of(&(seed, self))
+    }
+}
+
 /// One run; the same for the same seed, number of lanes and policy.
 ///
 /// # Errors

@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use racos_protocol::{Fast, Policy};
 use racos_sim::mutants;
 use racos_sim::plan::CODES;
+use racos_sim::run::run_idle;
 use racos_sim::swarm::{Totals, run_many};
+use racos_sim::world::Load;
 use racos_sim::{Fixed, run};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -71,6 +73,19 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
+    /// How fast a calm cluster without clients is simulated, for clusters drawn from some seeds.
+    Idle {
+        /// Simulated seconds of each.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 10)]
+        seeds: u64,
+        /// Disks are not gone over; as a rule they are within seconds, so that every run has some of it.
+        #[arg(long)]
+        no_scrub: bool,
+    },
 }
 
 /// How often progress is told.
@@ -78,8 +93,14 @@ const PROGRESS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(Command::Mutants { jobs, fresh, only }) = options.command {
-        return all_mutants(jobs, fresh, only.as_deref());
+    match options.command {
+        Some(Command::Mutants { jobs, fresh, only }) => {
+            return all_mutants(jobs, fresh, only.as_deref());
+        }
+        Some(Command::Idle { seconds, seed, seeds, no_scrub }) => {
+            return idle(seconds, seed, seeds, !no_scrub);
+        }
+        None => {}
     }
     if let Some(lanes) = options.lanes {
         return of_lanes(&options, lanes);
@@ -123,10 +144,11 @@ fn of_lanes(options: &Options, lanes: u8) -> ExitCode {
     let count = options.seeds.unwrap_or(if options.seed.is_some() { 1 } else { 100 });
     let (last, policy) = (first.wrapping_add(count - 1), options.policy);
     println!("seeds {first} to {last}, of {lanes} lanes, --policy {policy}");
-    let (mut failed, mut sum) = (0, [0; 7]);
+    let (mut failed, mut sum, mut hash) = (0, [0; 7], 0u64);
     for seed in (0..count).map(|after| first.wrapping_add(after)) {
         match racos_sim::lanes::run(seed, lanes, policy) {
             Ok(report) => {
+                hash = hash.wrapping_add(report.hash(seed));
                 let of = [report.done, report.failed, report.crashes, report.freezes];
                 let more = [report.blackouts, report.strays, report.dropped];
                 sum.iter_mut().zip(of.into_iter().chain(more)).for_each(|(sum, one)| *sum += one);
@@ -146,6 +168,7 @@ fn of_lanes(options: &Options, lanes: u8) -> ExitCode {
         "nodes               {crashes} crashes, {freezes} freezes, {blackouts} blackouts of all"
     );
     println!("datagrams           {strays} to another lane too, {dropped} dropped as another's");
+    println!("hash of all runs    {hash:016x}");
     println!("seeds: {} passed, {failed} failed", count - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -164,6 +187,29 @@ fn all_mutants(jobs: usize, fresh: Option<u64>, only: Option<&str>) -> ExitCode 
     let missed = verdicts.len() - caught;
     println!("mutants: {caught} caught, {missed} missed");
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn idle(seconds: u64, first: u64, seeds: u64, scrubs: bool) -> ExitCode {
+    let (started, mut sum) = (Instant::now(), Load::default());
+    for seed in first..first + seeds {
+        match run_idle(seed, &Fixed::default(), seconds * 1_000_000_000, scrubs) {
+            Ok(load) => sum.add(&load),
+            Err(what) => {
+                println!("seed {seed}: {what}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let (virtual_s, real) = (seconds * seeds, started.elapsed());
+    println!("idle clusters       {seeds}, of seeds {first} to {}", first + seeds - 1);
+    println!("load                {sum}");
+    println!("a simulated second  {} handled", sum.handled / virtual_s);
+    println!(
+        "real time           {:.1} s, {:.0} simulated seconds a second",
+        real.as_secs_f64(),
+        virtual_s as f64 / real.as_secs_f64()
+    );
+    ExitCode::SUCCESS
 }
 
 fn one(seed: u64, fixed: &Fixed, trace: bool) -> ExitCode {

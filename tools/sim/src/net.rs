@@ -128,6 +128,11 @@ impl Net {
         self.outbox.drain(..).for_each(|(at_ns, packet)| each(at_ns, packet));
     }
 
+    /// Whether nothing was sent since then.
+    pub fn is_silent(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
     /// A packet reaches its receiver's socket. False if it is lost there.
     pub fn arrive(&mut self, packet: Packet) -> bool {
         let inbox = &mut self.inboxes[packet.to];

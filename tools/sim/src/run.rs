@@ -8,7 +8,7 @@ use crate::client::What;
 use crate::host::{Host, SimNode, State, Upkeep};
 use crate::net::NetCounts;
 use crate::plan::{Fixed, KINDS, Kind, MS, Plan};
-use crate::world::World;
+use crate::world::{Load, World};
 use racos_client::Route;
 use racos_engine::UnderWay;
 use racos_linear::Reason;
@@ -79,9 +79,15 @@ pub struct Report {
     pub net: NetCounts,
     /// The linearizability checker gave up: nothing is known of that part.
     pub undecided: u64,
+    pub load: Load,
 }
 
 impl Report {
+    /// The whole of what the run of a seed did: everything that is in here but what it cost.
+    pub fn hash(&self, seed: u64) -> u64 {
+        crate::trace::hash_of(&(seed, Report { load: Load::default(), ..self.clone() }))
+    }
+
     /// Adds another run's counts; keeps the longest time to settle, and its seed.
     pub fn add(&mut self, other: &Report) {
         if other.settled_ns > self.settled_ns {
@@ -119,6 +125,7 @@ impl Report {
             (&mut self.undecided, other.undecided),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        self.load.add(&other.load);
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
             *sum += more;
         }
@@ -163,6 +170,24 @@ pub fn run(seed: u64, fixed: &Fixed, print: bool) -> Result<Report, String> {
         let mut world = World::new(Plan::draw(seed, &fixed), print);
         let account = whole_run(&mut world)?;
         Ok(report(&world, &account))
+    })
+}
+
+/// A calm cluster without clients for so long; its load. `scrubs`: as in all other runs the disks are gone
+/// over within seconds, not within days.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_idle(seed: u64, fixed: &Fixed, virtual_ns: u64, scrubs: bool) -> Result<Load, String> {
+    let fixed = Fixed { calm: true, ..*fixed };
+    caught(move || {
+        let mut plan = Plan::draw(seed, &fixed);
+        plan.work.clients = 0;
+        plan.node.scrub_ns *= u64::from(scrubs);
+        let mut world = World::new(plan, false);
+        world.run(virtual_ns, |_| false);
+        problem(&world)?;
+        Ok(world.load)
     })
 }
 
@@ -302,7 +327,7 @@ fn finish_recoding(world: &mut World) -> Result<(), String> {
         let told = nodes.map(|node| {
             let machine = node.machine();
             let old = machine.older_values_from(0, usize::MAX).count();
-            let members = node.status().members;
+            let members = node.member_status();
             let left = members.iter().filter(|it| !it.is_member && !it.is_lost && !it.is_released);
             (node.exec(), old, left.map(|member| member.values).collect())
         });
@@ -310,7 +335,12 @@ fn finish_recoding(world: &mut World) -> Result<(), String> {
     };
     // A stripe that waits for its put keeps its layout.
     let done = |world: &World| {
-        nodes(world).iter().all(|(_, old, left)| *old == 0 && left.iter().all(|held| *held > 0))
+        let mut running = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        // Looked at after every event: first whatever costs little.
+        running.all(|node| node.machine().older_values_from(0, usize::MAX).next().is_none())
+            && nodes(world)
+                .iter()
+                .all(|(_, old, left)| *old == 0 && left.iter().all(|held| *held > 0))
     };
     let over = world.run(limit_ns, done);
     problem(world)?;
@@ -520,14 +550,13 @@ fn scrub(world: &mut World) -> Result<(), String> {
     if world.spoiled.is_empty() {
         return Ok(());
     }
-    let rounds = |host: &Host| host.node.as_ref().map(|node| node.status().scrub.rounds);
+    let rounds = |host: &Host| host.node.as_ref().map(|node| node.scrub_status().rounds);
     let goals: Vec<Option<u64>> = world.hosts.iter().map(rounds).collect();
     let until_ns = world.now_ns + SCRUB_NS;
     let over = world.run(until_ns, |world| {
         world.hosts.iter().zip(&goals).all(|(host, goal)| match (&host.node, goal) {
             (Some(node), Some(goal)) => {
-                let status = node.status();
-                status.scrub.rounds >= goal + 2 && status.repair.missing == 0
+                node.scrub_status().rounds >= goal + 2 && node.under_way().missing == 0
             }
             _ => true,
         })
@@ -713,5 +742,41 @@ fn report(world: &World, account: &Account) -> Report {
         faults: world.faults,
         net: world.net.borrow().counts,
         undecided: account.undecided,
+        load: world.load,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_run_is_of_all_that_it_did_and_not_of_what_it_cost() {
+        let report = Report { slots: 7, ..Report::default() };
+        let load = Load { turns: 1, ..Load::default() };
+        assert_eq!(report.hash(1), Report { load, ..report.clone() }.hash(1));
+        assert_ne!(report.hash(1), report.hash(2));
+        let net = NetCounts { unheard: 1, ..NetCounts::default() };
+        for other in [
+            Report { trace_hash: 1, ..report.clone() },
+            Report { undecided: 1, ..report.clone() },
+            Report { net, ..report.clone() },
+        ] {
+            assert_ne!(report.hash(1), other.hash(1), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_cluster_goes_on_and_says_little() {
+        let fixed = Fixed { code: Some((3, 1, 1)), ..Fixed::default() };
+        let of = |scrubs| run_idle(1, &fixed, 5_000 * MS, scrubs).expect("nothing is in the way");
+        let (load, quiet) = (of(true), of(false));
+        for load in [load, quiet] {
+            // Six pairs tell each other where they are twice a second; the start takes some more.
+            assert!(load.turns > 0 && (60..180).contains(&load.packets), "{load}");
+            assert_eq!(load.client, 0);
+        }
+        assert!(quiet.disk < load.disk, "{quiet}; {load}");
+        assert_eq!(of(true), load, "the same again");
     }
 }

@@ -22,6 +22,9 @@ pub struct Totals {
     pub passed: u64,
     pub failures: Vec<Failure>,
     sum: Report,
+    /// Of all runs that passed, in whatever order they ended: two builds that give the same for the same
+    /// seeds do the same in each of them.
+    hash: u64,
 }
 
 impl Totals {
@@ -31,6 +34,7 @@ impl Totals {
             Err(what) => self.failures.push(Failure { seed, what }),
             Ok(report) => {
                 self.passed += 1;
+                self.hash = self.hash.wrapping_add(report.hash(seed));
                 self.sum.add(&report);
             }
         }
@@ -67,6 +71,7 @@ impl fmt::Display for Totals {
         let (longest_ms, seed) = (sum.settled_ns / 1_000_000, sum.seed);
         writeln!(out, "longest to settle   {longest_ms} ms (seed {seed})")?;
         writeln!(out, "events              {}", sum.events)?;
+        writeln!(out, "load                {}", sum.load)?;
         writeln!(out, "slots committed     {}, {} with a batch", sum.slots, sum.batches)?;
         writeln!(
             out,
@@ -105,7 +110,8 @@ impl fmt::Display for Totals {
         let faults = KINDS.iter().zip(sum.faults);
         let faults: Vec<String> = faults.map(|(kind, count)| format!("{kind:?} {count}")).collect();
         writeln!(out, "faults              {}", faults.join(", "))?;
-        write!(out, "histories undecided {}", sum.undecided)
+        writeln!(out, "histories undecided {}", sum.undecided)?;
+        write!(out, "hash of all runs    {:016x}", self.hash)
     }
 }
 

@@ -21,6 +21,13 @@ impl fmt::Display for Millis {
     }
 }
 
+/// A hash of all that the debug form of something shows: the same in every build.
+pub(crate) fn hash_of(of: &impl fmt::Debug) -> u64 {
+    let mut trace = Trace::new(false);
+    format!("{of:?}").bytes().for_each(|byte| trace.note(0, &[byte.into()]));
+    trace.hash()
+}
+
 impl Trace {
     pub fn new(print: bool) -> Trace {
         Trace { hash: 0, events: 0, print }

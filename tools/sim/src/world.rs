@@ -21,6 +21,7 @@ use racos_client::ClientConfig;
 use racos_machine::OpId;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -56,9 +57,50 @@ pub enum Event {
     Room(usize),
 }
 
+/// What a run cost: how often whoever may have something to do was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Everything taken from the queue, and the packets among it.
+    pub handled: u64,
+    pub packets: u64,
+    /// Turns of nodes, and those of them in which nothing had come, from anywhere, and nothing was sent.
+    pub turns: u64,
+    pub turns_idle: u64,
+    /// Looks at disks.
+    pub disk: u64,
+    /// Turns of clients.
+    pub client: u64,
+    /// What an earlier time had replaced when it came.
+    pub void: u64,
+}
+
+impl Load {
+    pub fn add(&mut self, other: &Load) {
+        self.handled += other.handled;
+        self.packets += other.packets;
+        self.turns += other.turns;
+        self.turns_idle += other.turns_idle;
+        self.disk += other.disk;
+        self.client += other.client;
+        self.void += other.void;
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Load { handled, packets, turns, turns_idle, disk, client, void } = self;
+        write!(
+            out,
+            "{handled} handled: {packets} packets, {turns} turns of nodes ({turns_idle} for nothing), \
+             {disk} looks at disks, {client} turns of clients, {void} that were void"
+        )
+    }
+}
+
 /// One run.
 pub struct World {
     pub plan: Plan,
+    pub load: Load,
     pub now_ns: u64,
     pub net: Rc<RefCell<Net>>,
     pub hosts: Vec<Host>,
@@ -110,6 +152,7 @@ impl World {
         let hosts = hosts.collect();
         let contents = Rc::new(RefCell::new(Contents::new(&plan.work)));
         let mut world = World {
+            load: Load::default(),
             now_ns: 0,
             net,
             hosts,
@@ -224,24 +267,31 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
+        self.load.handled += 1;
         match event {
             Event::Arrive(packet) => self.arrive(packet),
             Event::Node(index) => {
                 if self.hosts[index].wake_ns == Some(self.now_ns) {
                     self.hosts[index].wake_ns = None;
                     self.turn(index);
+                } else {
+                    self.load.void += 1;
                 }
             }
             Event::Disk(index) => {
                 if self.hosts[index].disk_ns == Some(self.now_ns) {
                     self.hosts[index].disk_ns = None;
                     self.disk_completes(index);
+                } else {
+                    self.load.void += 1;
                 }
             }
             Event::Client(index) => {
                 if self.clients[index].wake_ns == Some(self.now_ns) {
                     self.clients[index].wake_ns = None;
                     self.client_turn(index);
+                } else {
+                    self.load.void += 1;
                 }
             }
             Event::Guest => self.guest_turn(),
@@ -261,6 +311,7 @@ impl World {
     }
 
     fn arrive(&mut self, packet: Packet) {
+        self.load.packets += 1;
         let (from, to, len) = (packet.from, packet.to, packet.bytes.len());
         let hash = crc32fast::hash(&packet.bytes);
         self.trace.note(self.now_ns, &[1, from as u64, to as u64, len as u64, hash.into()]);
@@ -332,6 +383,9 @@ impl World {
         let before = node.exec();
         let (jumps, held) = (node.jumps(), held_before_jump(node));
         let is_busy = node.poll(host.clock.local(now_ns));
+        self.load.turns += 1;
+        let is_silent = self.net.borrow().is_silent();
+        self.load.turns_idle += u64::from(!is_busy && is_silent);
         host.busy_until_ns = now_ns + self.plan.node.turn_ns;
         let exec = node.exec();
         let deadline_ns = match is_busy {
@@ -404,6 +458,7 @@ impl World {
     }
 
     fn disk_completes(&mut self, index: usize) {
+        self.load.disk += 1;
         let before = self.hosts[index].disk.borrow().in_flight();
         self.hosts[index].disk.borrow_mut().advance(self.now_ns);
         let after = self.hosts[index].disk.borrow().in_flight();
@@ -415,6 +470,7 @@ impl World {
     }
 
     fn client_turn(&mut self, index: usize) {
+        self.load.client += 1;
         let now_ns = self.now_ns;
         self.net.borrow_mut().now_ns = now_ns;
         let client = &mut self.clients[index];
@@ -515,7 +571,7 @@ fn unfit(node: &SimNode, plan: &Plan) -> Option<String> {
     if seen > exec + plan.node.alpha {
         return Some(format!("slots up to {seen} in use at exec {exec}: beyond the window"));
     }
-    let junk = node.net().counters().junk_total();
+    let junk = node.net().junk_total();
     // PROTOCOL 1-c: exactly what was damaged is dropped.
     let damaged = node.net().link().damaged_received;
     if junk != damaged {
