@@ -487,6 +487,7 @@ impl Index {
         change: Change,
         values: &mut ValueTable,
     ) {
+        self.note_restored(key, change.modified);
         self.handles(&named).iter().for_each(|&handle| values.retain(handle));
         let record = Record::new(named, create, number, change);
         self.sum.add(self.hash_of(hash::bytes(key), &record, values));

@@ -414,4 +414,113 @@ mod tests {
         }
         again.step(Restore::End(end_of(&original.0))).unwrap();
     }
+
+    /// What fills a store with the history of another, and what clients do behind it. The end brings a
+    /// compaction with it, so that restored versions go again at once.
+    fn whole_restore(original: &mut Store) -> Vec<Action> {
+        let compacted = Some(original.0.revision() - 1);
+        let hash = original.0.hash_as_compacted(compacted).unwrap();
+        let end = RestoreEnd { compacted, hash, ..end_of(&original.0) };
+        let mut store = begun(&original.0);
+        let begin = Restore::Begin { revision: original.0.revision() };
+        let mut actions = vec![begin, Restore::Lease { id: 7, ttl: 60 }];
+        for version in versions(&original.0) {
+            restore_one(&mut store, &version).unwrap();
+            let id = OpId(1000 + u128::from(store.1));
+            let content = version.content.as_ref().map(|_| content(id));
+            actions.push(Restore::Version(Box::new(RestoredVersion { content, ..version })));
+        }
+        actions.push(Restore::End(end));
+        let mut actions: Vec<_> = actions.into_iter().map(Action::Restore).collect();
+        for (id, key) in (2000..).zip(["b", "a", "e"]) {
+            let (key, content) = (key.as_bytes().into(), content(OpId(id)));
+            actions.push(Action::Put { key, content });
+        }
+        actions
+    }
+
+    /// Applies the action of a slot, under the name that its value has.
+    fn act_at(machine: &mut Machine, slot: usize, action: &Action) {
+        let own = match action {
+            Action::Put { content: Content::Whole(value), .. } => Some(value.op),
+            Action::Restore(Restore::Version(version)) => match &version.content {
+                Some(Content::Whole(value)) => Some(value.op),
+                _ => None,
+            },
+            _ => None,
+        };
+        let id = own.unwrap_or(OpId(5000 + slot as u128));
+        let op = Op { id, author: None, stamp: None, action: action.clone() };
+        let outcome = machine.apply(slot as u64, 0, &op);
+        assert!(!matches!(outcome, Outcome::Refused { .. }), "{action:?}: {outcome:?}");
+    }
+
+    /// Exports the state behind `pin` actions, with `every` actions before each slice of `visits`.
+    fn exported(actions: &[Action], pin: usize, (visits, every): (usize, usize)) -> Vec<Vec<u8>> {
+        let mut machine = Machine::new(Limits::default());
+        let mut slots = actions.iter().enumerate();
+        slots.by_ref().take(pin).for_each(|(slot, action)| act_at(&mut machine, slot, action));
+        machine.export_begin(40);
+        let mut parts = Vec::new();
+        while machine.is_exporting() {
+            slots.by_ref().take(every).for_each(|(slot, it)| act_at(&mut machine, slot, it));
+            match machine.export_slice(visits, &mut |_| {}) {
+                crate::Exported::Working => {}
+                crate::Exported::Part(part) | crate::Exported::Last(part) => parts.push(part),
+            }
+        }
+        parts
+    }
+
+    fn imported(parts: &[Vec<u8>]) -> Machine {
+        let mut import = crate::Import::new(Limits::default());
+        for part in parts {
+            import.part(part, &mut |_| {}).expect("a good part");
+        }
+        import.finish().expect("the state is the one that was pinned")
+    }
+
+    /// Restored versions have the revisions of another store, at and below the one that was pinned.
+    #[test]
+    fn an_export_has_nothing_that_was_restored_since_it_was_begun() {
+        let mut original = original();
+        // Versions of several keys in one revision, and a key that is restored as the last.
+        original.act(|_| Action::DeleteRange { from: b""[..].into(), to: None }).unwrap();
+        original.put("d");
+        let actions = whole_restore(&mut original);
+        let mut at_pin = Machine::new(Limits::default());
+        for pin in 0..=actions.len() {
+            let quiet = exported(&actions[..pin], pin, (usize::MAX, 0));
+            assert_eq!(imported(&quiet).state_hash(), at_pin.state_hash());
+            for every in 1..=actions.len() - pin {
+                for visits in [1, 2, 3, 1000] {
+                    let parts = exported(&actions, pin, (visits, every));
+                    assert_eq!(imported(&parts).state_hash(), at_pin.state_hash(), "pin {pin}");
+                    assert_eq!(parts, quiet, "pin {pin}, {every} actions, {visits} visits");
+                }
+            }
+            if let Some(action) = actions.get(pin) {
+                act_at(&mut at_pin, pin, action);
+            }
+        }
+    }
+
+    /// Revision 1, which an empty store has, may be one of a version.
+    #[test]
+    fn an_export_of_an_empty_store_stays_empty_when_a_restore_begins() {
+        let value = content(OpId(900));
+        let version = RestoredVersion {
+            key: b"a"[..].into(),
+            before: Revision::default(),
+            modified: Revision { main: 1, sub: 0 },
+            create: 1,
+            number: 1,
+            lease: 0,
+            content: Some(value),
+        };
+        let steps = [Restore::Begin { revision: 9 }, Restore::Version(Box::new(version))];
+        let actions = steps.map(Action::Restore);
+        let machine = imported(&exported(&actions, 0, (1, 2)));
+        assert_eq!((machine.versions_len(), machine.is_restoring()), (0, false));
+    }
 }

@@ -3,7 +3,9 @@
 //! Invariant: of the pinned state, what is not written yet is in the index or among the saved
 //! versions, and of one key the saved ones are the older. Versions are only ever added at the end
 //! and dropped from the front, so dropping is the one change to save; what they name may be re-coded,
-//! which the value table saves.
+//! which the value table saves. That a version came later shows by its revision, unless it was restored:
+//! then where the pinned versions of its key end is noted.
+//! What would break it: a version with an old revision that is added without that note.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -33,6 +35,9 @@ pub(super) struct Pinned {
     /// Everything up to this key and this revision of it is written; `None`: nothing is.
     written: Option<(Key, Revision)>,
     saved: BTreeMap<Key, Vec<Saved>>,
+    /// Of keys that got restored versions since: the last version that the pinned state has, 0 if none.
+    /// Revisions do not tell: a restored version has the one that it had in another store.
+    ends: BTreeMap<Key, Revision>,
 }
 
 /// All of a key.
@@ -48,8 +53,23 @@ impl Pinned {
     /// Whether a version belongs to the pinned state and has to be written yet.
     fn lacks(&self, key: &[u8], record: &Record) -> bool {
         let at = (key, record.modified());
-        let written = self.written.as_ref().is_some_and(|(key, upto)| at <= (&**key, *upto));
-        record.main <= self.revision && !written
+        self.is_pinned(key, record) && !self.has_written(at)
+    }
+
+    fn has_written(&self, at: (&[u8], Revision)) -> bool {
+        self.written.as_ref().is_some_and(|(key, upto)| at <= (&**key, *upto))
+    }
+
+    /// Whether a version belongs to the pinned state, or came later.
+    fn is_pinned(&self, key: &[u8], record: &Record) -> bool {
+        let came_later = self.ends.get(key).is_some_and(|&end| record.modified() > end);
+        record.main <= self.revision && !came_later
+    }
+
+    /// How many of the versions that a key has now are of the pinned state: the first so many.
+    fn count(&self, key: &[u8], history: &History) -> usize {
+        let count = history.count_up_to(self.revision);
+        self.ends.get(key).map_or(count, |&end| count.min(history.count_upto(end)))
     }
 
     /// How much of this key is written, if it is begun.
@@ -60,7 +80,8 @@ impl Pinned {
 
 impl Index {
     pub(crate) fn pin(&mut self, revision: u64) {
-        self.pinned = Some(Pinned { revision, written: None, saved: BTreeMap::new() });
+        let (saved, ends) = (BTreeMap::new(), BTreeMap::new());
+        self.pinned = Some(Pinned { revision, written: None, saved, ends });
     }
 
     pub(crate) fn unpin(&mut self) {
@@ -77,6 +98,17 @@ impl Index {
         let saved = Saved { record: *record, values: named };
         let pinned = self.pinned.as_mut().expect("looked at above");
         pinned.saved.entry(key.into()).or_default().push(saved);
+    }
+
+    /// Notes where a key ends that is about to get a restored version: the first time, it is as it was
+    /// pinned.
+    pub(super) fn note_restored(&mut self, key: &Key, modified: Revision) {
+        let end = self.last_modified(key);
+        if let Some(pinned) = &mut self.pinned
+            && !pinned.has_written((key, modified))
+        {
+            pinned.ends.entry(key.clone()).or_insert(end);
+        }
     }
 
     /// Writes on; true when all is written.
@@ -120,6 +152,7 @@ impl Index {
                 pinned.written = Some((key, upto));
                 return false;
             }
+            pinned.ends.remove(&key);
             whole = Some(key);
         }
     }
@@ -135,7 +168,7 @@ impl Index {
         values: &ValueTable,
         out: &mut Out<'_>,
     ) -> Option<(Revision, Vec<Saved>)> {
-        let last = history.map_or(0, |history| history.count_up_to(pinned.revision));
+        let last = history.map_or(0, |history| pinned.count(key, history));
         let first = history.map_or(0, |history| upto.map_or(0, |upto| history.count_upto(upto)));
         let kept = (first..last).filter_map(|at| history.map(|history| history.get(at)));
         let mut last_written = upto;
