@@ -298,6 +298,12 @@ impl<L: Link, D: Device> Node<L, D> {
                 if self.api.leases.waiting.is_empty() {
                     return any;
                 }
+                if let Some(error) = self.no_member() {
+                    any = true;
+                    let asks = std::mem::take(&mut self.api.leases.waiting);
+                    asks.into_iter().for_each(|ask| (ask.job)(self, Err(error.clone())));
+                    continue;
+                }
                 self.begin_lease_round();
             }
             let exec = self.core.exec();
@@ -306,7 +312,7 @@ impl<L: Link, D: Device> Node<L, D> {
             if round.answered.len() >= quorum && round.above <= exec {
                 let mut round = self.api.leases.round.take().expect("there is a round");
                 // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
-                if round.epoch != self.core.epoch() {
+                if round.epoch != self.core.epoch() || !self.core.is_active() {
                     round.asks.append(&mut self.api.leases.waiting);
                     self.api.leases.waiting = round.asks;
                     continue;

@@ -77,6 +77,13 @@ impl<L: Link, D: Device> Node<L, D> {
         self.last_batch.max(self.core.mark(|_| true))
     }
 
+    /// Why this node does not ask a quorum for clients: it would count itself, and is in none.
+    pub(super) fn no_member(&self) -> Option<Error> {
+        // PROTOCOL 10-r, 10-t
+        let why = || self.idle_reason().unwrap_or_else(|| "this node is no member".into());
+        (!self.core.is_active()).then(|| Error::NoMember(why()))
+    }
+
     /// Goes on with rounds as far as answers allow; whether jobs were done.
     pub(super) fn advance_pins(&mut self) -> bool {
         let mut any = false;
@@ -84,6 +91,12 @@ impl<L: Link, D: Device> Node<L, D> {
             if self.api.pins.round.is_none() {
                 if self.api.pins.waiting.is_empty() {
                     return any;
+                }
+                if let Some(error) = self.no_member() {
+                    any = true;
+                    let jobs = std::mem::take(&mut self.api.pins.waiting);
+                    jobs.into_iter().for_each(|job| job(self, Err(error.clone())));
+                    continue;
                 }
                 self.begin_round();
             }
@@ -95,7 +108,7 @@ impl<L: Link, D: Device> Node<L, D> {
                     None => {
                         let mut round = self.api.pins.round.take().expect("there is a round");
                         // PROTOCOL 8.1-q: the members have changed meanwhile: another quorum.
-                        if round.epoch != self.core.epoch() {
+                        if round.epoch != self.core.epoch() || !self.core.is_active() {
                             round.jobs.append(&mut self.api.pins.waiting);
                             self.api.pins.waiting = round.jobs;
                             continue;
