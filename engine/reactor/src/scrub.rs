@@ -33,6 +33,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 const MS: Nanos = 1_000_000;
 /// A read is followed by this many times the time that it took: at most a twentieth of the disk's time.
 const REST: u64 = 19;
+/// And at most this long: a disk that stood still, or a clock that jumped, did not work for the read.
+const REST_MAX: Nanos = 5_000 * MS;
 /// Bytes of one read, unless a single record or fragment is larger.
 const STRETCH: u32 = 128 << 10;
 /// Bytes between two fragments that are read along rather than left out.
@@ -446,7 +448,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let len = u64::from(place.len);
         self.scrub.bytes += len;
         let took = self.now.saturating_sub(started);
-        self.scrub.not_before = self.now + (took * REST).max(self.scrub_pace(len));
+        self.scrub.not_before = self.now + (took * REST).min(REST_MAX).max(self.scrub_pace(len));
         match what {
             Reading::Groups => self.scrub_groups(place, bytes),
             Reading::Body => self.scrub_body(bytes),

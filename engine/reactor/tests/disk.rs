@@ -233,6 +233,19 @@ fn a_scrub_is_paced_by_the_disk_and_by_the_days() {
     }
 }
 
+/// A read that took long since the disk stood still is not rested for as if the disk had worked for it.
+#[test]
+fn a_scrub_goes_on_soon_after_a_disk_that_stood_still() {
+    let mut cluster = scrubbed(|_| {});
+    filled(&mut cluster, 8);
+    rounds(&mut cluster, 2, 1);
+    let disk = cluster.hosts[2].disk.clone();
+    disk.borrow_mut().freeze(true);
+    cluster.pass(10_000 * MS);
+    disk.borrow_mut().freeze(false);
+    rounds(&mut cluster, 2, 2);
+}
+
 /// A node that never runs for as long as a round takes comes to the end of one all the same: the log knows
 /// how far it was.
 #[test]
