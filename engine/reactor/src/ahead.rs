@@ -16,7 +16,7 @@ use crate::record::kind as record_kind;
 use crate::wire::cursor::{Reader, WireError, Writer};
 use crate::wire::node::{SpreadHead, kind};
 use racos_buffer::Slice;
-use racos_machine::{Machine, OpId};
+use racos_machine::{Machine, Members, OpId};
 use racos_net::{Link, Message as Frame};
 use racos_protocol::{Release, Slot};
 use racos_storage::device::Device;
@@ -124,6 +124,16 @@ pub(crate) fn is_executed(machine: &Machine, batch: &Batch, fragments: &mut Frag
         is_executed = true;
     }
     is_executed
+}
+
+/// PROTOCOL 9.7-d: the incarnation that stored it was replaced or removed, and the change is in effect.
+/// One that the own state does not know yet is neither: a node that lags has its word counted.
+fn has_left(members: &Members, exec: Slot, id: OpId) -> bool {
+    let Some(seat) = members.seats().get(usize::from(id.node())) else { return false };
+    let is_member = u8::try_from(id.node()).is_ok_and(|node| members.is_member(node));
+    let is_past = id.incarnation() < seat.incarnation;
+    let is_removed = id.incarnation() == seat.incarnation && !is_member;
+    (is_past || is_removed) && exec >= members.effect()
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -272,13 +282,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 9.7-d: the incarnation that stored it was replaced or removed, and the change is in effect.
     fn is_owner_gone(&self, id: OpId) -> bool {
-        let members = self.machine.members();
-        let seat = members.seats().get(usize::from(id.node()));
-        let is_member = seat.is_some_and(|seat| seat.incarnation == id.incarnation())
-            && u8::try_from(id.node()).is_ok_and(|node| members.is_member(node));
-        !is_member && self.core.exec() >= members.effect()
+        has_left(self.machine.members(), self.core.exec(), id)
     }
 
     /// Tells the others what is settled here.
@@ -302,7 +307,10 @@ mod tests {
     use super::*;
     use crate::secrets::Secrets;
     use proptest::prelude::*;
-    use racos_machine::{Action, Op, SessionId, encode_batch};
+    use racos_machine::{
+        Action, Founding, Joining, Limits, Op, Outcome, Reconfigure, Replace, SessionId,
+        encode_batch,
+    };
 
     fn held(owner: u16, bytes: usize) -> Held {
         let op = Op {
@@ -331,6 +339,36 @@ mod tests {
         assert!(ahead.has_room(3, OWNER_BYTES_MAX / 4));
         assert!(!ahead.has_room(3, OWNER_BYTES_MAX / 4 + 1));
         assert!(ahead.has_room(4, OWNER_BYTES_MAX - 100) && !ahead.has_room(4, OWNER_BYTES_MAX));
+    }
+
+    /// tests PROTOCOL 9.7-d
+    #[test]
+    fn an_owner_has_left_when_a_change_that_says_so_is_in_effect_and_not_before_it_is_known() {
+        let founding = Founding { nodes: 3, lost_max: 1, data: 1, alpha: 10 };
+        let mut machine = Machine::with_members(Limits::default(), founding);
+        let stored = |node, incarnation| OpId::new(node, incarnation, 1, 7);
+        let change = |machine: &mut Machine, slot, action| {
+            let op = Op { id: OpId::new(1, 1, 1, slot), author: None, stamp: None, action };
+            let outcome = machine.apply(slot, 0, &op);
+            assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        };
+        let left = |machine: &Machine, exec, id| has_left(machine.members(), exec, id);
+        assert!(!left(&machine, 0, stored(0, 1)));
+        // The others have replaced it already, and a fourth has joined.
+        assert!(!left(&machine, 0, stored(0, 2)) && !left(&machine, 0, stored(3, 1)));
+        let replace =
+            Replace { node: 0, expected: 1, disk: 99, address: Box::default(), is_forced: false };
+        change(&mut machine, 20, Action::ReplaceNode(Box::new(replace)));
+        assert!(!left(&machine, 29, stored(0, 1)), "it counts in slots below 30");
+        assert!(left(&machine, 30, stored(0, 1)) && !left(&machine, 30, stored(0, 2)));
+        assert!(!left(&machine, 30, stored(0, 3)), "it is replaced again elsewhere");
+        let joining = vec![Joining { disk: 98, address: "10.0.0.1:4003".into() }];
+        let members = vec![0, 1, 3];
+        let unchanged = machine.members().unchanged();
+        let reconfigure = Reconfigure { members, joining, is_forced: true, ..unchanged };
+        change(&mut machine, 40, Action::Reconfigure(Box::new(reconfigure)));
+        assert!(!left(&machine, 49, stored(2, 1)) && left(&machine, 50, stored(2, 1)));
+        assert!(!left(&machine, 50, stored(3, 1)) && !left(&machine, 50, stored(1, 1)));
     }
 
     proptest! {

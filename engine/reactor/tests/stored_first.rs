@@ -186,6 +186,52 @@ fn what_a_replaced_owner_stored_is_dropped_when_the_change_is_in_effect() {
     assert!(dropped, "nobody will assign it a slot any more");
 }
 
+/// What a new disk in an owner's place stores at a node that has not heard of it: that it is stored there
+/// counts for the owner as from any other.
+///
+/// tests PROTOCOL 9.7-d, 9.7-f
+#[test]
+fn what_a_new_owner_stored_stays_at_a_node_that_does_not_know_of_it_yet() {
+    let mut cluster = Cluster::bounded(5, 2, 1, |all| {
+        bounds(all);
+        all.segment_bytes = 256 << 10;
+        all.value_bytes_max = 32 << 10;
+        all.checkpoint_bytes = 16 << 10;
+        all.space_reserve_bytes = 0;
+        all.history_slots = 0;
+    });
+    cluster.put(1, b"small", b"before");
+    cluster.stop(4);
+    cluster.new_disk(0, 99);
+    cluster.replace(1, 0, 1, 99).unwrap();
+    let effect = cluster.node(1).machine().members().effect();
+    cluster.start(0).unwrap();
+    let whole = |cluster: &mut Cluster| {
+        let status = cluster.node(1).status();
+        status.exec > effect && !status.members[0].is_rebuilding
+    };
+    assert!(cluster.pass_until(20_000 * MS, whole), "{:?}", cluster.node(1).status().members);
+    // The node that was away must take a state, and cannot: its disk writes nothing.
+    for round in 0..200 {
+        cluster.put(1, b"often", &value(1500 + round));
+    }
+    cluster.start(4).unwrap();
+    cluster.hosts[4].disk.borrow_mut().freeze(true);
+    let number = cluster.send_put(0, KEY, &value(20_000));
+    assert!(cluster.pass_until(1000 * MS, |cluster| held(cluster, 4) == 1), "it is stored there");
+    let written = |cluster: &mut Cluster| cluster.replies().iter().any(|(of, ..)| *of == number);
+    assert!(cluster.pass_until(1000 * MS, written));
+    cluster.pass(5000 * MS);
+    assert!(cluster.node(4).exec() < effect, "it knows of no change");
+    assert_eq!(held(&cluster, 4), 1, "its owner may count it");
+    cluster.hosts[4].disk.borrow_mut().freeze(false);
+    let caught_up = |cluster: &mut Cluster| cluster.node(4).exec() == cluster.node(0).exec();
+    assert!(cluster.pass_until(20_000 * MS, caught_up));
+    let op = cluster.stored(4, KEY);
+    assert!(cluster.node(4).has_fragment(op), "it did not have to be made again");
+    assert_eq!(held(&cluster, 4), 0, "it is in use");
+}
+
 /// tests PROTOCOL 9.7-b
 #[test]
 fn what_is_stored_while_no_slot_can_be_decided_is_not_dropped() {
