@@ -77,9 +77,16 @@ async fn exercise(racos: &mut Server, etcdctl: Option<&Etcdctl>) {
     founders.kv(0).put(large).await.expect("others take more");
 
     leaves(racos, &founders, etcdctl).await;
-    for client in [&new, &founders] {
-        let asked = pb::RangeRequest { key: "a".into(), ..Default::default() };
-        let found = client.kv(2).range(asked).await.unwrap().into_inner();
+    let asked = pb::RangeRequest { key: "a".into(), ..Default::default() };
+    // Node 2 has gone: it tells no more than what it knows itself.
+    let refused = founders.kv(2).range(asked.clone()).await.expect_err("it is no member");
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::Unavailable, "etcdserver: server stopped")
+    );
+    let own = pb::RangeRequest { serializable: true, ..asked.clone() };
+    for (mut kv, asked) in [(new.kv(0), &asked), (founders.kv(1), &asked), (founders.kv(2), &own)] {
+        let found = kv.range(asked.clone()).await.unwrap().into_inner();
         assert_eq!((found.kvs[0].mod_revision, found.kvs[0].value.len()), (revision, 5000));
     }
 }
