@@ -68,6 +68,10 @@ impl Book {
         self.deeds[deed].what
     }
 
+    pub fn invoked_ns(&self, deed: usize) -> u64 {
+        self.deeds[deed].invoked_ns
+    }
+
     /// Operations submitted so far.
     pub fn deeds(&self) -> usize {
         self.deeds.len()
@@ -280,6 +284,11 @@ impl SimClient {
 
     pub fn outstanding(&self) -> usize {
         self.under_way.len()
+    }
+
+    /// When each of the operations without an answer was submitted.
+    pub fn open_since(&self, book: &Book) -> impl Iterator<Item = u64> {
+        self.under_way.values().map(|deed| book.invoked_ns(*deed))
     }
 
     pub fn link(&self) -> &SimLink {

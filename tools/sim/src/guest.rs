@@ -114,6 +114,11 @@ impl Guest {
         self.open.len()
     }
 
+    /// When each of them was asked.
+    pub fn open_since(&self) -> impl Iterator<Item = u64> {
+        self.open.iter().map(|open| open.started_ns)
+    }
+
     /// Takes what has come and asks for more; nodes that were asked are named to `woken`.
     ///
     /// # Errors

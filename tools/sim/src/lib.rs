@@ -16,12 +16,13 @@
 //! | [`lanes`] | nodes of several lanes, which fail as one; a world of its own |
 //! | [`guest`] | transactions, leases and watches through the doors of the nodes |
 //! | [`oracle`] | agreement, equal states, exactly once |
-//! | [`run`](mod@run), [`swarm`] | faults, calm, account; many of them |
+//! | [`run`](mod@run), `ends`, [`swarm`] | faults, calm, account; what was asked ends; many runs |
 //! | [`mutants`], [`probes`] | guards left out, and who notices; schedules for the rarest |
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod content;
+mod ends;
 pub mod faults;
 pub mod guest;
 pub mod host;

@@ -5,6 +5,7 @@
 //! through every node, with no exemption.
 
 use crate::client::What;
+use crate::ends::finish_work;
 use crate::host::{Host, SimNode, State, Upkeep};
 use crate::net::NetCounts;
 use crate::plan::{Fixed, KINDS, Kind, MS, Plan};
@@ -12,20 +13,14 @@ use crate::world::{Load, World};
 use racos_client::Route;
 use racos_engine::UnderWay;
 use racos_linear::Reason;
-use racos_protocol::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// How long after the faults clients go on.
-const WORK_ON_NS: u64 = 400 * MS;
-/// Operations that each client submits at least, and that must succeed in a whole run.
-const OPS_MIN: usize = 12;
+/// Operations that must succeed in a whole run.
 const DONE_MIN: u64 = 10;
-/// Bounds of the calm phase, in virtual time. The longest that anything waits for a dead node is the
-/// five seconds of the transport and of a read.
-const ENDS_NS: u64 = 12_000 * MS;
+/// Bounds of the calm phase, in virtual time.
 const CONVERGES_NS: u64 = 10_000 * MS;
 const SCRUB_NS: u64 = 60_000 * MS;
 const WHOLE_NS: u64 = 20_000 * MS;
@@ -260,37 +255,8 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     Ok(Account { settled_ns, undecided: check(world)? })
 }
 
-fn problem(world: &World) -> Result<(), String> {
+pub(crate) fn problem(world: &World) -> Result<(), String> {
     world.problem.clone().map_or(Ok(()), Err)
-}
-
-/// Clients do what is left of their share and then wait for their answers.
-fn finish_work(world: &mut World) -> Result<(), String> {
-    let until_ns = world.now_ns + WORK_ON_NS;
-    world.run(until_ns, |_| false);
-    let limit_ns = world.now_ns + ENDS_NS * sequential(world);
-    world.run(limit_ns, |world| world.clients.iter().all(|client| client.issued >= OPS_MIN));
-    world.clients.iter_mut().for_each(|client| client.is_issuing = false);
-    world.guest.iter_mut().for_each(|guest| guest.is_issuing = false);
-    let over = world.run(limit_ns, |world| {
-        world.clients.iter().all(|client| client.outstanding() == 0)
-            && world.guest.iter().all(|guest| guest.outstanding() == 0)
-    });
-    problem(world)?;
-    if !over {
-        let open: Vec<usize> = world.clients.iter().map(|client| client.outstanding()).collect();
-        return Err(format!("liveness: operations that do not end, by client: {open:?}"));
-    }
-    Ok(())
-}
-
-/// How much longer everything may take if one operation comes after the other: many wait for one slot each,
-/// and each slot for a node that is late.
-fn sequential(world: &World) -> u64 {
-    match world.plan.policy {
-        Policy::OwnerSlots => 1,
-        Policy::Queue => 5,
-    }
 }
 
 /// Nodes on empty disks in the place of others are refused.
