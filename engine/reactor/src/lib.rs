@@ -73,6 +73,7 @@ mod record;
 mod repair;
 mod replay;
 mod requests;
+mod rest;
 mod rollback;
 pub mod runtime;
 pub mod salvage;

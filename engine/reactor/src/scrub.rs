@@ -3,8 +3,8 @@
 //!
 //! A round goes first over the records that a restart would read, from the newest mark on, and then
 //! over the fragments of all values in use, in the order of their places. One read is in flight, and
-//! after each the disk is left alone for [`REST`] times as long as the read took, and for so long that a
-//! round takes as many days as the configuration says. The log is told now and then where the round is:
+//! after each the disk is left alone for nineteen times as long as the read took (see [`crate::rest`]), and
+//! for so long that a round takes as many days as the configuration says. The log is told now and then where the round is:
 //! a restart goes on there, so that a node that restarts often comes everywhere all the same.
 //!
 //! | what is damaged | what is done |
@@ -20,6 +20,7 @@ use crate::checkpoint::Piece;
 use crate::journal::DiskRead;
 use crate::node::Node;
 use crate::record::kind;
+use crate::rest::Rest;
 use crate::status::ScrubStatus;
 use crate::wire::cursor::{Reader, WireError, Writer};
 use racos_buffer::Slice;
@@ -31,10 +32,6 @@ use racos_storage::{Class, Look, Place, SEGMENT_FRONT};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 const MS: Nanos = 1_000_000;
-/// A read is followed by this many times the time that it took: at most a twentieth of the disk's time.
-const REST: u64 = 19;
-/// And at most this long: a disk that stood still, or a clock that jumped, did not work for the read.
-const REST_MAX: Nanos = 5_000 * MS;
 /// Bytes of one read, unless a single record or fragment is larger.
 const STRETCH: u32 = 128 << 10;
 /// Bytes between two fragments that are read along rather than left out.
@@ -174,6 +171,7 @@ pub(crate) struct Scrub {
     stage: Stage,
     reading: Option<(Reading, Place, Nanos)>,
     not_before: Nanos,
+    rest: Rest,
     /// What the log was told last, when, and beside which checkpoint.
     noted: Noted,
     noted_at: Nanos,
@@ -194,6 +192,7 @@ impl Scrub {
             stage: Stage::Resting,
             reading: None,
             not_before: 0,
+            rest: Rest::default(),
             noted,
             noted_at: now,
             noted_beside,
@@ -448,7 +447,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let len = u64::from(place.len);
         self.scrub.bytes += len;
         let took = self.now.saturating_sub(started);
-        self.scrub.not_before = self.now + (took * REST).min(REST_MAX).max(self.scrub_pace(len));
+        let rest = self.scrub.rest.after(took);
+        self.scrub.not_before = self.now + rest.max(self.scrub_pace(len));
         match what {
             Reading::Groups => self.scrub_groups(place, bytes),
             Reading::Body => self.scrub_body(bytes),
