@@ -9,6 +9,7 @@ use crate::batch::Batch;
 use crate::history::Past;
 use crate::journal::DiskRead;
 use crate::node::Node;
+use crate::put_off::Question;
 use crate::wire::cursor::{Reader, Writer};
 use crate::wire::node::{get_facts_head, kind, put_facts_head};
 use racos_buffer::Slice;
@@ -63,11 +64,13 @@ impl FactsJobs {
 }
 
 impl<L: Link, D: Device> Node<L, D> {
-    /// Starts to answer a node that asked for the decisions in `[from, until)`.
-    pub(crate) fn send_facts(&mut self, from: Slot, until: Slot, to: u8) {
+    /// Starts to answer a node that asked for the decisions in `[from, until)`. False if the disk cannot
+    /// be asked now for any of them.
+    pub(crate) fn send_facts(&mut self, from: Slot, until: Slot, to: u8) -> bool {
         // PROTOCOL 12.3-f
         if let Some(job) = self.facts.jobs.get_mut(&to) {
-            return job.asked_again(from, until);
+            job.asked_again(from, until);
+            return true;
         }
         let id = self.facts.next;
         self.facts.next += 1;
@@ -83,6 +86,9 @@ impl<L: Link, D: Device> Node<L, D> {
                     }
                     let what = DiskRead::Facts { to, job: id, index: job.entries.len() };
                     if !self.read_disk(what, place, None) {
+                        if job.entries.is_empty() {
+                            return false;
+                        }
                         break;
                     }
                     job.entries.push(Entry::Reading);
@@ -96,13 +102,14 @@ impl<L: Link, D: Device> Node<L, D> {
             if from < self.history.first() {
                 self.offer_snapshot(to, from);
             }
-            return;
+            return true;
         }
         let ready = job.reading == 0;
         self.facts.jobs.insert(to, job);
         if ready {
             self.finish_facts(to);
         }
+        true
     }
 
     pub(crate) fn facts_read(&mut self, to: u8, id: u64, index: usize, bytes: Option<Slice>) {
@@ -132,7 +139,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let next = job.next;
         self.tell_facts(to, job);
         if let Some((from, until)) = next {
-            self.send_facts(from, until, to);
+            self.on_question(Question::Facts { to, from, until });
         }
     }
 

@@ -246,6 +246,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut events = std::mem::take(&mut self.journal.events);
         self.log.poll(&mut events);
         let any = !events.is_empty();
+        let has_read = events.iter().any(|event| matches!(event, Event::Read { .. }));
         for event in events.drain(..) {
             match event {
                 Event::Placed { id, head, body, .. } => self.placed(id, head, body),
@@ -258,6 +259,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.journal.events = events;
         self.append_waiting();
+        if has_read {
+            self.take_up_put_off();
+        }
         if any || !(self.log.is_writing() || self.journal.reads_under_way() > 0) {
             self.journal.disk_at = self.now;
         }

@@ -65,6 +65,7 @@ mod node;
 mod observe;
 mod patience;
 mod placement;
+mod put_off;
 mod queued;
 mod reads;
 mod reclaim;

@@ -20,6 +20,7 @@ use crate::keep::Keep;
 use crate::margin::Margin;
 use crate::observe::Observer;
 use crate::placement::{Addresses, Codecs};
+use crate::put_off::{PutOff, Question};
 use crate::queued::Queued;
 use crate::reads::Reads;
 use crate::reclaim::Reclaim;
@@ -166,6 +167,7 @@ pub struct Node<L: Link, D: Device> {
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
     pub(crate) last_batch: Option<Slot>,
     pub(crate) facts: FactsJobs,
+    pub(crate) put_off: PutOff,
     /// Requests under way, by (client, request).
     pub(crate) requests: FxHashSet<(u64, u64)>,
     /// Own slots that another node could not store for want of space.
@@ -304,6 +306,7 @@ impl<L: Link, D: Device> Node<L, D> {
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
             facts: FactsJobs::default(),
+            put_off: PutOff::default(),
             requests: FxHashSet::default(),
             refused_for_space: FxHashSet::default(),
             counts: RequestCounts::default(),
@@ -659,8 +662,10 @@ impl<L: Link, D: Device> Node<L, D> {
                 Effect::Opened { slot } => self.opened(slot),
                 Effect::Chosen { slot, candidate } => self.chosen(slot, candidate),
                 Effect::SpreadAgain { slot, to } => self.spread_again(slot, to),
-                Effect::SendMeta { slot, to } => self.send_meta(slot, to),
-                Effect::SendFacts { from, until, to } => self.send_facts(from, until, to),
+                Effect::SendMeta { slot, to } => self.on_question(Question::Meta { to, slot }),
+                Effect::SendFacts { from, until, to } => {
+                    self.on_question(Question::Facts { to, from, until });
+                }
                 Effect::Apply { slot, value } => self.apply(slot, value),
                 Effect::Void { slot } => self.void(slot),
                 Effect::Fatal(what) => self.fail(format!("invariant broken: {what}")),

@@ -7,6 +7,7 @@ use crate::batch::{key_hash, touches};
 use crate::fragments::Fetch;
 use crate::journal::DiskRead;
 use crate::node::Node;
+use crate::put_off::Question;
 use crate::wire::client::put_stripes;
 use crate::wire::node::{
     AnswerForm, AnswerHead, Asked, SegmentAnswer, get_question, get_segment_question, kind,
@@ -124,7 +125,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 body.push(bytes);
                 None
             }
-            Some((op, place)) => Some((op, place)),
+            Some((op, _)) => Some(op),
             None => None,
         };
         let mut head = std::mem::take(&mut self.scratch);
@@ -133,28 +134,28 @@ impl<L: Link, D: Device> Node<L, D> {
             .put(&mut head);
         self.send(from, kind::READR, &head, &body);
         self.scratch = head;
-        if let Some((op, place)) = later {
-            self.serve_fragment(from, question.read, op, place);
+        if let Some(op) = later {
+            self.on_question(Question::Fragment { to: from, read: question.read, op });
         }
     }
 
     /// GETSEG (PROTOCOL 7-h, 9.5-f): by op, whatever the own exec.
     pub(crate) fn on_segment_question(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op)) = get_segment_question(&frame.head) else { return };
-        let place = self.fragments.find(OpId(op));
-        self.serve_fragment(from, read, OpId(op), place);
+        self.on_question(Question::Fragment { to: from, read, op: OpId(op) });
     }
 
-    fn serve_fragment(&mut self, to: u8, read: u64, op: OpId, place: Option<Fetch>) {
-        match place {
+    /// False if it is to be read and the disk cannot be asked now.
+    pub(crate) fn serve_fragment(&mut self, to: u8, read: u64, op: OpId) -> bool {
+        match self.fragments.find(op) {
             Some(Fetch::Memory(bytes)) => self.send_segment(to, read, op.0, Some(bytes)),
             Some(Fetch::Disk { place, crc }) => {
                 let what = DiskRead::Serve { to, read, op: op.0, at: place };
-                // Busy: the reader asks again.
-                self.read_disk(what, place, Some(crc));
+                return self.read_disk(what, place, Some(crc));
             }
             None => self.send_segment(to, read, op.0, None),
         }
+        true
     }
 
     pub(crate) fn serve_fragment_read(

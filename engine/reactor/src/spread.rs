@@ -530,15 +530,15 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// PROTOCOL 7-h, 12.1-g: from memory or from the log.
-    pub(crate) fn send_meta(&mut self, slot: Slot, to: u8) {
+    /// PROTOCOL 7-h, 12.1-g: from memory or from the log. False if the disk cannot be asked now.
+    pub(crate) fn send_meta(&mut self, slot: Slot, to: u8) -> bool {
         if let Some(known) = self.window.get(&slot) {
             let batch = known.batch.clone();
-            return self.send_meta_bytes(slot, to, &batch.bytes);
+            self.send_meta_bytes(slot, to, &batch.bytes);
+        } else if let Some(crate::history::Past::Batch(place)) = self.history.get(slot) {
+            return self.read_disk(DiskRead::Meta { to, slot }, place, None);
         }
-        if let Some(crate::history::Past::Batch(place)) = self.history.get(slot) {
-            self.read_disk(DiskRead::Meta { to, slot }, place, None);
-        }
+        true
     }
 
     pub(crate) fn meta_read(&mut self, to: u8, slot: Slot, bytes: Option<Slice>) {

@@ -320,6 +320,66 @@ fn a_read_error_is_read_around_and_repaired() {
     assert_ne!(cluster.node(1).fragment_place(op), Some(place));
 }
 
+/// Lets reads of a node's disk take so long.
+fn slow_reads(cluster: &Cluster, node: usize, read_ms: u64) {
+    let latency = move |op| if matches!(op, Op::Read(_)) { read_ms * MS } else { 1000 };
+    let mut disk = cluster.hosts[node].disk.borrow_mut();
+    disk.advance(cluster.now);
+    disk.set_timing(Timing::Timed(Box::new(latency)));
+}
+
+fn send_gets(cluster: &mut Cluster, node: usize, count: u16) {
+    for index in 0..count {
+        let key = index.to_be_bytes().to_vec();
+        cluster.send(node, &Request::Get { key }, &[]);
+    }
+}
+
+/// What a disk reads at a time at most.
+const READS: u16 = 256;
+
+/// Fragments that a disk cannot be asked for at once are read when it has read others: no read waits for
+/// them in vain, nor asks another node.
+#[test]
+fn a_fragment_that_the_disk_has_no_room_to_read_is_told_when_it_has() {
+    let mut cluster = Cluster::new(5, 1, 3);
+    let count = READS * 3 / 2;
+    (0..count).for_each(|index| cluster.put(0, &index.to_be_bytes(), &value(6000, index as u8)));
+    cluster.pass(100 * MS);
+    (1..5).for_each(|node| slow_reads(&cluster, node, 2));
+    let before = cluster.node(0).status().requests.reads_one_round;
+    send_gets(&mut cluster, 0, READS);
+    send_gets(&mut cluster, 0, count - READS);
+    let mut found = 0;
+    cluster.pass_until(1000 * MS, |cluster| {
+        let replies = cluster.replies();
+        found += replies.iter().filter(|it| matches!(it.1, Reply::Found { .. })).count();
+        found == usize::from(count)
+    });
+    let at_once = cluster.node(0).status().requests.reads_one_round - before;
+    assert_eq!((found, at_once), (usize::from(count), u64::from(count)));
+}
+
+/// A node that was away is told what it missed by nodes whose disks are asked for much, before it would
+/// ask again.
+#[test]
+fn a_node_is_told_facts_by_one_whose_disk_is_busy() {
+    let mut cluster = Cluster::new(3, 1, 1);
+    (0..READS).for_each(|index| cluster.put(0, &index.to_be_bytes(), &value(3000, index as u8)));
+    cluster.stop(2);
+    (0..40).for_each(|index| cluster.put(0, b"late", &value(3000, index)));
+    cluster.pass(100 * MS);
+    for node in 0..2 {
+        slow_reads(&cluster, node, 60);
+        send_gets(&mut cluster, node, READS);
+    }
+    cluster.pass(MS);
+    cluster.start(2).unwrap();
+    let goal = cluster.node(0).exec();
+    let told = cluster.pass_until(250 * MS, |cluster| cluster.node(2).exec() >= goal);
+    assert!(told, "it has {} of {goal}", cluster.node(2).exec());
+}
+
 /// How long puts of one client through a node take, in virtual nanoseconds, sorted.
 fn put_times(cluster: &mut Cluster, node: usize, count: u8) -> Vec<u64> {
     let mut times: Vec<u64> = (0..count)
