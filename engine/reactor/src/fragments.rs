@@ -132,7 +132,7 @@ impl Fragments {
     }
 
     /// As [`Fragments::pin`], for the checkpoint of a state that a peer told: nothing of slots below
-    /// it is forgotten until [`Fragments::keep_only`] or [`Fragments::retain`] says what is of use.
+    /// it is forgotten until [`Fragments::keep_only`] or [`Fragments::outlive_ahead`] says what is of use.
     pub fn pin_ahead(&mut self) {
         self.pin();
         self.is_ahead = true;
@@ -251,10 +251,16 @@ impl Fragments {
         self.slots.get(op).is_none()
     }
 
-    /// Forgets all but what is wanted: for when too many values left at once to be named. The slot of
-    /// what was executed long ago is 0.
-    pub fn retain(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
+    /// The state that a peer told is in place in the log, and the own one has come as far meanwhile.
+    pub fn outlive_ahead(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
         self.is_ahead = false;
+        self.retain(wanted);
+    }
+
+    /// Forgets all but what is wanted: for when too many values left at once to be named. The slot of
+    /// what was executed long ago is 0. While a peer's state is being written, what is not wanted is
+    /// deferred as ever, and what that state may name of a null slot stays: [`Fragments::pin_ahead`].
+    pub fn retain(&mut self, wanted: impl Fn(OpId, Slot) -> bool) {
         for op in self.unwanted(wanted) {
             self.forget(op, None);
         }
@@ -490,6 +496,32 @@ mod tests {
         assert!(!fragments.placed(op, 4, place) && fragments.placed(op, 9, place));
         fragments.replay(op, 4, Place { segment: 0, offset: 0, len: 10 }, 0);
         assert_eq!(fragments.place(op), Some((place, 0)));
+    }
+
+    /// A checkpoint that names a place says so after a restart: the place must not be given back.
+    #[test]
+    fn a_peers_state_keeps_what_it_may_name_though_many_values_leave_the_own_one_at_once() {
+        let mut fragments = Fragments::new(0);
+        let op = |counter| OpId::new(0, 1, 1, counter);
+        for counter in 0..4 {
+            let place = Place { segment: 1, offset: 100 * counter as u32, len: 100 };
+            fragments.replay(op(counter), 10 + counter, place, 0);
+        }
+        fragments.pin_ahead();
+        let (live, other) = (fragments.live_bytes(), fragments.live_bytes() / 4);
+        fragments.retain(|_, slot| slot >= 12);
+        fragments.forget(op(2), Some(12));
+        assert_eq!(
+            (fragments.len(), fragments.live_bytes()),
+            (4, live),
+            "none is gone before the end"
+        );
+        fragments.outlive_ahead(|_, slot| slot >= 12);
+        fragments.forget(op(2), Some(12));
+        assert_eq!((fragments.len(), fragments.live_bytes()), (3, live - other), "slot 12 is null");
+        fragments.unpin();
+        while fragments.forget_some(8) > 0 {}
+        assert!(fragments.contains(op(3)) && fragments.len() == 1);
     }
 
     /// Counted by the allocator: a turn that pays for all that a checkpoint kept stalls the loop.

@@ -70,7 +70,8 @@ impl<L: Link, D: Device> Node<L, D> {
         let exec = peers.exec;
         if self.core.exec() >= exec {
             let (machine, exec) = (&self.machine, self.core.exec());
-            return self.fragments.retain(|op, slot| slot >= exec || machine.value(op).is_some());
+            let wanted = |op, slot| slot >= exec || machine.value(op).is_some();
+            return self.fragments.outlive_ahead(wanted);
         }
         // PROTOCOL 9.3-f: what the state names stays, whichever slot's record holds it.
         let named = peers.machine.values().map(|used| used.value.op);
