@@ -342,7 +342,7 @@ impl Replay {
             return Ok(());
         };
         if let Piece::Begin { exec, .. } = piece {
-            // One that a crash cut short has the generation of the one that was begun after it.
+            // No other has its generation: one that a crash cut short is counted above.
             loading.begin_again(exec == self.recovery.exec());
         }
         if !loading.is_begun {
