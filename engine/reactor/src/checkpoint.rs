@@ -22,6 +22,7 @@ use crate::history::{History, NULL};
 use crate::jump::Peers;
 use crate::node::Node;
 use crate::record::kind;
+use crate::visits::Visits;
 use crate::wire::cursor::{Reader, WireError, Writer};
 use racos_machine::{EXPORT_PART_BYTES, Exported, OpId};
 use racos_net::Link;
@@ -34,11 +35,7 @@ use std::rc::Rc;
 /// Entries that a turn looks at, and fragments that it forgets: some tens of microseconds.
 const VISITS: usize = 64;
 const FORGETS: usize = 256;
-/// A turn with many writes, which takes as much longer by itself, looks at so many for each of them: or a
-/// checkpoint would hardly come nearer to its end while clients write all that they can, and with it
-/// what a restart has to read. And most of all, well below a millisecond.
-const VISITS_SHARE: u64 = 4;
-const VISITS_MAX: usize = 4096;
+const VISITS_OF_TURN: Visits = Visits { least: VISITS, per_write: 4, most: 4096 };
 /// Bytes that a turn hands to the log; and for each entry, if that is more.
 const HANDED_BYTES: usize = 256 << 10;
 const ENTRY_BYTES: usize = 128;
@@ -283,12 +280,6 @@ impl Checkpoints {
     }
 }
 
-/// Entries that a turn looks at, behind so many writes.
-fn visits_after(written: u64) -> usize {
-    let wanted = written.saturating_mul(VISITS_SHARE).min(VISITS_MAX as u64);
-    VISITS.max(wanted as usize)
-}
-
 /// The lowest slot whose batch is kept for nodes that lag: the one policy of what history stays.
 ///
 /// A node that asks for less gets a checkpoint (PROTOCOL 9.3-d), so it need not reach back to the
@@ -320,7 +311,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let revision = self.machine.revision();
         let before = std::mem::replace(&mut self.checkpoints.revision, revision);
         self.checkpoints.writes = revision.saturating_sub(before);
-        let visits = visits_after(self.checkpoints.writes);
+        let visits = VISITS_OF_TURN.of(self.checkpoints.writes);
         self.checkpoints.handed_max = HANDED_BYTES.max(visits * ENTRY_BYTES);
         self.begin_peers();
         if self.checkpoints.writing.is_none() && self.checkpoint_is_due() {

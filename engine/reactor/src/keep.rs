@@ -186,6 +186,16 @@ impl Keep {
         Some((op, bytes))
     }
 
+    /// Lets go some of what is to be let go: many may go at once.
+    fn let_go(&mut self, now: Nanos, bytes_max: u64, mut gone: impl FnMut(OpId, u64)) {
+        self.is_more = false;
+        for _ in 0..LET_GO_TURN {
+            let Some((op, bytes)) = self.take(now, bytes_max) else { return };
+            gone(op, bytes);
+        }
+        self.is_more = true;
+    }
+
     fn ops(&self) -> impl Iterator<Item = OpId> {
         self.groups.iter().flat_map(|group| &group.ops).map(|(op, _)| *op)
     }
@@ -222,18 +232,14 @@ impl<L: Link, D: Device> Node<L, D> {
                 self.send(node, kind::PIN, &head, &[]);
             }
         }
-        self.keep.is_more = false;
         if self.keep.len == 0 {
-            return;
+            return self.keep.is_more = false;
         }
         // PROTOCOL 9.8-e: who writes needs the room more than who reads what went.
         let is_short = self.log.is_disk_full() || self.log.is_at_limit();
         let most = if is_short { 0 } else { self.config.bounds.space_reserve_bytes / BYTES_SHARE };
-        for _ in 0..LET_GO_TURN {
-            let Some((op, bytes)) = self.keep.take(self.now, most) else { return };
-            self.fragments.let_go(op, bytes);
-        }
-        self.keep.is_more = true;
+        let Node { keep, fragments, .. } = self;
+        keep.let_go(self.now, most, |op, bytes| fragments.let_go(op, bytes));
     }
 
     /// Values that no version uses any more, as of this slot.
@@ -277,6 +283,25 @@ mod tests {
     /// Takes all that may be let go.
     fn let_go(keep: &mut Keep, now: Nanos, bytes_max: u64) -> Vec<OpId> {
         std::iter::from_fn(|| keep.take(now, bytes_max)).map(|(op, _)| op).collect()
+    }
+
+    #[test]
+    fn of_many_some_are_let_go_in_a_turn_and_the_next_turn_is_asked_for_at_once() {
+        let mut keep = Keep::default();
+        let reading = keep.begin(7, 0);
+        let count = 2 * LET_GO_TURN + 5;
+        (0..count as u64).for_each(|counter| keep.add(op(counter), 1, 7, 0));
+        let turn = |keep: &mut Keep| {
+            let mut gone = 0;
+            keep.let_go(MS, 1 << 20, |_, _| gone += 1);
+            (gone, keep.deadline() == Some(0))
+        };
+        assert_eq!(turn(&mut keep), (0, false), "somebody reads");
+        drop(reading);
+        assert_eq!(turn(&mut keep), (LET_GO_TURN, true));
+        assert_eq!(turn(&mut keep), (LET_GO_TURN, true));
+        assert_eq!(turn(&mut keep), (5, false));
+        assert_eq!((keep.len, keep.deadline()), (0, None));
     }
 
     /// tests PROTOCOL 9.8-b, 9.8-e

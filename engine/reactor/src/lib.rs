@@ -86,6 +86,7 @@ mod space;
 mod spread;
 pub mod status;
 mod table;
+mod visits;
 pub mod wire;
 
 pub use checkpoint::{Snapshot, TurnWork};

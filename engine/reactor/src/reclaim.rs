@@ -17,6 +17,7 @@ use crate::layout;
 use crate::node::Node;
 use crate::record::{self, COPY_BYTES, CopyOf, kind};
 use crate::space::{Load, Pace, STRETCH_MAX, STRETCH_MIN, Space};
+use crate::visits::Visits;
 use crate::wire::cursor::Reader;
 use crate::wire::node::SpreadHead;
 use racos_buffer::Slice;
@@ -30,13 +31,10 @@ use std::collections::{BTreeSet, VecDeque};
 /// What one COPIES record holds at most: a write that clients wait behind.
 const COPIES_BYTES_MAX: usize = 64 << 10;
 const COPIES_MAX: usize = 512;
-/// Fragments that a turn looks at, and one record more: what clients wait for is in the same turn. A turn
-/// with many writes, which takes as much longer by itself, looks at so many for each of them, and one whose
-/// clients wait for nothing but room at more: some hundreds of microseconds at most.
-const VISITS: usize = 32;
-const VISITS_SHARE: usize = 2;
-const VISITS_URGENT: usize = 128;
-const VISITS_MAX: usize = 512;
+/// Records and fragments that a turn looks at: each is checked, and copied if it is in use. While writes
+/// are refused for want of room, a turn copies more, since no other clients wait for it.
+const VISITS: Visits = Visits { least: 32, per_write: 2, most: 512 };
+const VISITS_URGENT: Visits = Visits { least: 128, ..VISITS };
 /// Bytes that may wait for a flush when copies add to them, and while clients wait for room.
 const BACKLOG_MAX: usize = 4 << 20;
 const URGENT_BACKLOG_MAX: usize = 32 << 20;
@@ -136,12 +134,6 @@ impl Reclaim {
         let reads = waits.then(|| due_at().max(self.not_before));
         [reads, self.look_at].into_iter().flatten().min().map(|at| at.max(now))
     }
-}
-
-/// Fragments that a turn with so many writes looks at.
-fn visits(written: u64, is_urgent: bool) -> usize {
-    let least = if is_urgent { VISITS_URGENT } else { VISITS };
-    (written as usize).saturating_mul(VISITS_SHARE).clamp(least, VISITS_MAX)
 }
 
 impl<L: Link, D: Device> Node<L, D> {
@@ -345,8 +337,9 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         if let Some(mut job) = self.reclaim.job.take_if(|job| job.stretch.is_some()) {
             if let Some(stretch) = job.stretch.take() {
-                let visits = visits(self.checkpoints.writes_of_turn(), load.is_urgent);
-                job = self.gather_some(job, stretch, visits);
+                let visits = if load.is_urgent { VISITS_URGENT } else { VISITS };
+                let most = visits.of(self.checkpoints.writes_of_turn());
+                job = self.gather_some(job, stretch, most);
             }
             self.reclaim.job = Some(job);
             return;
