@@ -6,7 +6,7 @@
 
 use crate::cluster::{Cluster, Plan};
 use crate::connect::PORT_DEFAULT;
-use crate::exit::{Failure, Outcome, failed, usage};
+use crate::exit::{FAILED, Failure, Outcome, UNAVAILABLE, failed, usage};
 use crate::output;
 use crate::tune::profile_here;
 use clap::{Args, Subcommand};
@@ -17,15 +17,19 @@ use racos_etcd::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use racos_etcd::pb::etcdserverpb::{AuthenticateRequest, SnapshotRequest};
 use racos_etcd::pb::racospb::backup_client::BackupClient;
 use racos_etcd::pb::racospb::{BackupEnd, BackupHead, RestoreRequest, RestoreResponse};
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-const ETCD_ENDPOINT: &str = "127.0.0.1:2379";
+/// The first of those that `racos up` serves.
+const ETCD_ENDPOINTS: [&str; 3] = ["127.0.0.1:2379", "127.0.0.1:2380", "127.0.0.1:2381"];
 const ETCD_PORT: u16 = 2379;
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes read from the file, and sent, at a time; and how many wait to be sent.
 const BLOB_BYTES: usize = 256 << 10;
@@ -52,9 +56,10 @@ enum SnapshotCommand {
 #[derive(Args, Debug)]
 struct SaveArgs {
     file: PathBuf,
-    /// Where a node serves etcd's API, HOST:PORT.
-    #[arg(long, value_name = "HOST:PORT", default_value = ETCD_ENDPOINT)]
-    endpoint: String,
+    /// Where nodes serve etcd's API; repeat it, or separate by commas: the next one is asked where
+    /// one does not answer.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_values = ETCD_ENDPOINTS)]
+    endpoint: Vec<String>,
     /// Where authentication is on: a user with the role root.
     #[arg(long, value_name = "NAME:PASSWORD")]
     user: Option<String>,
@@ -67,9 +72,11 @@ struct SaveArgs {
 #[derive(Args, Debug)]
 struct RestoreArgs {
     file: PathBuf,
-    /// A node of a new, running cluster: where it serves etcd's API.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["dir", "nodes", "f", "k"])]
-    endpoint: Option<String>,
+    /// Nodes of a new, running cluster: where they serve etcd's API; repeat it, or separate by commas. The
+    /// first that answers is told.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_values = ETCD_ENDPOINTS)]
+    #[arg(conflicts_with_all = ["dir", "nodes", "f", "k"])]
+    endpoint: Vec<String>,
     /// Found a cluster on this machine, in this directory, which must not exist; start it with
     /// `racos up --dir` afterwards.
     #[arg(long, value_name = "DIR")]
@@ -136,16 +143,37 @@ pub fn about(path: &Path, error: impl std::fmt::Display) -> Failure {
     failed(format!("{}: {error}", path.display()))
 }
 
-async fn connect(endpoint: &str) -> Result<Channel, Failure> {
+fn address(endpoint: &str) -> Result<Endpoint, Failure> {
     let url = match endpoint.contains("://") {
         true => endpoint.to_string(),
         false => format!("http://{endpoint}"),
     };
-    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| usage(error.to_string()))?;
-    endpoint
-        .connect()
-        .await
-        .map_err(|error| failed(format!("cannot connect to {url}: {error}; is etcd's API there?")))
+    let address = Endpoint::from_shared(url);
+    let address = address.map_err(|error| usage(format!("--endpoint {endpoint}: {error}")))?;
+    Ok(address.connect_timeout(CONNECT_PATIENCE))
+}
+
+/// The first of the nodes, from the place `next` on, that takes a connection; `next` is behind it then.
+async fn connect<'a>(
+    endpoints: &'a [String],
+    next: &mut usize,
+) -> Result<(&'a str, Channel), Failure> {
+    let mut told = Vec::new();
+    while let Some(endpoint) = endpoints.get(*next) {
+        *next += 1;
+        match address(endpoint)?.connect().await {
+            Ok(channel) => return Ok((endpoint, channel)),
+            Err(error) => told.push(format!("{endpoint}: {error}")),
+        }
+    }
+    let text = format!("no node takes a connection ({}); is etcd's API there?", told.join("; "));
+    Err(Failure { code: UNAVAILABLE, text })
+}
+
+/// A node's refusal, or that it does not answer: a connection that broke is the source of a status then.
+fn refused(status: &Status, text: String) -> Failure {
+    let is_silent = status.code() == Code::Unavailable || status.source().is_some();
+    Failure { code: if is_silent { UNAVAILABLE } else { FAILED }, text }
 }
 
 async fn save(args: &SaveArgs) -> Outcome {
@@ -156,8 +184,7 @@ async fn save(args: &SaveArgs) -> Outcome {
     let mut partial = path.clone().into_os_string();
     partial.push(".part");
     let partial = PathBuf::from(partial);
-    let saved = save_to(&partial, &args.endpoint, args.user.as_deref()).await;
-    match saved {
+    match save_from_any(args, &partial).await {
         Ok((head, end)) => {
             fs::rename(&partial, path).map_err(|error| about(path, error))?;
             sync_parent(path)?;
@@ -172,6 +199,21 @@ async fn save(args: &SaveArgs) -> Outcome {
     }
 }
 
+/// Begins again at the next node where one does not answer, or goes away.
+async fn save_from_any(
+    args: &SaveArgs,
+    partial: &Path,
+) -> Result<(BackupHead, BackupEnd), Failure> {
+    let mut next = 0;
+    loop {
+        let from = connect(&args.endpoint, &mut next).await?;
+        match save_to(partial, from, args.user.as_deref()).await {
+            Err(failure) if failure.code == UNAVAILABLE && next < args.endpoint.len() => {}
+            saved => return saved,
+        }
+    }
+}
+
 /// A request that shows who asks.
 async fn shown<T>(asked: T, channel: Channel, user: Option<&str>) -> Result<Request<T>, Failure> {
     let mut request = Request::new(asked);
@@ -181,25 +223,25 @@ async fn shown<T>(asked: T, channel: Channel, user: Option<&str>) -> Result<Requ
     let (name, password) = (name.into(), password.into());
     let asked = AuthenticateRequest { name, password };
     let told = AuthClient::new(channel).authenticate(asked).await;
-    let refused = |text: &str| failed(format!("logging in as the user of --user: {text}"));
-    let token = told.map_err(|status| refused(status.message()))?.into_inner().token;
-    let token = token.parse().map_err(|_| refused("the token is not text"))?;
+    let about_it = |text: &str| format!("logging in as the user of --user: {text}");
+    let token = told.map_err(|status| refused(&status, about_it(status.message())))?;
+    let token = token.into_inner().token.parse();
+    let token = token.map_err(|_| failed(about_it("the token is not text")))?;
     request.metadata_mut().insert("token", token);
     Ok(request)
 }
 
 async fn save_to(
     partial: &Path,
-    endpoint: &str,
+    (endpoint, channel): (&str, Channel),
     user: Option<&str>,
 ) -> Result<(BackupHead, BackupEnd), Failure> {
-    let channel = connect(endpoint).await?;
     let asked = shown(SnapshotRequest {}, channel.clone(), user).await?;
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let broken = |status: Status| {
         let needs_user = user.is_none() && status.code() == Code::InvalidArgument;
         let advice = if needs_user { "; give --user NAME:PASSWORD" } else { "" };
-        failed(format!("{endpoint}: {}{advice}", status.message()))
+        refused(&status, format!("{endpoint}: {}{advice}", status.message()))
     };
     let mut blobs = client.snapshot(asked).await.map_err(broken)?.into_inner();
     let mut file = File::create(partial).map_err(|error| about(partial, error))?;
@@ -270,8 +312,7 @@ fn check(path: &Path) -> Result<(BackupHead, BackupEnd), Failure> {
 fn restore(args: &RestoreArgs, runtime: &tokio::runtime::Runtime) -> Outcome {
     let (head, _) = check(&args.file)?;
     let Some(dir) = &args.dir else {
-        let endpoint = args.endpoint.as_deref().unwrap_or(ETCD_ENDPOINT);
-        let restored = runtime.block_on(fill(&args.file, endpoint))?;
+        let restored = runtime.block_on(fill(&args.file, &args.endpoint))?;
         return told(&head, &restored);
     };
     if dir.exists() {
@@ -313,16 +354,17 @@ fn found(
     plan.tuning = profile_here(dir, args.nodes).to_toml();
     let mut cluster = Cluster::create(dir, &plan)?;
     cluster.start_with_bar()?;
-    let restored = runtime.block_on(fill(&args.file, &cluster.etcd[0]));
+    let restored = runtime.block_on(fill(&args.file, &cluster.etcd));
     cluster.stop();
     restored
 }
 
 /// Sends the file, which has been checked, to a node of a new cluster.
-async fn fill(path: &Path, endpoint: &str) -> Result<RestoreResponse, Failure> {
+async fn fill(path: &Path, endpoints: &[String]) -> Result<RestoreResponse, Failure> {
     let mut file = File::open(path).map_err(|error| about(path, error))?;
     let len = file.metadata().map_err(|error| about(path, error))?.len();
-    let mut client = BackupClient::new(connect(endpoint).await?);
+    let (endpoint, channel) = connect(endpoints, &mut 0).await?;
+    let mut client = BackupClient::new(channel);
     let (sender, blobs) = tokio::sync::mpsc::channel(BLOBS_WAITING);
     let bar = output::step_bar(len);
     bar.set_message("bytes restored");
@@ -343,12 +385,12 @@ async fn fill(path: &Path, endpoint: &str) -> Result<RestoreResponse, Failure> {
     let (restored, sent) = tokio::join!(client.restore(ReceiverStream::new(blobs)), sending);
     bar.finish_and_clear();
     sent?;
-    let refused = |status: tonic::Status| {
+    let broken = |status: Status| {
         failed(format!(
             "{endpoint}: {}; what was restored so far is shown to nobody: stop the cluster, remove \
              its directories and begin again",
             status.message()
         ))
     };
-    restored.map(tonic::Response::into_inner).map_err(refused)
+    restored.map(tonic::Response::into_inner).map_err(broken)
 }

@@ -125,6 +125,25 @@ async fn save_under_load(server: &Server, file: &Path) {
     }
 }
 
+/// Nodes that are down, hang up or refuse are passed over; where none answers, each is named.
+fn from_the_node_that_answers(cluster: &Server, dir: &Path) {
+    let file = dir.join("from-any");
+    let file = file.to_str().unwrap();
+    let hangs_up = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let rude = hangs_up.local_addr().unwrap().to_string();
+    std::thread::spawn(move || hangs_up.incoming().for_each(drop));
+    let (dead, good_one) = ("127.0.0.1:1", at(&cluster.endpoints[2]));
+    let none = ["save", file, "--endpoint", dead, "--endpoint", dead];
+    let output = racos(&none);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert_eq!(told.matches(dead).count(), 2, "{told}");
+    assert_eq!(racos(&["save", file, "--endpoint", &rude]).status.code(), Some(4));
+    assert!(!Path::new(file).exists());
+    good(&["save", file, "--endpoint", &format!("{dead},{rude},{good_one}")]);
+    assert!(good(&["status", file]).starts_with("revision "));
+}
+
 #[test]
 fn a_backup_made_under_load_becomes_a_cluster_that_shows_the_same_at_every_revision() {
     let original = Server::racos("snapshot");
@@ -135,6 +154,7 @@ fn a_backup_made_under_load_becomes_a_cluster_that_shows_the_same_at_every_revis
     });
     let name = file.to_str().unwrap();
     assert!(bad(&["save", name, "--endpoint", at(&original.endpoints[0])]).contains("--force"));
+    from_the_node_that_answers(&original, &dir);
     // A cluster that holds something is left alone.
     let refused = bad(&["restore", name, "--endpoint", at(&original.endpoints[0])]);
     assert!(refused.contains("not a new one"), "{refused}");
