@@ -161,10 +161,14 @@ impl MissingList {
 
     /// When `next` may give something, nothing else happening; `can_start`: a job has room.
     pub fn deadline(&self, can_start: bool) -> Option<Nanos> {
+        if !can_start {
+            // Whoever woke for an entry that is due could do nothing, and would wake again at once.
+            return None;
+        }
         let aside = self.aside.first().map(|(until, _)| *until);
         let debt = (1 - self.allowance).max(0) as u64;
         let paid = self.paid_at + debt * (1_000_000_000 / RATE_BYTES_PER_S + 1);
-        let ready = (can_start && !self.ready.is_empty()).then_some(paid);
+        let ready = (!self.ready.is_empty()).then_some(paid);
         [aside, ready].into_iter().flatten().min()
     }
 }
@@ -187,6 +191,7 @@ mod tests {
         list.grew(1 << 20);
         assert_eq!(list.next(4), None);
         assert_eq!(list.deadline(true), Some(5));
+        assert_eq!(list.deadline(false), None, "nobody wakes for what cannot be taken up");
         assert_eq!(list.next(6), Some((20, op(3))));
         assert_eq!(list.next(8), Some((30, op(2))));
         assert_eq!(list.next(8), Some((10, op(1))));
