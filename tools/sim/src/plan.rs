@@ -30,7 +30,12 @@ pub struct Fixed {
     pub policy: Policy,
     /// How many proposals decide a slot of class R; drawn if not given.
     pub fast: Option<Fast>,
+    /// A quarter of an hour with as many faults and operations as otherwise come in seconds.
+    pub long: bool,
 }
+
+/// How much longer everything takes in long runs but for what networks, disks and nodes take.
+pub const STRETCH: u64 = 300;
 
 /// The network. Probabilities are in a million.
 #[derive(Debug, Clone)]
@@ -276,6 +281,9 @@ impl Plan {
             plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
             plan.faults.extra = rng.below(4) as usize;
         }
+        if fixed.long {
+            plan.stretch();
+        }
         if plan.policy == Policy::Queue {
             // Both need slots with owners.
             plan.faults.replace_ns_mean = 0;
@@ -287,6 +295,28 @@ impl Plan {
     /// Machines of the cluster: the founding members, and those that may join.
     pub fn machines(&self) -> usize {
         self.n + self.faults.extra
+    }
+
+    /// Whatever is planned for a time comes later, and lasts longer. Nodes meet what they take time for by
+    /// the clock: what they wait for ends long before the next fault, sessions and rounds of the scrub last
+    /// minutes, and clocks drift apart by seconds.
+    fn stretch(&mut self) {
+        let Plan { node, faults, work, .. } = self;
+        let times = [
+            &mut self.faults_end_ns,
+            &mut node.scrub_ns,
+            &mut node.session_idle_ns,
+            &mut work.session_idle_ns,
+            &mut work.think_ns_mean,
+            &mut faults.every_ns_mean,
+            &mut faults.last_ns_mean,
+            &mut faults.spoil_ns_mean,
+            &mut faults.replace_ns_mean,
+            &mut faults.lag_ns_mean,
+            &mut faults.wipe_ns_mean,
+            &mut faults.change_ns_mean,
+        ];
+        times.into_iter().for_each(|ns| *ns *= STRETCH);
     }
 
     /// Some runs go where bugs like to be.

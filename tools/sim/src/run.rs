@@ -518,7 +518,7 @@ fn scrub(world: &mut World) -> Result<(), String> {
     }
     let rounds = |host: &Host| host.node.as_ref().map(|node| node.scrub_status().rounds);
     let goals: Vec<Option<u64>> = world.hosts.iter().map(rounds).collect();
-    let until_ns = world.now_ns + SCRUB_NS;
+    let until_ns = world.now_ns + SCRUB_NS.max(4 * world.plan.node.scrub_ns);
     let over = world.run(until_ns, |world| {
         world.hosts.iter().zip(&goals).all(|(host, goal)| match (&host.node, goal) {
             (Some(node), Some(goal)) => {
@@ -580,17 +580,20 @@ fn end_sessions(world: &mut World) -> Result<(), String> {
     if idle_ns == 0 {
         return Ok(());
     }
-    let left = |world: &World| {
-        let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
-        nodes.map(|node| node.machine().sessions_by_last_use().count()).max().unwrap_or(0)
+    // Looked at after every event.
+    let are_over = |world: &World| {
+        let mut nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+        nodes.all(|node| node.machine().sessions_by_last_use().next().is_none())
     };
     let until_ns = world.now_ns + 4 * idle_ns + SESSIONS_NS;
-    world.run(until_ns, |world| left(world) == 0);
+    world.run(until_ns, are_over);
     problem(world)?;
-    match left(world) {
-        0 => converge(world),
-        sessions => Err(format!("liveness: {sessions} sessions that nobody uses do not end")),
+    if are_over(world) {
+        return converge(world);
     }
+    let nodes = world.hosts.iter().filter_map(|host| host.node.as_ref());
+    let left = nodes.map(|node| node.machine().sessions_by_last_use().count()).max();
+    Err(format!("liveness: {left:?} sessions that nobody uses do not end"))
 }
 
 /// A cluster without work falls silent and holds on to nothing.

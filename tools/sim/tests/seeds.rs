@@ -12,6 +12,8 @@ const GUESTS: u64 = 12;
 const CHANGES: u64 = 12;
 /// Of nodes with several lanes.
 const LANES: u64 = 12;
+/// Of those that last long; every other one changes its members.
+const LONG: u64 = 6;
 /// Of those whose slots are filled from queues.
 const QUEUES: u64 = 24;
 /// Of those of one code that are decided by as few proposals as can be.
@@ -82,6 +84,18 @@ fn members_change_and_what_was_written_follows_them() {
     let totals = run_many(first, CHANGES, JOBS, &fixed, |_| true);
     assert_passed(&totals);
     assert!(totals.recoded() > 0, "values were re-coded: {totals}");
+}
+
+#[test]
+fn what_takes_minutes_keeps_every_promise() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    for changes in [false, true] {
+        println!("seeds {first} to {}, with --long, --changes {changes}", first + LONG / 2 - 1);
+        let fixed = Fixed { long: true, changes, ..Fixed::default() };
+        let totals = run_many(first, LONG / 2, JOBS, &fixed, |_| true);
+        assert_passed(&totals);
+        assert!(totals.virtual_ns() > LONG / 2 * 100_000_000_000, "minutes, not seconds");
+    }
 }
 
 #[test]
