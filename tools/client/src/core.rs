@@ -15,7 +15,7 @@ use crate::endpoints::{Class, Endpoints};
 use crate::error::ClientError;
 use crate::large::Jobs;
 use crate::op::{Answer, Completion, Op, Route, Ticket};
-use crate::pending::{Origin, Pending, Phase, Table};
+use crate::pending::{AskedNodes, Origin, Pending, Phase, Table};
 use crate::session::Session;
 use racos_buffer::{Pool, Slice};
 use racos_engine::wire::client::{
@@ -257,6 +257,7 @@ impl<L: Link> ClientCore<L> {
             endpoint: route.wanted(),
             sends_here: 0,
             sends: 0,
+            asked: AskedNodes::default(),
             pauses: 0,
             waits: 0,
             begun_ns: now_ns,
@@ -326,8 +327,13 @@ impl<L: Link> ClientCore<L> {
     /// Lets the cluster forget the session, if there is one. Not waited for: at worst it is
     /// forgotten later.
     pub fn close_session(&mut self, now_ns: u64) {
-        let Some(session) = self.session.take() else { return };
-        let request = Request::CloseSession { session: session.id };
+        if let Some(session) = self.session.take() {
+            self.close(session.id, now_ns);
+        }
+    }
+
+    fn close(&mut self, session: SessionId, now_ns: u64) {
+        let request = Request::CloseSession { session };
         let (origin, body) = (Origin::Nobody, Slice::empty());
         self.start(Ticket(0), origin, request, body, Class::Write, Route::Any, now_ns);
     }
@@ -357,6 +363,7 @@ impl<L: Link> ClientCore<L> {
                 pending.waits = 0;
                 pending.sends += 1;
                 pending.sends_here += 1;
+                pending.asked.note(pending.endpoint, now_ns);
                 pending.sent_ns = now_ns;
                 pending.due_ns = now_ns + wait_ns;
             }
@@ -463,12 +470,23 @@ impl<L: Link> ClientCore<L> {
         }
         let Some(place) = self.table.find(number) else {
             self.counts.late += 1;
+            // Opened by a copy of the request, or by one that was given up. Its numbers may not be taken: a
+            // reply may be repeated, and they may have been used.
+            if let Reply::SessionOpened { session } = reply
+                && self.session.as_ref().is_none_or(|current| current.id != session)
+            {
+                self.close(session, now_ns);
+            }
             return;
         };
         let pending = &mut self.table[place];
-        if pending.sends == 1 && pending.endpoint == from {
-            let reply_ns = now_ns.saturating_sub(pending.sent_ns);
-            self.endpoints.sample(from, pending.class, reply_ns);
+        if let Some(asked) = pending.asked.take(from) {
+            let reply_ns = now_ns.saturating_sub(asked.first_ns);
+            match asked.times {
+                1 => self.endpoints.sample(from, pending.class, reply_ns),
+                // Which of them it answers is not known, but none was sent before the first.
+                _ => self.endpoints.answered_within(from, pending.class, reply_ns),
+            }
         }
         if let Reply::Error(error) = reply {
             return self.take_error(place, from, error, now_ns);

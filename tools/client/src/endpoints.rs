@@ -30,13 +30,16 @@ pub enum Class {
 struct Estimate {
     smoothed_ns: u64,
     deviation_ns: u64,
+    /// How often the wait was doubled since the last reply to what was sent once.
+    doublings: u32,
 }
 
 impl Estimate {
     fn sample(&mut self, reply_ns: u64) {
         let sample = reply_ns.max(1);
+        self.doublings = 0;
         if self.smoothed_ns == 0 {
-            *self = Estimate { smoothed_ns: sample, deviation_ns: sample / 2 };
+            *self = Estimate { smoothed_ns: sample, deviation_ns: sample / 2, doublings: 0 };
             return;
         }
         let deviation = sample.abs_diff(self.smoothed_ns);
@@ -140,8 +143,20 @@ impl Endpoints {
         entry.avoid_until_ns = 0;
     }
 
+    /// It answered what it had been sent once.
     pub fn sample(&mut self, place: usize, class: Class, reply_ns: u64) {
         self.entries[place].estimates[class as usize].sample(reply_ns);
+    }
+
+    /// It answered what it had been sent more than once, so long after the first time. That is no measure of
+    /// a reply. But if the wait for one is shorter, everything may be sent again before it can be answered,
+    /// and there would never be a measure: the wait doubles, and stays so until there is one (RFC 6298, 5.5 to
+    /// 5.7, but only where an answer came after all: who is dead is given up as soon as before).
+    pub fn answered_within(&mut self, place: usize, class: Class, most_ns: u64) {
+        let wait_ns = self.resend_after_ns(place, class);
+        if most_ns > wait_ns && wait_ns < self.resend_ns_max {
+            self.entries[place].estimates[class as usize].doublings += 1;
+        }
     }
 
     /// The node has said nothing since it was asked, for as long as an answer takes. If it is avoided no
@@ -167,7 +182,8 @@ impl Endpoints {
             0 => start,
             smoothed => smoothed + DEVIATIONS * estimate.deviation_ns,
         };
-        usual.clamp(least.min(self.resend_ns_max), self.resend_ns_max)
+        let usual = usual.clamp(least.min(self.resend_ns_max), self.resend_ns_max);
+        (usual << estimate.doublings).min(self.resend_ns_max)
     }
 }
 
@@ -208,6 +224,25 @@ mod tests {
         (0..3).for_each(|place| nodes.silent(place, MS));
         assert_eq!(nodes.other(Route::Any, 1, 2 * MS), 2);
         assert_eq!(nodes.other(Route::Only(1), 1, 2 * MS), 1);
+    }
+
+    #[test]
+    fn the_wait_doubles_while_replies_come_after_it_until_one_is_measured() {
+        let mut nodes = endpoints(2);
+        (0..50).for_each(|_| nodes.sample(0, Class::Write, MS));
+        let mut waits_ms = Vec::new();
+        for _ in 0..4 {
+            nodes.answered_within(0, Class::Write, 130 * MS);
+            waits_ms.push(nodes.resend_after_ns(0, Class::Write) / MS);
+        }
+        assert_eq!(waits_ms, [40, 80, 160, 160], "until it is long enough");
+        assert_eq!(nodes.resend_after_ns(0, Class::Read), RESEND_NS_START, "of its kind only");
+        assert_eq!(nodes.resend_after_ns(1, Class::Write), RESEND_NS_START, "of this node only");
+        (0..1_000).for_each(|_| nodes.answered_within(0, Class::Write, 5_000 * MS));
+        assert_eq!(nodes.resend_after_ns(0, Class::Write), 1_000 * MS, "bounded");
+        // One had been lost: as before.
+        nodes.sample(0, Class::Write, MS);
+        assert_eq!(nodes.resend_after_ns(0, Class::Write), 20 * MS);
     }
 
     #[test]

@@ -37,6 +37,47 @@ pub enum Phase {
     Paused,
 }
 
+/// A node that was asked and has not answered since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    endpoint: usize,
+    /// 1: an answer from it is to what it was sent then and to nothing else (Karn's rule).
+    pub times: u32,
+    pub first_ns: u64,
+}
+
+const ASKED_MAX: usize = 4;
+
+/// Who was sent a request, the last few: what an answer may be to is known by who gives it.
+#[derive(Debug, Default)]
+pub struct AskedNodes {
+    latest: [Option<Asked>; ASKED_MAX],
+    /// A node that is asked next may yet answer what it was sent before.
+    is_unsure: bool,
+}
+
+impl AskedNodes {
+    pub fn note(&mut self, endpoint: usize, now_ns: u64) {
+        let known = self.latest.iter_mut().flatten().find(|asked| asked.endpoint == endpoint);
+        if let Some(known) = known {
+            known.times += 1;
+            return;
+        }
+        self.latest.rotate_right(1);
+        self.is_unsure |= self.latest[0].is_some();
+        let times = 1 + u32::from(self.is_unsure);
+        self.latest[0] = Some(Asked { endpoint, times, first_ns: now_ns });
+    }
+
+    /// It has answered; what it had been sent, if that is known.
+    pub fn take(&mut self, endpoint: usize) -> Option<Asked> {
+        let is_it = |asked: &Option<Asked>| asked.is_some_and(|asked| asked.endpoint == endpoint);
+        let asked = self.latest.iter_mut().find(|asked| is_it(asked))?.take();
+        self.is_unsure |= asked.is_some_and(|asked| asked.times > 1);
+        asked
+    }
+}
+
 /// One operation under way.
 #[derive(Debug)]
 pub struct Pending {
@@ -52,6 +93,7 @@ pub struct Pending {
     pub endpoint: usize,
     pub sends_here: u32,
     pub sends: u32,
+    pub asked: AskedNodes,
     pub pauses: u32,
     /// How often it was waited for once more since it was sent last.
     pub waits: u32,
@@ -181,5 +223,36 @@ impl std::ops::Index<usize> for Table {
 impl std::ops::IndexMut<usize> for Table {
     fn index_mut(&mut self, place: usize) -> &mut Pending {
         self.places[place].as_mut().expect("a place in use holds an operation")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_held_against_what_its_node_was_sent() {
+        let mut nodes = AskedNodes::default();
+        for (endpoint, now_ns) in [(7, 10), (7, 20), (3, 30), (7, 40)] {
+            nodes.note(endpoint, now_ns);
+        }
+        assert_eq!(nodes.take(3), Some(Asked { endpoint: 3, times: 1, first_ns: 30 }));
+        assert_eq!(nodes.take(3), None, "it was not asked since");
+        nodes.note(3, 50);
+        assert_eq!(nodes.take(3), Some(Asked { endpoint: 3, times: 1, first_ns: 50 }));
+        assert_eq!(nodes.take(7), Some(Asked { endpoint: 7, times: 3, first_ns: 10 }));
+        nodes.note(7, 60);
+        let again = nodes.take(7).unwrap();
+        assert!(again.times > 1 && again.first_ns == 60, "it may answer another of the three");
+    }
+
+    #[test]
+    fn whoever_was_asked_long_ago_is_forgotten_and_not_taken_for_asked_once() {
+        let mut nodes = AskedNodes::default();
+        (0..=ASKED_MAX).for_each(|endpoint| nodes.note(endpoint, 10));
+        assert_eq!(nodes.take(0), None);
+        nodes.note(0, 20);
+        assert!(nodes.take(0).unwrap().times > 1);
+        assert_eq!(nodes.take(2).unwrap().times, 1);
     }
 }

@@ -207,6 +207,49 @@ fn a_write_that_waited_goes_to_a_node_that_answers_now() {
     assert_eq!(world.core.counts().failovers, before + 1, "the first one has found it out");
 }
 
+/// A request that is sent again before its answer can come is never a measure of how long answers take.
+#[test]
+fn a_cluster_that_becomes_slow_is_asked_once_again_before_long() {
+    let mut world = calm(3);
+    let write_one_by_one = |world: &mut World, count: usize| {
+        let requests = world.seen.requests;
+        for at in 0..count {
+            put(world, &format!("k{at}"), b"v", Route::Any);
+            assert!(world.run(1)[0].result.is_ok());
+        }
+        world.seen.requests - requests
+    };
+    write_one_by_one(&mut world, 60);
+    world.reply_after_ns = 400 * MS;
+    write_one_by_one(&mut world, 20);
+    assert_eq!(write_one_by_one(&mut world, 30), 30, "each is sent once");
+    world.reply_after_ns = 0;
+    write_one_by_one(&mut world, 300);
+    world.moods[1] = Mood::Mute;
+    let start_ns = world.now_ns;
+    write_one_by_one(&mut world, 3);
+    assert!(world.now_ns - start_ns < 200 * MS, "a fast one is given up soon again");
+}
+
+/// Nodes do not know a copy of the request that opens a session for one: each opens another.
+#[test]
+fn sessions_that_copies_of_a_request_have_opened_are_closed_and_the_one_in_use_is_not() {
+    let mut world = calm(3);
+    (world.reply_after_ns, world.twice) = (2_000 * MS, true);
+    let sessions = |world: &World| world.machine.sessions_by_last_use().count();
+    put(&mut world, "a", b"v", Route::Any);
+    let (mut done, mut most) = (Vec::new(), 0);
+    while done.is_empty() || world.core.outstanding() > 0 {
+        world.step(&mut done);
+        most = most.max(sessions(&world));
+    }
+    assert!(most > 1 && done[0].result.is_ok(), "{most}");
+    assert_eq!((sessions(&world), world.core.counts().sessions), (1, 1));
+    put(&mut world, "b", b"v", Route::Any);
+    assert!(world.run(1)[0].result.is_ok());
+    assert_eq!(world.core.counts().sessions, 1);
+}
+
 /// What arrives as the next operation leaves was said before it.
 #[test]
 fn a_node_that_dies_with_an_answer_is_silent_to_what_is_sent_upon_it() {

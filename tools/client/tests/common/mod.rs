@@ -61,6 +61,8 @@ pub struct World {
     pub forget_replaced: bool,
     /// Before each reply comes one to another client, which had this address before.
     pub strangers: bool,
+    /// Every reply is given twice.
+    pub twice: bool,
 }
 
 /// When, from which node, to whom, head, body, and whether it answers a part.
@@ -104,6 +106,7 @@ impl World {
             delayed: Vec::new(),
             forget_replaced: false,
             strangers: false,
+            twice: false,
             hub,
             now_ns: 0,
         }
@@ -187,6 +190,10 @@ impl World {
             self.delayed.push((self.now_ns, node, message.from.address, head, Vec::new(), false));
         }
         let at_ns = self.now_ns + self.reply_after_ns;
+        if self.twice {
+            let again = (at_ns, node, message.from.address, head.clone(), body.clone(), is_part);
+            self.delayed.push(again);
+        }
         self.delayed.push((at_ns, node, message.from.address, head, body, is_part));
         let parts = self.delayed.iter().filter(|delayed| delayed.5).count();
         self.seen.parts_in_flight_max = self.seen.parts_in_flight_max.max(parts);
