@@ -8,7 +8,7 @@
 
 use crate::host::{Host, State};
 use crate::plan::{MS, Plan};
-use crate::run::problem;
+use crate::run::{DONE_MIN, problem};
 use crate::world::World;
 use racos_protocol::Policy;
 
@@ -36,12 +36,16 @@ pub fn finish_work(world: &mut World) -> Result<(), String> {
     let calm_ns = world.now_ns;
     work_until(world, calm_ns, calm_ns + WORK_ON_NS, |_| false)?;
     let bound_ns = share_ns(&world.plan, is_late_needed(world));
-    let has_share = |world: &World| world.clients.iter().all(|client| client.issued >= OPS_MIN);
+    let has_share = |world: &World| {
+        world.clients.iter().all(|client| client.issued >= OPS_MIN)
+            && world.guest.iter().all(|guest| guest.done >= DONE_MIN)
+    };
     if !work_until(world, calm_ns, world.now_ns + bound_ns, has_share)? {
         let issued: Vec<usize> = world.clients.iter().map(|client| client.issued).collect();
+        let answered: Vec<u64> = world.guest.iter().map(|guest| guest.done).collect();
         return Err(format!(
             "liveness: clients that do not come to issue {OPS_MIN} operations within {} ms, by client: \
-             {issued:?}",
+             {issued:?}; or a guest that is not given {DONE_MIN} answers: {answered:?}",
             bound_ns / MS
         ));
     }
@@ -184,6 +188,28 @@ mod tests {
         plan.work.think_ns_mean = 100_000 * MS;
         let told = finish(plan, |_| {}).unwrap_err();
         assert!(told.contains("do not come to issue 12 operations within 12000 ms"), "{told}");
+    }
+
+    /// What it asked may have waited for nodes that were away all the time.
+    #[test]
+    fn a_guest_goes_on_asking_until_it_has_its_share_of_answers() {
+        let fixed = Fixed { code: Some((3, 1, 1)), calm: true, guest: true, ..Fixed::default() };
+        let finish = |asks: bool| {
+            caught(|| {
+                let mut world = World::new(Plan::draw(1, &fixed), false);
+                world.run(1_000 * MS, |_| false);
+                let guest = world.guest.as_mut().expect("asked for");
+                assert!(guest.done > DONE_MIN);
+                // As if of all that nothing had been answered in time, and what is open neither.
+                (guest.done, guest.is_issuing) = (0, asks);
+                world.run(1_020 * MS, |_| false);
+                world.guest.as_mut().expect("asked for").done = 0;
+                finish_work(&mut world)
+            })
+        };
+        assert_eq!(finish(true), Ok(()));
+        let told = finish(false).unwrap_err();
+        assert!(told.contains("a guest that is not given 10 answers: [0]"), "{told}");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// Operations that must succeed in a whole run.
-const DONE_MIN: u64 = 10;
+/// Operations that must succeed in a whole run, and as many of a guest's.
+pub(crate) const DONE_MIN: u64 = 10;
 /// Bounds of the calm phase, in virtual time.
 const CONVERGES_NS: u64 = 10_000 * MS;
 const SCRUB_NS: u64 = 60_000 * MS;
@@ -380,9 +380,6 @@ fn dismiss_guest(world: &mut World) -> Result<(), String> {
         if let Some(node) = &host.node {
             guest.check(node.machine())?;
         }
-    }
-    if guest.done < DONE_MIN {
-        return Err(format!("guest: only {} requests were answered", guest.done));
     }
     Ok(())
 }
