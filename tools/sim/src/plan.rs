@@ -276,6 +276,10 @@ impl Plan {
         let drawn = if Rng::new(seed).fork(18).one_in(4) { Fast::Least } else { Fast::Support };
         plan.fast = fixed.fast.unwrap_or(drawn);
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
+        if plan.net.late_node.is_some() && plan.node.session_idle_ns > 0 {
+            // A write through that node takes hundreds of milliseconds: a session in use must outlive it.
+            plan.node.session_idle_ns = 2_000 * MS;
+        }
         let mut rng = Rng::new(seed).fork(14);
         if !fixed.calm && plan.faults.every_ns_mean > 0 && fixed.changes {
             plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
