@@ -214,7 +214,7 @@ impl<D: Device> Log<D> {
         let lengths = usable_segments(lengths, end.cursor.segment, &config, &mut cases);
         cases.dedup();
         // It may have a read in flight: the log gets a device that does nothing.
-        drop(walk);
+        walk.finish()?;
         let resume = Resume {
             disk_id: superblock.disk_id,
             next_sequence: end.next_sequence,
@@ -376,6 +376,10 @@ impl<'a, D: Device> Walk<'a, D> {
             checked: 0,
             torn: None,
         })
+    }
+
+    fn finish(self) -> Result<(), LogError> {
+        self.scan.end()
     }
 
     fn note(&mut self, case: Case) {

@@ -4,9 +4,10 @@
 //! through in order, the next is on its way.
 //! Invariant: "nothing here" is said only of bytes that were read; a device error is told as such,
 //! because an unreadable sector is no proof of a torn write. Nothing is in flight when a write begins, or
-//! when the scan has ended.
+//! when the scan has ended; a device that cannot be waited for is an error and not handed on.
 //! What would break it: taking a read error for an empty place, or bytes read before a write for those
-//! behind it.
+//! behind it; or forgetting a read that is still under way, for it ends as one of whoever has the device
+//! then.
 
 use crate::bytes::round_up;
 use crate::device::{Completion, Device, FileId};
@@ -34,8 +35,8 @@ pub(crate) struct Scan<'a, D: Device> {
     ahead: Option<Position>,
 }
 
-/// The one read that a scan has in flight.
-const AHEAD: u64 = 0;
+/// The one read that a scan has in flight. The log numbers its own from 0.
+const AHEAD: u64 = u64::MAX;
 
 impl<'a, D: Device> Scan<'a, D> {
     pub fn new(
@@ -72,7 +73,7 @@ impl<'a, D: Device> Scan<'a, D> {
         let (start, end) = (self.at.offset, self.at.offset as usize + self.filled);
         let goes_on =
             self.at.segment == at.segment && (start as usize..=end).contains(&(at.offset as usize));
-        let ahead = self.take_ahead();
+        let ahead = self.take_ahead()?;
         if goes_on
             && let Some((from, bytes)) = ahead
             && self.append(at, least, from, &bytes)
@@ -111,19 +112,32 @@ impl<'a, D: Device> Scan<'a, D> {
         self.ahead = Some(from);
     }
 
-    /// What was read ahead, if that went well; nothing is in flight then.
-    fn take_ahead(&mut self) -> Option<(Position, Buf)> {
-        let at = self.ahead.take()?;
+    /// What was read ahead, if that went well; nothing is in flight then. An error: it still is, and the
+    /// device must not be used any more.
+    fn take_ahead(&mut self) -> Result<Option<(Position, Buf)>, LogError> {
         let mut completions = Vec::new();
-        loop {
-            self.device.settle().ok()?;
+        while let Some(at) = self.ahead {
+            if let Err(error) = self.device.settle() {
+                let doing = format!("waiting for segment {} to be read", at.segment);
+                return Err(LogError::Io { doing, error });
+            }
             self.device.poll(&mut completions);
             for completion in completions.drain(..) {
                 if let Completion::Read { token: AHEAD, buf, result } = completion {
-                    return result.is_ok().then_some((at, buf));
+                    self.ahead = None;
+                    return Ok(result.is_ok().then_some((at, buf)));
                 }
             }
         }
+        Ok(None)
+    }
+
+    /// Ends the scan: the device is its owner's again, with nothing in flight.
+    ///
+    /// # Errors
+    /// The device cannot be waited for, and must not be used any more.
+    pub fn end(mut self) -> Result<(), LogError> {
+        self.take_ahead().map(drop)
     }
 
     /// Makes the window begin at `at`, within it now, and go on with the bytes from `from` on. False, and
@@ -242,7 +256,7 @@ impl<'a, D: Device> Scan<'a, D> {
     /// Writes and flushes; what was read before is read again.
     pub fn write(&mut self, at: Position, bytes: &Slice) -> Result<(), LogError> {
         self.filled = 0;
-        drop(self.take_ahead());
+        self.take_ahead()?;
         let doing = format!("writing segment {} at byte {}", at.segment, at.offset);
         self.device.write_now(at.segment, at.offset as u64, bytes).map_err(LogError::io(doing))
     }
@@ -277,9 +291,9 @@ impl<'a, D: Device> Scan<'a, D> {
 }
 
 impl<D: Device> Drop for Scan<'_, D> {
-    /// The device is its owner's again, with nothing of this scan in flight.
+    /// Of a scan that failed, whose error is told already: nothing stays in flight if that can be had.
     fn drop(&mut self) {
-        drop(self.take_ahead());
+        let _ = self.take_ahead();
     }
 }
 
@@ -385,8 +399,36 @@ mod tests {
         scan.bytes(first, len).unwrap();
         scan.bytes(first.plus(len as u32), WINDOW).unwrap();
         assert_eq!(disk.borrow().in_flight(), 1);
-        drop(scan);
+        scan.end().unwrap();
         assert_eq!(disk.borrow().in_flight(), 0, "a scan that has ended leaves nothing behind");
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_with_a_read_ahead_is_never_handed_on() {
+        type Step = fn(Scan<'_, MemoryDevice>) -> Result<(), LogError>;
+        let steps: [(&str, Step); 3] = [
+            ("the end", |scan| scan.end()),
+            ("a write", |mut scan| {
+                let block = scan.pool.copy(&[7; BLOCK]).unwrap();
+                scan.write(Position { segment: 1, offset: 0 }, &block)
+            }),
+            ("another place", |mut scan| {
+                scan.bytes(Position { segment: 1, offset: 4 << 20 }, BLOCK).map(drop)
+            }),
+        ];
+        for (name, step) in steps {
+            let (disk, _) = long_file();
+            let (mut device, pool) = (MemoryDevice::new(disk.clone()), Pool::new(16 << 20));
+            let lengths = BTreeMap::from([(1, FILE as u32)]);
+            let mut scan = Scan::new(&mut device, &pool, DISK, lengths).unwrap();
+            for offset in [0, JUMP as u32] {
+                scan.bytes(Position { segment: 1, offset }, BLOCK).unwrap();
+            }
+            assert_eq!(disk.borrow().in_flight(), 1, "{name}");
+            disk.borrow_mut().freeze(true);
+            let error = step(scan).unwrap_err().to_string();
+            assert!(error.contains("waiting for segment 1 to be read"), "{name}: {error}");
+        }
     }
 
     #[test]

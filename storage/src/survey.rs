@@ -111,7 +111,8 @@ pub enum Depth {
 /// Looks at all files of a device. `progress` is told bytes gone over, and all of them.
 ///
 /// # Errors
-/// The files cannot be listed, or memory is short. What cannot be read is damage.
+/// The files cannot be listed, memory is short, or the device cannot be waited for. What cannot be read is
+/// damage.
 pub fn survey<D: Device>(
     device: &mut D,
     pool: &Pool,
@@ -152,7 +153,9 @@ pub fn survey_records<D: Device>(
         done += u64::from(len);
     }
     progress(all, all);
-    Ok(Survey { copies, owner, segments, damage: surveyor.damage })
+    let Surveyor { scan, damage, .. } = surveyor;
+    scan.end()?;
+    Ok(Survey { copies, owner, segments, damage })
 }
 
 /// The bytes at a place, whatever they are.

@@ -409,6 +409,11 @@ impl Disk {
         self.frozen = frozen;
     }
 
+    /// Whether it is.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
     /// Changes when operations that start from now on complete.
     pub fn set_timing(&mut self, timing: Timing) {
         self.timing = timing;

@@ -349,6 +349,11 @@ impl World {
         if self.hosts[index].state != State::Down {
             return;
         }
+        // A process that starts waits for its disk.
+        if self.hosts[index].disk.borrow().is_frozen() {
+            self.at(self.hosts[index].stalled_until_ns, Event::Start(index));
+            return;
+        }
         let witness = Witness::new(index, self.oracle.clone(), self.contents.clone());
         self.net.borrow_mut().now_ns = self.now_ns;
         self.hosts[index].disk.borrow_mut().advance(self.now_ns);
