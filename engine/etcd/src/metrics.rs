@@ -158,6 +158,9 @@ impl Page {
         self.line(name, "gauge", "Fragments to be made again.", repair.missing);
         let name = "racos_fragments_repaired_total";
         self.line(name, "counter", "Fragments made again.", repair.repaired);
+        let name = "racos_fragments_from_hosts_total";
+        let help = "Of these: not made again, but kept by another node meanwhile (hosting_mib).";
+        self.line(name, "counter", help, repair.from_hosts);
         let name = "racos_recode_values_left";
         let help = "Values in use in an older layout than the newest.";
         self.line(name, "gauge", help, recode.values_left);
@@ -166,8 +169,11 @@ impl Page {
         let name = "racos_recoded_total";
         self.line(name, "counter", "Values re-coded by this node.", recode.done);
         let name = "racos_missing_members";
-        let help = "Members that new values are cut into fewer fragments for (keep_margin).";
+        let help = "Members not heard for seconds (with keep_margin or hosting_mib).";
         self.line(name, "gauge", help, native.margin.missing.len());
+        let name = "racos_hosted_bytes";
+        let help = "Fragments kept for members that are missing (hosting_mib).";
+        self.line(name, "gauge", help, native.margin.hosted_bytes);
         let name = "racos_fragment_cache_hits_total";
         self.line(name, "counter", "Fragments found in memory.", disk.cache_hits);
         let name = "racos_fragment_cache_misses_total";

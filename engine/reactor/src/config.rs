@@ -53,7 +53,11 @@ pub struct Bounds {
     /// Bytes of values that this node re-codes in a second at most, after a change of the members; each
     /// value counts some kilobytes more. 0: it leaves that to the others.
     pub recode_bytes_per_s: u64,
-    /// A member that was not heard for so long, at some looks in a row, is missing: see `keeps_margin`.
+    /// Bytes of fragments that this node keeps for members that are missing, of what is written through it
+    /// meanwhile, and whether it asks others for such (PROTOCOL 9.6); 0: none.
+    pub hosting_bytes_max: u64,
+    /// A member that was not heard for so long, at some looks in a row, is missing: see `keeps_margin` and
+    /// `hosting_bytes_max`.
     pub missing_ns: u64,
     /// How long a round over everything on disk that is of use takes, in nanoseconds; 0: there is none.
     pub scrub_ns: u64,
@@ -77,6 +81,7 @@ impl Default for Bounds {
             history_slots: 65_536,
             disk_reserve_bytes: 1 << 30,
             recode_bytes_per_s: 16 << 20,
+            hosting_bytes_max: 0,
             missing_ns: 1_500_000_000,
             scrub_ns: 14 * DAY_NS,
             session_idle_ns: 600_000_000_000,

@@ -6,6 +6,7 @@
 //! has reported its flush.
 
 use crate::batch::Batch;
+use crate::hosting::HostedSpot;
 use crate::node::Node;
 use crate::record;
 use racos_buffer::Slice;
@@ -31,6 +32,8 @@ pub(crate) enum Stored {
     Repaired { slot: Slot, op: OpId },
     /// Fragments copied from another segment: operation, where it lay, offset in the body.
     Copies { moves: Vec<(OpId, Place, u32)> },
+    /// Another node's fragments, kept while it is missing.
+    Hosted { node: u8, spots: Vec<HostedSpot> },
     /// Which disk another node has.
     Note { node: u8 },
 }
@@ -59,6 +62,13 @@ pub(crate) enum DiskRead {
         read: u64,
         op: u128,
         at: Place,
+    },
+    /// The fragment of a node that was missing, for itself.
+    Hosted {
+        to: u8,
+        read: u64,
+        op: u128,
+        crc: u32,
     },
     /// A batch that a node asked for.
     Meta {
@@ -293,6 +303,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 }
                 return self.reclaim.placed();
             }
+            Stored::Hosted { node, spots } => return self.hosted_placed(node, &spots, body),
             Stored::Note { node } => return self.admission.placed(id, node),
         };
         if fragments {
@@ -332,6 +343,7 @@ impl<L: Link, D: Device> Node<L, D> {
             DiskRead::Serve { to, read, op, at } => {
                 self.serve_fragment_read(to, read, op, at, bytes)
             }
+            DiskRead::Hosted { to, read, op, crc } => self.hosted_read(to, read, op, crc, bytes),
             DiskRead::Meta { to, slot } => self.meta_read(to, slot, bytes),
             DiskRead::Facts { to, job, index } => self.facts_read(to, job, index, bytes),
             DiskRead::Scrub => self.scrub_read_done(bytes),

@@ -249,6 +249,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let is_wanted = !released.is_empty() && self.keep.is_wanted(slot, self.now, self.now);
         for op in released.drain(..) {
             self.repair.missing.remove(op);
+            self.hosting.forget(op);
             match is_wanted {
                 // PROTOCOL 9.8-b
                 true => {

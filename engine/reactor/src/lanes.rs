@@ -80,6 +80,7 @@ pub fn part(options: &Options, lane: u8) -> Result<Part, ServeError> {
     let (shares, segment) = (u64::from(count), u64::from(bounds.segment_bytes));
     bounds.buffer_bytes_max /= usize::from(count);
     bounds.cache_bytes_max /= usize::from(count);
+    bounds.hosting_bytes_max /= shares;
     // A lane needs some segments to work with, however many lanes there are.
     bounds.space_reserve_bytes = (bounds.space_reserve_bytes / shares).max(4 * segment);
     bounds.checkpoint_bytes = (bounds.checkpoint_bytes / shares).max(segment);

@@ -15,6 +15,7 @@
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
+//! | `hosting` | fragments kept for members that are missing |
 //! | `margin` | fewer data fragments while nodes are missing |
 //! | `expiry` | sessions that nobody uses come to their end |
 //! | `compare` | states of nodes that have executed the same slots are the same |
@@ -49,6 +50,7 @@ mod expiry;
 mod facts;
 mod fragments;
 mod history;
+mod hosting;
 mod inquiry;
 pub mod inspect;
 mod journal;

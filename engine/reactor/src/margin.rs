@@ -10,6 +10,7 @@
 //! What would break it: a code that is not in the value's meta, or one with more data fragments than the
 //! configuration has.
 
+use crate::config::NodeConfig;
 use crate::node::Node;
 use crate::status::MarginStatus;
 use racos_machine::{MEMBERS_MAX, Op, Value, ValueUse};
@@ -26,6 +27,8 @@ const LOOKS: u8 = 3;
 #[derive(Debug)]
 pub(crate) struct Margin {
     is_kept: bool,
+    /// Somebody wants to know who is missing.
+    looks: bool,
     /// By number of the node: looks that did not find it, less those that did.
     away: [u8; MEMBERS_MAX],
     missing: NodeSet,
@@ -38,14 +41,21 @@ pub(crate) struct Margin {
 }
 
 impl Margin {
-    pub fn new(is_kept: bool) -> Margin {
+    pub fn new(config: &NodeConfig) -> Margin {
+        let is_kept = config.keeps_margin;
+        let looks = is_kept || config.bounds.hosting_bytes_max > 0;
         let (away, missing) = ([0; MEMBERS_MAX], NodeSet::EMPTY);
         // What was written before the start.
-        Margin { is_kept, away, missing, look_at: 0, is_owed: is_kept, met: 0, left: 0 }
+        Margin { is_kept, looks, away, missing, look_at: 0, is_owed: is_kept, met: 0, left: 0 }
     }
 
     pub fn deadline(&self) -> Option<Nanos> {
-        self.is_kept.then_some(self.look_at)
+        self.looks.then_some(self.look_at)
+    }
+
+    /// Members that were not heard for long, if anybody wants to know.
+    pub fn missing(&self) -> NodeSet {
+        self.missing
     }
 
     /// Another look at who is heard.
@@ -67,7 +77,8 @@ impl Margin {
 
     /// PROTOCOL 9.6-a: data fragments of what is written now, of `k` that the configuration has.
     pub fn width(&self, k: usize) -> usize {
-        k.saturating_sub(self.missing.len()).max(1)
+        let missing = if self.is_kept { self.missing.len() } else { 0 };
+        k.saturating_sub(missing).max(1)
     }
 
     /// Whether values in fewer fragments are to be stored again now.
@@ -85,7 +96,7 @@ impl Margin {
 impl<L: Link, D: Device> Node<L, D> {
     /// Looks now and then who is missing, and has what comes cut accordingly.
     pub(crate) fn margin_turn(&mut self) {
-        if !self.margin.is_kept || self.now < self.margin.look_at {
+        if !self.margin.looks || self.now < self.margin.look_at {
             return;
         }
         let silent = self.config.bounds.missing_ns;
@@ -96,7 +107,8 @@ impl<L: Link, D: Device> Node<L, D> {
             (0..MEMBERS_MAX as u8).map(|node| self.heard_within(node, silent)).collect();
         let before = self.margin.missing;
         self.margin.look(others, |node| heard[usize::from(node)]);
-        self.margin.is_owed |= self.margin.missing.is_empty() && !before.is_empty();
+        let are_back = self.margin.missing.is_empty() && !before.is_empty();
+        self.margin.is_owed |= self.margin.is_kept && are_back;
         let k = self.core.newest().thresholds.k;
         let width = if mutant!("no margin kept") { k } else { self.margin.width(k) };
         self.builder.set_width(width);
@@ -130,6 +142,9 @@ impl<L: Link, D: Device> Node<L, D> {
             missing: self.margin.missing.iter().collect(),
             k: self.builder.width(),
             left: self.margin.left,
+            hosted: self.hosting.len() as u64,
+            hosted_bytes: self.hosting.bytes(),
+            handed_over: self.hosting.handed_over,
         }
     }
 }
@@ -138,6 +153,12 @@ impl<L: Link, D: Device> Node<L, D> {
 mod tests {
     use super::*;
 
+    fn kept() -> Margin {
+        let mut config = NodeConfig::new(1, 0, Vec::new(), 1, 3);
+        config.keeps_margin = true;
+        Margin::new(&config)
+    }
+
     fn missing(margin: &Margin) -> Vec<u8> {
         margin.missing.iter().collect()
     }
@@ -145,7 +166,7 @@ mod tests {
     /// tests PROTOCOL 9.6-a
     #[test]
     fn a_node_is_missing_after_some_looks_and_back_after_as_many() {
-        let mut margin = Margin::new(true);
+        let mut margin = kept();
         let others = NodeSet(0b11110);
         let (all, without_4) = (|_| true, |node| node != 4);
         (1..LOOKS).for_each(|_| margin.look(others, without_4));
@@ -167,7 +188,7 @@ mod tests {
     /// tests PROTOCOL 9.6-a
     #[test]
     fn one_fragment_is_the_least_and_who_is_no_member_is_not_missed() {
-        let mut margin = Margin::new(true);
+        let mut margin = kept();
         (0..LOOKS).for_each(|_| margin.look(NodeSet(0b11110), |node| node == 1));
         assert_eq!((missing(&margin), margin.width(3), margin.width(5)), (vec![2, 3, 4], 1, 2));
         margin.look(NodeSet(0b00110), |node| node == 1);

@@ -15,6 +15,7 @@ use crate::expiry::Expiry;
 use crate::facts::FactsJobs;
 use crate::fragments::Fragments;
 use crate::history::History;
+use crate::hosting::Hosting;
 use crate::journal::Journal;
 use crate::keep::Keep;
 use crate::margin::Margin;
@@ -162,6 +163,7 @@ pub struct Node<L: Link, D: Device> {
     pub(crate) repair: Repair,
     pub(crate) recode: Recode,
     pub(crate) margin: Margin,
+    pub(crate) hosting: Hosting,
     pub(crate) scrub: Scrub,
     pub(crate) api: Api<L, D>,
     /// The highest slot executed with a batch; after a restart, a slot that is not lower.
@@ -301,7 +303,8 @@ impl<L: Link, D: Device> Node<L, D> {
             reads: Reads::new(u64::from(parts.boot) << 40),
             repair: Repair::default(),
             recode: Recode::default(),
-            margin: Margin::new(config.keeps_margin),
+            margin: Margin::new(&config),
+            hosting: Hosting::new(config.bounds.hosting_bytes_max),
             scrub,
             api: Api::new(u64::from(parts.boot) << 40, config.seed),
             last_batch,
@@ -604,7 +607,7 @@ impl<L: Link, D: Device> Node<L, D> {
             kind::SNAP => self.on_snapshot_piece(from, &frame),
             kind::READQ => self.on_read_question(from, &frame),
             kind::READR => self.on_read_answer(from, &frame),
-            kind::GETSEG => self.on_segment_question(from, &frame),
+            kind::GETSEG | kind::GETOWN => self.on_segment_question(from, &frame),
             kind::SEG => self.on_segment_answer(from, &frame),
             kind::FULL => self.on_full(from, &frame.head),
             kind::BOOT => self.on_boot(&frame.head),

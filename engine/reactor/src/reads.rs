@@ -422,6 +422,8 @@ impl<L: Link, D: Device> Node<L, D> {
             SegmentAnswer::Here => Came::Here(frame.body.clone()),
             SegmentAnswer::Missing => Came::Missing,
             SegmentAnswer::Gone { exec } => Came::Gone(exec),
+            // Repairs alone ask for it.
+            SegmentAnswer::Hosted { .. } => return,
         };
         self.fragment_came(read, from, OpId(op), came);
     }

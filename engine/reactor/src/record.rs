@@ -41,6 +41,10 @@ pub mod kind {
     pub const PROPOSE: u8 = 16;
     /// How far the other nodes were when they were heard last: see `rollback`.
     pub const HEARD: u8 = 17;
+    /// Fragments of a node that is missing: slot, node; the body is what it was sent with the slot. No
+    /// promise, and of no use after a restart.
+    /// PROTOCOL 9.6-b
+    pub const HOSTED: u8 = 18;
 
     /// For people.
     pub fn name(kind: u8) -> Option<&'static str> {
@@ -61,6 +65,7 @@ pub mod kind {
             STORED => "stored",
             PROPOSE => "propose",
             HEARD => "heard",
+            HOSTED => "hosted",
             _ => return None,
         })
     }

@@ -65,6 +65,8 @@ pub(crate) struct Repair {
     /// Records with repaired fragments that are not flushed, in order.
     unflushed: VecDeque<(RecordId, OpId)>,
     pub repaired: u64,
+    /// Of these: kept by another node meanwhile.
+    pub from_hosts: u64,
     /// Fragments with a good checksum that were found to be wrong, here or elsewhere.
     pub odd: u64,
 }
@@ -78,6 +80,7 @@ impl Default for Repair {
             jobs_max: JOBS_MAX,
             unflushed: VecDeque::new(),
             repaired: 0,
+            from_hosts: 0,
             odd: 0,
         }
     }
@@ -159,6 +162,10 @@ impl<L: Link, D: Device> Node<L, D> {
     pub(crate) fn fragment_damaged(&mut self, op: OpId) {
         let Some(used) = self.machine.value(op) else { return };
         self.fragments.lose(op);
+        // PROTOCOL 9.6-b: whatever is kept here for another node.
+        if mutant!("hosted fragment counted") && self.hosting.contains(op) {
+            return;
+        }
         if mutant!("damage not put on the missing list") {
             return;
         }
@@ -214,7 +221,48 @@ impl<L: Link, D: Device> Node<L, D> {
         };
         self.repair.bytes += value.len as usize;
         self.repair.jobs.insert(id, job);
-        self.repair_ask(id, usize::from(value.k));
+        if !self.ask_host(id, &value) {
+            self.repair_ask(id, usize::from(value.k));
+        }
+    }
+
+    /// PROTOCOL 9.6-c: who wrote the value is asked first, alone: it may keep what this node needs. False: it
+    /// cannot be asked.
+    fn ask_host(&mut self, id: u64, value: &Value) -> bool {
+        let Ok(owner) = u8::try_from(value.op.node()) else { return false };
+        let can_answer = self.holders_of(value).contains(owner)
+            && owner != self.me
+            && !self.core.suspected().contains(owner);
+        let is_of_use = self.hosting.is_on() && value.k > 1;
+        if !is_of_use || !can_answer || self.repair.missing.is_suspect(value.op) {
+            return false;
+        }
+        let job = self.repair.jobs.get_mut(&id).expect("the caller made it");
+        job.pending.insert(owner);
+        let mut head = Vec::with_capacity(32);
+        put_segment(&mut head, id, value.op.0, None);
+        self.send(owner, kind::GETOWN, &head, &[]);
+        true
+    }
+
+    /// PROTOCOL 9.6-c: the own fragment, as its owner made it.
+    fn take_hosted(&mut self, id: u64, crc: u32, bytes: &Slice) {
+        let job = &self.repair.jobs[&id];
+        let (slot, value) = (job.slot, job.value);
+        let len = layout::fragment_len(value.len as usize, usize::from(value.k));
+        let is_good = bytes.len() == len && crc32fast::hash(bytes) == crc;
+        if !is_good || self.machine.value(value.op).is_none() {
+            return self.repair_progress(id);
+        }
+        let has_room = self.log.accepts(64, len, Class::Ordinary).is_ok();
+        match self.own_body(bytes).filter(|_| has_room) {
+            Some(bytes) => {
+                self.end_repair(id);
+                self.repair.from_hosts += 1;
+                self.store_repaired(slot, value.op, bytes);
+            }
+            None => self.repair_later(id, ASIDE_BUSY),
+        }
     }
 
     fn end_repair(&mut self, id: u64) -> Option<Job> {
@@ -299,6 +347,7 @@ impl<L: Link, D: Device> Node<L, D> {
             SegmentAnswer::Missing => job.denied.insert(from),
             // It has not executed the value yet, or this node has not executed its end.
             SegmentAnswer::Gone { .. } => job.gone.insert(from),
+            SegmentAnswer::Hosted { crc } => return self.take_hosted(id, crc, bytes),
         }
         self.repair_progress(id);
     }

@@ -492,6 +492,7 @@ impl Replay {
                     self.stored(record.head, record.body_place, true)?;
                 }
             }
+            kind::HOSTED => {}
             kind::META => {
                 let (head, batch) = self.batch(record.head)?;
                 let slot = head.slot;

@@ -340,6 +340,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 under_way: self.repair.under_way() as u64,
                 lost: self.repair.missing.lost() as u64,
                 repaired: self.repair.repaired,
+                from_hosts: self.repair.from_hosts,
                 odd: self.repair.odd,
             },
             scrub: self.scrub.status(),

@@ -139,9 +139,13 @@ impl<L: Link, D: Device> Node<L, D> {
         }
     }
 
-    /// GETSEG (PROTOCOL 7-h, 9.5-f): by op, whatever the own exec.
+    /// GETSEG (PROTOCOL 7-h, 9.5-f): by op, whatever the own exec. GETOWN: what is kept here for who asks,
+    /// if anything is.
     pub(crate) fn on_segment_question(&mut self, from: u8, frame: &Frame) {
         let Ok((read, op)) = get_segment_question(&frame.head) else { return };
+        if frame.kind == kind::GETOWN && self.send_hosted(from, read, OpId(op)) {
+            return;
+        }
         self.on_question(Question::Fragment { to: from, read, op: OpId(op) });
     }
 

@@ -386,6 +386,9 @@ impl<L: Link, D: Device> Node<L, D> {
         self.list_missing_of(slot, &known.batch.ops);
         self.refused_for_space.remove(&slot);
         self.forget_released(slot);
+        if let Some(parcel) = own {
+            self.host_for_missing(slot, &parcel);
+        }
         known.batch.info.is_change
     }
 

@@ -124,6 +124,9 @@ pub struct RepairStatus {
     pub lost: u64,
     /// Made again and stored.
     pub repaired: u64,
+    /// Of these: not made again, but kept by another node meanwhile.
+    #[serde(default)]
+    pub from_hosts: u64,
     /// Found to be wrong though their checksum was good, here or at another node.
     pub odd: u64,
 }
@@ -152,6 +155,13 @@ pub struct MarginStatus {
     /// Values in fewer than the configuration has, as counted when they were gone over last; they are stored
     /// again once nobody is missing.
     pub left: u64,
+    /// Fragments of missing members that are kept for them, their bytes, and how many were handed over.
+    #[serde(default)]
+    pub hosted: u64,
+    #[serde(default)]
+    pub hosted_bytes: u64,
+    #[serde(default)]
+    pub handed_over: u64,
 }
 
 /// What was read again to find damage before anybody needs it.

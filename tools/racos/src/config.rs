@@ -89,6 +89,7 @@ struct Limits {
     segment_mib: Option<Spanned<u64>>,
     initial_segments: Option<Spanned<u64>>,
     disk_reserve_mib: Option<Spanned<u64>>,
+    hosting_mib: Option<Spanned<u64>>,
     history_slots: Option<Spanned<u64>>,
     scrub_days: Option<Spanned<u64>>,
     session_idle_minutes: Option<Spanned<u64>>,
@@ -442,6 +443,9 @@ impl Source<'_> {
         if let Some(value) = &limits.disk_reserve_mib {
             bounds.disk_reserve_bytes = self.number("disk_reserve_mib", value, 0, 1 << 30)? << 20;
         }
+        if let Some(value) = &limits.hosting_mib {
+            bounds.hosting_bytes_max = self.number("hosting_mib", value, 0, 1 << 30)? << 20;
+        }
         if let Some(value) = &limits.history_slots {
             bounds.history_slots = self.number("history_slots", value, 0, 1 << 40)?;
         }
@@ -553,6 +557,8 @@ mod tests {
         let other =
             example(|text| text.replace("# session_idle_minutes = 10", "session_idle_minutes = 0"));
         assert_eq!(other.unwrap().node.config.bounds.session_idle_ns, 0);
+        let other = example(|text| text.replace("# hosting_mib = 0", "hosting_mib = 99"));
+        assert_eq!(other.unwrap().node.config.bounds.hosting_bytes_max, 99 << 20);
         assert!(!plain.node.config.keeps_margin);
         let other = example(|text| text.replace("# keep_margin = false", "keep_margin = true"));
         assert!(other.unwrap().node.config.keeps_margin);

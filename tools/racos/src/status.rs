@@ -174,6 +174,12 @@ fn margin(status: &Status) -> Option<String> {
             "{left} values in fewer data fragments than {} are being stored again",
             status.k
         )),
+        (false, _) if margin.hosted > 0 => Some(format!(
+            "misses {}: keeps {} fragments for those missing, {}",
+            missing.join(", "),
+            margin.hosted,
+            output::bytes(margin.hosted_bytes)
+        )),
         _ => None,
     }
 }
@@ -305,6 +311,9 @@ mod tests {
         };
         (status.margin.missing, status.margin.k) = (vec![4], 3);
         assert!(!text(&status).contains("misses"), "nothing is written otherwise");
+        (status.margin.hosted, status.margin.hosted_bytes) = (12, 5 << 20);
+        let words = "node 2: misses 4: keeps 12 fragments for those missing, 5.0 MiB\n";
+        assert!(text(&status).ends_with(words), "{}", text(&status));
         (status.margin.k, status.margin.left) = (2, 7);
         let words = "node 2: misses 4: new values are cut into 2 data fragments instead of 3\n";
         assert!(text(&status).ends_with(words), "{}", text(&status));

@@ -116,22 +116,42 @@ pub struct Upkeep {
     pub starts_from_one: u64,
     /// States taken from peers.
     pub jumps: u64,
+    /// Fragments that nodes made again, and that others had kept for them.
+    pub repaired: u64,
+    pub from_hosts: u64,
+}
+
+impl Upkeep {
+    /// Both together.
+    pub fn and(self, more: Upkeep) -> Upkeep {
+        Upkeep {
+            checkpoints: self.checkpoints + more.checkpoints,
+            segments_back: self.segments_back + more.segments_back,
+            copied_bytes: self.copied_bytes + more.copied_bytes,
+            starts_from_one: self.starts_from_one + more.starts_from_one,
+            jumps: self.jumps + more.jumps,
+            repaired: self.repaired + more.repaired,
+            from_hosts: self.from_hosts + more.from_hosts,
+        }
+    }
 }
 
 impl Host {
     /// What this machine's nodes have done so far.
     pub fn upkeep(&self) -> Upkeep {
-        let Upkeep { checkpoints, segments_back, copied_bytes, starts_from_one, jumps } =
-            self.upkeep;
+        let before = self.upkeep;
         let status = self.node.as_ref().map(|node| node.status()).unwrap_or_default();
         let disk = status.disk;
-        Upkeep {
-            checkpoints: checkpoints + disk.checkpoints,
-            segments_back: segments_back + disk.segments_back,
-            copied_bytes: copied_bytes + disk.copied_bytes,
-            starts_from_one,
-            jumps: jumps + status.catch_up.installed,
-        }
+        let since = Upkeep {
+            checkpoints: disk.checkpoints,
+            segments_back: disk.segments_back,
+            copied_bytes: disk.copied_bytes,
+            starts_from_one: 0,
+            jumps: status.catch_up.installed,
+            repaired: status.repair.repaired - status.repair.from_hosts,
+            from_hosts: status.repair.from_hosts,
+        };
+        before.and(since)
     }
 
     /// A machine with a formatted disk; the node is not started.
@@ -318,6 +338,7 @@ fn config(plan: &Plan, index: usize, members: &[SocketAddr], rng: &mut Rng) -> N
         recode_bytes_per_s: 4 << 20,
         // A little more than the time in which each node is heard once at least.
         missing_ns: 520_000_000,
+        hosting_bytes_max: plan.node.hosting_bytes_max,
         scrub_ns: plan.node.scrub_ns,
         session_idle_ns: plan.node.session_idle_ns,
     };

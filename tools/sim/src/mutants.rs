@@ -158,6 +158,7 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("an export names what was re-coded meanwhile", an_export_is_of_the_state_before),
     // Fewer fragments while nodes are missing (PROTOCOL 9.6).
     probe!("no margin kept", what_is_written_while_a_node_is_missing_can_lose_as_many),
+    probe!("hosted fragment counted", who_hosts_a_fragment_still_makes_its_own_again),
     // States compared, and taken from peers (PROTOCOL 9.2, 9.3).
     probe!("another state than the others'", a_node_with_another_state_stops),
     probe!("state taken in part", a_state_without_its_end_is_none),

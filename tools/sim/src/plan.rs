@@ -74,6 +74,8 @@ pub struct NodePlan {
     pub value_bytes_max: usize,
     /// Values are cut into fewer fragments while nodes are missing.
     pub keeps_margin: bool,
+    /// Fragments are kept for nodes that are missing; 0: they are not.
+    pub hosting_bytes_max: u64,
     /// From so many bytes on a value is stored before it gets a slot.
     pub ready_bytes_min: usize,
     pub segment_bytes: u32,
@@ -273,6 +275,10 @@ impl Plan {
             plan.work.session_idle_ns = *rng.pick(&[10, 100, 60_000]) * MS;
         }
         plan.node.keeps_margin = Rng::new(seed).fork(17).one_in(3);
+        let mut rng = Rng::new(seed).fork(19);
+        if rng.one_in(3) {
+            plan.node.hosting_bytes_max = *rng.pick(&[20_000, 1 << 20, 64 << 20]);
+        }
         let drawn = if Rng::new(seed).fork(18).one_in(4) { Fast::Least } else { Fast::Support };
         plan.fast = fixed.fast.unwrap_or(drawn);
         plan.sharpen(&mut Rng::new(seed).fork(9), fixed.calm);
@@ -403,6 +409,7 @@ fn node(rng: &mut Rng, n: usize, k: usize) -> NodePlan {
         inline_bytes_max: *rng.pick(&[0, 128, 1024]),
         value_bytes_max: (fragment_max * k).min(200 << 10),
         keeps_margin: false,
+        hosting_bytes_max: 0,
         ready_bytes_min: usize::MAX,
         segment_bytes,
         // Of what was drawn, so that seeds kept from before mean what they meant.

@@ -105,11 +105,6 @@ impl Report {
             (&mut self.failed, other.failed),
             (&mut self.boots, other.boots),
             (&mut self.narrow, other.narrow),
-            (&mut self.upkeep.checkpoints, other.upkeep.checkpoints),
-            (&mut self.upkeep.segments_back, other.upkeep.segments_back),
-            (&mut self.upkeep.copied_bytes, other.upkeep.copied_bytes),
-            (&mut self.upkeep.starts_from_one, other.upkeep.starts_from_one),
-            (&mut self.upkeep.jumps, other.upkeep.jumps),
             (&mut self.net.sent, other.net.sent),
             (&mut self.net.delivered, other.net.delivered),
             (&mut self.net.lost, other.net.lost),
@@ -120,6 +115,7 @@ impl Report {
             (&mut self.undecided, other.undecided),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        self.upkeep = self.upkeep.and(other.upkeep);
         self.load.add(&other.load);
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
             *sum += more;
@@ -698,13 +694,7 @@ fn report(world: &World, account: &Account) -> Report {
         boots: world.hosts.iter().map(|host| u64::from(host.boots)).sum(),
         recoded: world.oracle.borrow().recoded(),
         narrow: world.narrow,
-        upkeep: world.hosts.iter().map(Host::upkeep).fold(Upkeep::default(), |sum, more| Upkeep {
-            checkpoints: sum.checkpoints + more.checkpoints,
-            segments_back: sum.segments_back + more.segments_back,
-            copied_bytes: sum.copied_bytes + more.copied_bytes,
-            starts_from_one: sum.starts_from_one + more.starts_from_one,
-            jumps: sum.jumps + more.jumps,
-        }),
+        upkeep: world.hosts.iter().map(Host::upkeep).fold(Upkeep::default(), Upkeep::and),
         faults: world.faults,
         net: world.net.borrow().counts,
         undecided: account.undecided,

@@ -105,6 +105,11 @@ impl fmt::Display for Totals {
             "checkpoints         {}; taken from peers {}; segments given back {}, {} bytes copied",
             upkeep.checkpoints, upkeep.jumps, upkeep.segments_back, upkeep.copied_bytes
         )?;
+        writeln!(
+            out,
+            "fragments           {} made again, {} had from nodes that had kept them",
+            upkeep.repaired, upkeep.from_hosts
+        )?;
         let [recoded, void] = sum.recoded;
         writeln!(out, "re-coded            {recoded} values; {void} came too late")?;
         let faults = KINDS.iter().zip(sum.faults);

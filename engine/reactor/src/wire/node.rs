@@ -19,6 +19,8 @@ pub mod kind {
     pub const READR: u8 = 0x06;
     pub const GETSEG: u8 = 0x07;
     pub const SEG: u8 = 0x08;
+    /// As GETSEG, or the asker's own fragment, if the receiver keeps it.
+    pub const GETOWN: u8 = 0x1c;
     /// This node cannot store the batch of a slot: its disk is full.
     pub const FULL: u8 = 0x09;
     /// The newest incarnation of the receiver that this node has heard, and its highest boot.
@@ -472,6 +474,8 @@ pub enum SegmentAnswer {
     /// No version that this node knows uses the value: it was replaced, deleted or given up in a slot
     /// below this node's exec, or is not executed here yet.
     Gone { exec: Slot },
+    /// The body is the fragment of who asked, kept for it, with the checksum that its owner computed.
+    Hosted { crc: u32 },
 }
 
 /// Head of a GETSEG (and, with an answer, of a SEG).
@@ -485,6 +489,10 @@ pub fn put_segment(out: &mut Vec<u8>, read: u64, op: u128, answer: Option<Segmen
         Some(SegmentAnswer::Gone { exec }) => {
             out.put_u8(2);
             out.put_u64(exec);
+        }
+        Some(SegmentAnswer::Hosted { crc }) => {
+            out.put_u8(3);
+            out.put_u32(crc);
         }
     }
 }
@@ -503,6 +511,7 @@ pub fn get_segment_answer(bytes: &[u8]) -> Result<(u64, u128, SegmentAnswer), Wi
         0 => SegmentAnswer::Here,
         1 => SegmentAnswer::Missing,
         2 => SegmentAnswer::Gone { exec: from.u64("exec")? },
+        3 => SegmentAnswer::Hosted { crc: from.u32("checksum")? },
         _ => return Err(WireError { field: "answer" }),
     };
     from.end("segment answer")?;
