@@ -2,9 +2,15 @@
 
 mod common;
 
-use common::{Cluster, MS};
+use common::{Cluster, MS, address};
+use racos_engine::layout::fragment_len;
 use racos_engine::status::Status;
 use racos_engine::wire::client::Reply;
+use racos_engine::wire::node::{
+    SegmentAnswer, get_segment_question, kind, put_message, put_segment,
+};
+use racos_machine::OpId;
+use racos_protocol::Message;
 
 const SMALL: usize = 1300;
 /// Stored before it gets a slot.
@@ -201,4 +207,46 @@ fn what_is_kept_for_others_takes_no_room_from_what_is_live() {
     come_back(&mut cluster);
     let newest = (0..40u8).map(|index| cluster.get(4, &key(100 + index)).map(|value| value.len()));
     assert!(newest.collect::<Vec<_>>().iter().all(|len| *len == Some(BIG)));
+}
+
+/// tests PROTOCOL 9.6-c: what a node says that it kept is taken only with its length and its checksum.
+#[test]
+fn what_comes_from_a_host_is_looked_at_like_all_that_comes_off_the_wire() {
+    let mut cluster = cluster(64 << 20);
+    work_without_4(&mut cluster);
+    let exec = cluster.node(0).exec();
+    cluster.stop(1);
+    // In its place somebody who gets the checksum or the length wrong.
+    let mut liar = cluster.stand_in(1, 9);
+    cluster.start(4).unwrap();
+    let mut told = 0;
+    let done = cluster.pass_until(20_000 * MS, |cluster| {
+        // A node that takes no part is suspected, and not asked.
+        let (mut word, from) = (Vec::new(), cluster.node(0).exec());
+        put_message(&mut word, &Message::Skip { from, to: from + 10 });
+        liar.send(address(4), kind::CORE, &word, &[], cluster.now).unwrap();
+        let mut came = Vec::new();
+        liar.receive(cluster.now, &mut came);
+        for message in came.iter().filter(|message| message.kind == kind::GETOWN) {
+            let (read, op) = get_segment_question(&message.head).unwrap();
+            let used = cluster.node(0).machine().value(OpId(op)).expect("it is in use");
+            let len = fragment_len(used.value.len as usize, 3);
+            let len = if told % 2 == 0 { len } else { len - 8 };
+            let bytes = cluster.pool.copy(&vec![9; len]).unwrap();
+            let crc = crc32fast::hash(&bytes) ^ u32::from(told % 2 == 0);
+            let mut head = Vec::new();
+            put_segment(&mut head, read, op, Some(SegmentAnswer::Hosted { crc }));
+            liar.send(address(4), kind::SEG, &head, &[bytes], cluster.now).unwrap();
+            told += 1;
+        }
+        liar.flush(cluster.now);
+        let node = cluster.node(4);
+        node.exec() >= exec && node.status().repair.missing == 0
+    });
+    let repair = status(&cluster, 4).repair;
+    assert!(done && told >= 2, "told {told}: {repair:?}");
+    assert_eq!(repair.from_hosts, 3 * EACH, "from the others");
+    for index in 0..KEYS {
+        assert_eq!(cluster.get(4, &key(index)), Some(written(index)));
+    }
 }

@@ -213,6 +213,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Somebody in the place of a node that does not run, as its boot of this number.
+    pub fn stand_in(&self, node: usize, boot: u32) -> Transport<MemoryLink> {
+        let (node, link) = (Some(node as u16), self.hub.link(address(node)));
+        let identity = Identity { cluster: CLUSTER, node, incarnation: 1, boot, lane: Lane::ONLY };
+        Transport::new(link, identity, self.pool.clone(), TransportConfig::default())
+    }
+
     /// The process of a node ends.
     pub fn stop(&mut self, node: usize) {
         self.hosts[node].node = None;
