@@ -230,9 +230,9 @@ impl<L: Link, D: Device> Node<L, D> {
     /// cannot be asked.
     fn ask_host(&mut self, id: u64, value: &Value) -> bool {
         let Ok(owner) = u8::try_from(value.op.node()) else { return false };
-        let can_answer = self.holders_of(value).contains(owner)
-            && owner != self.me
-            && !self.core.suspected().contains(owner);
+        // Heard: one that takes no part in slots, as when there is nothing to do, may keep it all the same.
+        let can_answer =
+            self.holders_of(value).contains(owner) && owner != self.me && self.hears(owner);
         let is_of_use = self.hosting.is_on() && value.k > 1;
         if !is_of_use || !can_answer || self.repair.missing.is_suspect(value.op) {
             return false;

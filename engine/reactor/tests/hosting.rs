@@ -6,11 +6,8 @@ use common::{Cluster, MS, address};
 use racos_engine::layout::fragment_len;
 use racos_engine::status::Status;
 use racos_engine::wire::client::Reply;
-use racos_engine::wire::node::{
-    SegmentAnswer, get_segment_question, kind, put_message, put_segment,
-};
+use racos_engine::wire::node::{SegmentAnswer, get_segment_question, kind, put_segment};
 use racos_machine::OpId;
-use racos_protocol::Message;
 
 const SMALL: usize = 1300;
 /// Stored before it gets a slot.
@@ -221,10 +218,8 @@ fn what_comes_from_a_host_is_looked_at_like_all_that_comes_off_the_wire() {
     cluster.start(4).unwrap();
     let mut told = 0;
     let done = cluster.pass_until(20_000 * MS, |cluster| {
-        // A node that takes no part is suspected, and not asked.
-        let (mut word, from) = (Vec::new(), cluster.node(0).exec());
-        put_message(&mut word, &Message::Skip { from, to: from + 10 });
-        liar.send(address(4), kind::CORE, &word, &[], cluster.now).unwrap();
+        // It takes no part in slots, and is suspected; but it is heard.
+        liar.send(address(4), kind::CORE, &[], &[], cluster.now).unwrap();
         let mut came = Vec::new();
         liar.receive(cluster.now, &mut came);
         for message in came.iter().filter(|message| message.kind == kind::GETOWN) {
@@ -245,6 +240,7 @@ fn what_comes_from_a_host_is_looked_at_like_all_that_comes_off_the_wire() {
     });
     let repair = status(&cluster, 4).repair;
     assert!(done && told >= 2, "told {told}: {repair:?}");
+    assert!(cluster.node(4).core().suspected().contains(1));
     assert_eq!(repair.from_hosts, 3 * EACH, "from the others");
     for index in 0..KEYS {
         assert_eq!(cluster.get(4, &key(index)), Some(written(index)));
