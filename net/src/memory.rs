@@ -50,6 +50,14 @@ impl Default for MemoryConfig {
     }
 }
 
+/// A slow way to an address: all that is sent there goes through it, one datagram after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// Added to the time that every datagram takes.
+    pub delay_ns: u64,
+    pub bytes_per_s: u64,
+}
+
 /// What has happened to datagrams so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryCounts {
@@ -75,6 +83,8 @@ struct Hub {
     /// Per address: datagrams on the way by arrival and order of sending.
     queues: FxHashMap<SocketAddr, BTreeMap<(u64, u64), Received>>,
     blocked: FxHashSet<(SocketAddr, SocketAddr)>,
+    /// Slow lines, and until when what was sent keeps them busy.
+    lines: FxHashMap<SocketAddr, (Line, u64)>,
     counts: MemoryCounts,
 }
 
@@ -88,6 +98,7 @@ impl MemoryHub {
             sent: 0,
             queues: FxHashMap::default(),
             blocked: FxHashSet::default(),
+            lines: FxHashMap::default(),
             counts: MemoryCounts::default(),
         })))
     }
@@ -124,6 +135,15 @@ impl MemoryHub {
             hub.blocked.insert((from, to));
         } else {
             hub.blocked.remove(&(from, to));
+        }
+    }
+
+    /// What is sent to an address from now on takes a slow line, or none any more.
+    pub fn slow_down(&self, to: SocketAddr, line: Option<Line>) {
+        let lines = &mut self.0.borrow_mut().lines;
+        match line {
+            Some(line) => drop(lines.insert(to, (line, 0))),
+            None => drop(lines.remove(&to)),
         }
     }
 
@@ -173,8 +193,18 @@ impl Hub {
                 continue;
             }
             let bytes = self.gather(datagram, damaged);
-            self.enqueue(from, datagram.to, bytes, self.now_ns + delay_ns);
+            let len = bytes.as_ref().map_or(0, |bytes| bytes.len());
+            let sent_ns = self.leaves_line_ns(datagram.to, len);
+            self.enqueue(from, datagram.to, bytes, sent_ns + delay_ns);
         }
+    }
+
+    /// When a datagram that is sent now has gone through the line to its receiver.
+    fn leaves_line_ns(&mut self, to: SocketAddr, len: usize) -> u64 {
+        let Some((line, busy_ns)) = self.lines.get_mut(&to) else { return self.now_ns };
+        let takes_ns = len as u64 * 1_000_000_000 / line.bytes_per_s;
+        *busy_ns = self.now_ns.max(*busy_ns) + takes_ns;
+        *busy_ns + line.delay_ns
     }
 
     fn gather(&mut self, datagram: &Datagram, damaged: bool) -> Option<Slice> {

@@ -248,7 +248,7 @@ impl<L: Link, D: Device> Node<L, D> {
         let all_named = self.machine.take_released(&mut released);
         let is_wanted = !released.is_empty() && self.keep.is_wanted(slot, self.now, self.now);
         for op in released.drain(..) {
-            self.repair.missing.remove(op);
+            self.repair.remove(op);
             self.hosting.forget(op);
             match is_wanted {
                 // PROTOCOL 9.8-b

@@ -39,6 +39,7 @@ pub mod api;
 mod assemble;
 mod assign;
 mod at_risk;
+mod awaited;
 mod batch;
 mod cache;
 mod checkpoint;

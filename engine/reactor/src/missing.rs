@@ -141,6 +141,18 @@ impl MissingList {
         Some((slot, op))
     }
 
+    /// What is aside is under way before its time; false if it is not aside.
+    pub fn take_up(&mut self, op: OpId) -> bool {
+        let Some(lack) = self.all.get_mut(&op) else { return false };
+        let before = *lack;
+        if matches!(before.state, State::UnderWay) {
+            return false;
+        }
+        lack.state = State::UnderWay;
+        self.unlist(op, before);
+        true
+    }
+
     /// A repair that moves so many bytes begins.
     pub fn spend(&mut self, bytes: u64) {
         self.allowance -= (bytes + REPAIR_COST) as i64;
@@ -199,6 +211,18 @@ mod tests {
         list.put_aside(op(2), 100);
         list.remove(op(1));
         assert_eq!((list.len(), list.next(99), list.next(100)), (2, None, Some((30, op(2)))));
+    }
+
+    #[test]
+    fn what_is_aside_can_be_taken_up_before_its_time_once() {
+        let mut list = MissingList::default();
+        list.grew(1 << 20);
+        list.add(op(1), 10, 500);
+        list.add(op(2), 20, 5);
+        assert!(list.take_up(op(1)) && !list.take_up(op(1)) && !list.take_up(op(3)));
+        assert_eq!((list.next(1000), list.next(1000)), (Some((20, op(2))), None));
+        list.put_aside(op(1), 2000);
+        assert_eq!((list.next(1999), list.next(2000)), (None, Some((10, op(1)))));
     }
 
     /// tests PROTOCOL 9.5-c

@@ -55,7 +55,18 @@ impl Cluster {
 
     /// A cluster whose nodes are configured otherwise.
     pub fn configured(n: usize, f: usize, k: usize, change: impl Fn(&mut NodeConfig)) -> Cluster {
-        let mut cluster = Cluster::formatted(n, f, k, change);
+        Cluster::formatted(n, f, k, change).opened()
+    }
+
+    /// A cluster over a network of another kind.
+    pub fn over(network: MemoryConfig, n: usize, f: usize, k: usize) -> Cluster {
+        Cluster::formatted_over(network, n, f, k, |_| {}).opened()
+    }
+
+    /// All nodes run and take part.
+    fn opened(self) -> Cluster {
+        let mut cluster = self;
+        let n = cluster.hosts.len();
         (0..n).for_each(|node| cluster.start(node).expect("a formatted disk opens"));
         cluster.founded();
         cluster.new_session();
@@ -72,7 +83,17 @@ impl Cluster {
 
     /// Disks of a cluster, formatted; no node runs.
     pub fn formatted(n: usize, f: usize, k: usize, change: impl Fn(&mut NodeConfig)) -> Cluster {
-        let hub = MemoryHub::new(1, MemoryConfig::default());
+        Cluster::formatted_over(MemoryConfig::default(), n, f, k, change)
+    }
+
+    fn formatted_over(
+        network: MemoryConfig,
+        n: usize,
+        f: usize,
+        k: usize,
+        change: impl Fn(&mut NodeConfig),
+    ) -> Cluster {
+        let hub = MemoryHub::new(1, network);
         let pool = Pool::new(512 << 20);
         let members: Vec<SocketAddr> = (0..n).map(address).collect();
         let hosts = (0..n).map(|index| {
