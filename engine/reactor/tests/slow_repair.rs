@@ -132,6 +132,20 @@ fn what_came_too_late_for_one_try_serves_the_next() {
     assert_eq!(others(&cluster) - sent_before, 2 * u64::from(VALUES), "theirs once, and no more");
 }
 
+/// tests PROTOCOL 9.5-i: what was put aside after its turn of 1.5 s is made again as soon as enough came, and
+/// not when it has its turn again.
+#[test]
+fn what_came_for_a_value_that_was_put_aside_is_used_at_once() {
+    let mut cluster = cluster();
+    lacks(&mut cluster, 1, LARGE, Some(Line { delay_ns: 1800 * MS, bytes_per_s: WIDE }));
+    // Half a second passes before the first try; what is put aside is taken up after another half.
+    let is_repaired = |cluster: &mut Cluster| cluster.node(4).status().repair.repaired > 0;
+    cluster.pass(2_150 * MS);
+    let status = cluster.node(4).status().repair;
+    assert!(status.under_way <= 4 && !is_repaired(&mut cluster), "the first are aside");
+    assert!(cluster.pass_until(250 * MS, is_repaired));
+}
+
 /// Small fragments are single datagrams, which nobody sends again: what is lost is asked for again.
 #[test]
 fn small_fragments_are_repaired_over_lines_that_are_slow_or_lose() {
