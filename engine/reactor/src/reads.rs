@@ -651,6 +651,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let holders = self.holders_of(&value);
         let left = holders.without(self.reads.table[&id].denied).len();
         if left < k {
+            if self.may_have_gone(id, &value) {
+                return self.replaced(id);
+            }
             let (n, lacking) = (holders.len(), holders.len() - left);
             let text = format!(
                 "{lacking} of {n} nodes answered that they lack their fragment; {k} are needed"
@@ -676,6 +679,14 @@ impl<L: Link, D: Device> Node<L, D> {
         // hold it, if it were in use.
         let gone = read.gone.len() + usize::from(!live_here && read.denied.contains(self.me));
         gone > usize::from(value.n) - self.support_of(value).min(usize::from(value.n))
+    }
+
+    /// Whether a stripe that too few nodes have may just be in no use any more: as of a slot that another node
+    /// has executed and this one has not, or as of here, while those that lack it are behind.
+    fn may_have_gone(&self, id: u64, value: &Value) -> bool {
+        let read = &self.reads.table[&id];
+        let gone_later = read.gone_exec.is_some_and(|exec| exec > self.core.exec());
+        read.stripe.is_some() && (gone_later || self.machine.value(value.op).is_none())
     }
 
     /// PROTOCOL 8.1-p GONE: execute what the others have, and look again.

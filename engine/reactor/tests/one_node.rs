@@ -382,6 +382,71 @@ fn a_value_without_k_fragments_is_data_loss() {
     assert_eq!(undecided, None, "nodes 3 and 4 may still have theirs");
 }
 
+/// tests PROTOCOL 8.1-p, 9.5-g: a stripe that two nodes lack and one says has gone is lost only if that one is
+/// not ahead; else it is looked for again, as of there.
+#[test]
+fn a_stripe_that_may_have_gone_is_not_lost() {
+    for ahead in [0, 4] {
+        let mut world = World::new();
+        world.pass(50 * MS, |_| {});
+        let value = world.nodes[0].machine().get(KEY).unwrap().values().next().unwrap();
+        let exec = world.nodes[0].exec() + ahead;
+        world.send(11, &Request::GetStripe { value }, &[]);
+        let (mut reply, mut wanted) = (None, 0);
+        world.pass_until(300 * MS, |world, to_client| {
+            for (to, message) in world.receive() {
+                if message.kind == kind::CORE {
+                    wanted = wanted.max(last_pulled(&message.head));
+                }
+                let answer = match to {
+                    1 => SegmentAnswer::Gone { exec },
+                    2 | 3 => SegmentAnswer::Missing,
+                    _ => continue,
+                };
+                if message.kind == kind::GETSEG {
+                    let read = u64::from_le_bytes(message.head[..8].try_into().unwrap());
+                    let mut head = Vec::new();
+                    put_segment(&mut head, read, value.op.0, Some(answer));
+                    world.speak(to, kind::SEG, &head);
+                }
+            }
+            reply = to_client.pop().map(|message| Reply::get(&message.head).unwrap().2);
+            reply.is_some()
+        });
+        match reply {
+            Some(Reply::Error(error)) if ahead == 0 => {
+                assert_eq!(error.code, client::ErrorCode::DataLoss)
+            }
+            None if ahead > 0 => assert_eq!(wanted, exec - 1, "the last slot below its exec"),
+            other => panic!("{ahead} ahead: {other:?}"),
+        }
+    }
+}
+
+/// tests PROTOCOL 9.5-g: nor is one that is in no use here, though others, which are behind then, lack it.
+#[test]
+fn a_stripe_in_no_use_here_is_not_lost() {
+    let mut world = World::new();
+    world.pass(50 * MS, |_| {});
+    let mut value = world.nodes[0].machine().get(KEY).unwrap().values().next().unwrap();
+    value.op = OpId(value.op.0 + 1);
+    world.send(11, &Request::GetStripe { value }, &[]);
+    let mut reply = None;
+    world.pass_until(300 * MS, |world, to_client| {
+        for (to, message) in world.receive() {
+            if message.kind == kind::GETSEG {
+                let read = u64::from_le_bytes(message.head[..8].try_into().unwrap());
+                let mut head = Vec::new();
+                put_segment(&mut head, read, value.op.0, Some(SegmentAnswer::Missing));
+                world.speak(to, kind::SEG, &head);
+            }
+        }
+        reply = to_client.pop().map(|message| Reply::get(&message.head).unwrap().2);
+        reply.is_some()
+    });
+    assert_eq!(reply, Some(Reply::NotFound), "the client looks for the key again");
+}
+
 /// tests PROTOCOL 8.1-g, 8.1-q, 10-y, 12.1-i: an answer of a node that has executed a change which the reader
 /// has not: the reader asks for the slots up to there, and answers nothing meanwhile.
 #[test]
