@@ -2,26 +2,33 @@
 
 use crate::client::What;
 use crate::host::State;
-use crate::plan::{Fixed, MS, Plan};
+use crate::plan::{Fixed, MS, NodePlan, Plan};
 use crate::run::{caught, submit};
 use crate::world::World;
 
 const KEYS: usize = 8;
 
+/// Five nodes of which the last is missing, and the others know; and who may write.
+fn world_without_4(change: impl FnOnce(&mut NodePlan)) -> (World, usize) {
+    let fixed = Fixed { code: Some((5, 1, 3)), calm: true, ..Fixed::default() };
+    let mut plan = Plan::draw(1, &fixed);
+    plan.work.clients = 0;
+    (plan.work.families, plan.work.family_keys) = (1, KEYS as u64);
+    plan.node.inline_bytes_max = 128;
+    change(&mut plan.node);
+    let mut world = World::new(plan, false);
+    let client = world.new_client(5_000 * MS);
+    world.run(200 * MS, |_| false);
+    world.kill(4, false);
+    world.run(3_000 * MS, |_| false);
+    (world, client)
+}
+
 /// PROTOCOL 9.6-a: with one of five missing, four hold what is written, and two of these may lose it, as two of
 /// five may at other times.
 pub fn what_is_written_while_a_node_is_missing_can_lose_as_many() -> Result<(), String> {
     caught(|| {
-        let fixed = Fixed { code: Some((5, 1, 3)), calm: true, ..Fixed::default() };
-        let mut plan = Plan::draw(1, &fixed);
-        plan.work.clients = 0;
-        (plan.work.families, plan.work.family_keys) = (1, KEYS as u64);
-        (plan.node.keeps_margin, plan.node.inline_bytes_max) = (true, 128);
-        let mut world = World::new(plan, false);
-        let client = world.new_client(5_000 * MS);
-        world.run(200 * MS, |_| false);
-        world.kill(4, false);
-        world.run(3_000 * MS, |_| false);
+        let (mut world, client) = world_without_4(|node| node.keeps_margin = true);
         for key in 0..KEYS {
             let (number, value) = world.contents.borrow_mut().new_put(key, 2_000);
             submit(&mut world, client, What::Put { key, number }, value, key % 4);
@@ -50,17 +57,9 @@ pub fn what_is_written_while_a_node_is_missing_can_lose_as_many() -> Result<(), 
 /// them as if it kept nothing.
 pub fn who_hosts_a_fragment_still_makes_its_own_again() -> Result<(), String> {
     caught(|| {
-        let fixed = Fixed { code: Some((5, 1, 3)), calm: true, ..Fixed::default() };
-        let mut plan = Plan::draw(1, &fixed);
-        plan.work.clients = 0;
-        (plan.work.families, plan.work.family_keys) = (1, KEYS as u64);
-        (plan.node.keeps_margin, plan.node.inline_bytes_max) = (false, 128);
-        (plan.node.hosting_bytes_max, plan.node.cache_bytes_max) = (1 << 20, 0);
-        let mut world = World::new(plan, false);
-        let client = world.new_client(5_000 * MS);
-        world.run(200 * MS, |_| false);
-        world.kill(4, false);
-        world.run(3_000 * MS, |_| false);
+        let (mut world, client) = world_without_4(|node| {
+            (node.keeps_margin, node.hosting_bytes_max, node.cache_bytes_max) = (false, 1 << 20, 0);
+        });
         let ask = |world: &mut World, what, value| {
             submit(world, client, what, value, 0);
             let until_ns = world.now_ns + 3_000 * MS;
