@@ -343,11 +343,35 @@ impl<L: Link, D: Device> Node<L, D> {
         Ok(())
     }
 
-    /// Proposes to put another disk in the place of a node's, on nobody's behalf.
-    pub fn propose_replace(&mut self, node: u8, expected: u32, disk: u128) {
-        let (address, is_forced) = (Box::default(), false);
+    /// Proposes to put another disk in the place of a node's, on nobody's behalf. `address`: where it comes
+    /// up; empty: where the node was.
+    ///
+    /// # Errors
+    /// Why it would be unwise; nothing is proposed.
+    pub fn propose_replace(
+        &mut self,
+        node: u8,
+        expected: u32,
+        disk: u128,
+        address: &str,
+    ) -> Result<(), String> {
+        let (address, is_forced) = (address.into(), false);
         let change = Replace { node, expected, disk, address, is_forced };
-        self.propose_alone(Action::ReplaceNode(Box::new(change)), None);
+        let action = Action::ReplaceNode(Box::new(change));
+        self.check_change(&action)?;
+        self.propose_alone(action, None);
+        Ok(())
+    }
+
+    /// Proposes that a node is reached elsewhere from then on, on nobody's behalf.
+    ///
+    /// # Errors
+    /// Why it would be unwise; nothing is proposed.
+    pub fn propose_move(&mut self, node: u8, expected: u32, address: &str) -> Result<(), String> {
+        let action = Action::MoveNode { node, expected, address: address.into() };
+        self.check_change(&action)?;
+        self.propose_alone(action, None);
+        Ok(())
     }
 
     /// PROTOCOL 10-v: says that all fragments are here again, once they are.

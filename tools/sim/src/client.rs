@@ -12,6 +12,7 @@ use racos_buffer::Pool;
 use racos_client::{Answer, ClientConfig, ClientCore, ClientError, Completion, Op, Route, Ticket};
 use racos_linear::{History, Operation, Outcome};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// What a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +248,8 @@ fn judge_error(what: What, error: &ClientError, contents: &Contents) -> Result<O
 /// One client process.
 pub struct SimClient {
     pub endpoint: usize,
+    /// Where it was told that the nodes are.
+    pub known: Vec<SocketAddr>,
     pub wake_ns: Option<u64>,
     pub is_issuing: bool,
     pub issued: usize,
@@ -263,12 +266,14 @@ impl SimClient {
     pub fn new(
         link: SimLink,
         endpoint: usize,
+        known: Vec<SocketAddr>,
         pool: Pool,
         config: ClientConfig,
         rng: Rng,
     ) -> SimClient {
         SimClient {
             endpoint,
+            known,
             wake_ns: None,
             is_issuing: false,
             issued: 0,

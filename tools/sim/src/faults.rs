@@ -102,10 +102,11 @@ impl World {
         bears && !self.counts_as_lost(index) && self.is_founded()
     }
 
-    /// Lost, on an empty disk, or replaced and not whole again.
+    /// Lost, on an empty disk, replaced and not whole again, or not yet where all others look for it.
     fn counts_as_lost(&self, index: usize) -> bool {
         let host = &self.hosts[index];
-        host.state == State::Lost || host.replacement.is_some() || host.is_wiped
+        let is_away = host.replacement.is_some() || host.moving.is_some() || host.is_wiped;
+        host.state == State::Lost || is_away
     }
 
     /// Something rots on the disk of a node, long enough ago not to be taken for a torn write: a
@@ -171,6 +172,11 @@ impl World {
     /// A client begins anew at another address; what the old one asked stays unanswered.
     fn restart_client(&mut self) -> bool {
         let client = self.rng.below(self.clients.len() as u64) as usize;
+        self.renew_client(client)
+    }
+
+    /// This client begins anew. Returns whether it was still asking.
+    pub fn renew_client(&mut self, client: usize) -> bool {
         if !self.clients[client].is_issuing {
             return false;
         }

@@ -1,5 +1,6 @@
 //! One machine of the cluster: its disk, its clock, and the node that runs on it or not.
 
+use crate::moves::Moving;
 use crate::net::{Net, SimLink};
 use crate::oracle::Witness;
 use crate::plan::Plan;
@@ -7,6 +8,7 @@ use crate::rng::Rng;
 use racos_buffer::Pool;
 use racos_engine::api::Handle;
 use racos_engine::{Bounds, Node, NodeConfig};
+use racos_net::Link;
 use racos_storage::device::memory::{Disk, MemoryDevice, Op, Timing};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -69,6 +71,8 @@ pub enum State {
 pub struct Replacement {
     pub disk: Rc<RefCell<Disk>>,
     pub disk_id: u128,
+    /// Where it comes up, if that is named.
+    pub address: Option<SocketAddr>,
     /// Its REPLACE was admitted; it is in the host.
     pub is_admitted: bool,
     pub is_in: bool,
@@ -77,6 +81,9 @@ pub struct Replacement {
 /// One machine.
 pub struct Host {
     pub replacement: Option<Replacement>,
+    pub moving: Option<Moving>,
+    /// Addresses that it has left, and some others may not know it.
+    pub left: Vec<SocketAddr>,
     pub index: usize,
     pub node: Option<SimNode>,
     /// The node's door, if a guest asks.
@@ -165,6 +172,8 @@ impl Host {
         let pool = format(&config, &disk, disk_id);
         Host {
             replacement: None,
+            moving: None,
+            left: Vec::new(),
             index,
             node: None,
             handle: None,
@@ -194,29 +203,38 @@ impl Host {
     }
 
     /// Makes an empty disk that is to be the next incarnation.
-    pub fn make_replacement(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
+    pub fn make_replacement(
+        &mut self,
+        plan: &Plan,
+        mut rng: Rng,
+        address: Option<SocketAddr>,
+        now_ns: u64,
+    ) {
         let disk = new_disk(plan, rng.fork(1));
         let config = NodeConfig { incarnation: self.config.incarnation + 1, ..self.config.clone() };
         let disk_id = u128::from(rng.number());
         format(&config, &disk, disk_id);
         disk.borrow_mut().advance(now_ns);
         let (is_admitted, is_in) = (false, false);
-        self.replacement = Some(Replacement { disk, disk_id, is_admitted, is_in });
+        self.replacement = Some(Replacement { disk, disk_id, address, is_admitted, is_in });
     }
 
-    /// Puts the new disk in; the process has ended.
-    pub fn swap_disk(&mut self) {
+    /// Puts the new disk in; the process has ended. With the directory its configuration is made anew: nothing
+    /// but that tells it where the others are.
+    pub fn swap_disk(&mut self, members: Vec<SocketAddr>) {
         let replacement = self.replacement.as_mut().expect("a new disk is there");
         self.disk = replacement.disk.clone();
         self.config.incarnation += 1;
+        self.config.members = members;
         replacement.is_in = true;
         self.state = State::Down;
         self.disk_ns = None;
     }
 
-    /// An empty disk, formatted as one that was never there.
-    pub fn wipe(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
+    /// An empty disk, formatted as one that was never there; its configuration is made anew, too.
+    pub fn wipe(&mut self, plan: &Plan, mut rng: Rng, members: Vec<SocketAddr>, now_ns: u64) {
         self.disk = new_disk(plan, rng.fork(1));
+        self.config.members = members;
         self.is_wiped = true;
         format(&self.running_config(), &self.disk, u128::from(rng.number()));
         self.disk.borrow_mut().advance(now_ns);
@@ -253,8 +271,12 @@ impl Host {
         let pool = self.pool.clone();
         let local = self.clock.local(now_ns);
         let witness = Some(Box::new(witness) as Box<_>);
-        let node =
-            SimNode::open_observed(self.running_config(), link, device, pool, local, witness);
+        let mut config = self.running_config();
+        // Its own place in the list; those of the others stay as they were when its directory was made.
+        if let Some(own) = config.members.get_mut(self.index) {
+            *own = link.local();
+        }
+        let node = SimNode::open_observed(config, link, device, pool, local, witness);
         let mut node =
             node.map_err(|error| format!("node {} cannot start: {error}", self.index))?;
         self.upkeep.starts_from_one += u64::from(node.snapshot().generation > 0);

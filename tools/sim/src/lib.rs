@@ -12,6 +12,8 @@
 //! | [`world`], [`queue`] | the events of a run, in order |
 //! | [`faults`] | what is done to nodes, disks and network |
 //! | [`host`], [`net`] | machines; packets |
+//! | `moves`, `replace`, `reconfigure` | what operators do: other places, disks and members |
+//! | `wipe`, `lag` | empty directories; nodes that are away for long |
 //! | [`client`], [`content`] | what clients ask and are told; keys and values |
 //! | [`lanes`] | nodes of several lanes, which fail as one; a world of its own |
 //! | [`guest`] | transactions, leases and watches through the doors of the nodes |
@@ -28,6 +30,7 @@ pub mod guest;
 pub mod host;
 mod lag;
 pub mod lanes;
+mod moves;
 pub mod mutants;
 pub mod net;
 pub mod oracle;

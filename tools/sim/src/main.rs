@@ -44,12 +44,15 @@ struct Options {
     /// Members join and leave, and k changes, while the cluster works.
     #[arg(long)]
     changes: bool,
+    /// Nodes move to other addresses in every run, not in some.
+    #[arg(long)]
+    moves: bool,
     /// Minutes instead of seconds, with as many faults and operations: timers of every length come into it.
     #[arg(long, conflicts_with = "guest")]
     long: bool,
     /// Nodes of so many lanes, each with some of the keys, which crash, freeze and lose power as one.
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=64))]
-    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "long", "fast", "trace"])]
+    #[arg(conflicts_with_all = ["nodes", "calm", "guest", "changes", "moves", "long", "fast", "trace"])]
     lanes: Option<u8>,
     /// Who fills the slots: owner or queue.
     #[arg(long, default_value_t = Policy::OwnerSlots)]
@@ -118,15 +121,16 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let Options { calm, guest, changes, policy, fast, long, .. } = options;
-    if policy == Policy::Queue && (guest || changes) {
+    let Options { calm, guest, changes, moves, policy, fast, long, .. } = options;
+    if policy == Policy::Queue && (guest || changes || moves) {
         eprintln!(
             "racos-sim: --policy queue has neither changes of the members nor the nodes' doors: leave \
-             --guest and --changes out"
+             --guest, --changes and --moves out"
         );
         return ExitCode::from(2);
     }
-    let fixed = Fixed { code, calm, guest, changes, policy, fast, long };
+    let moves = moves.then_some(true);
+    let fixed = Fixed { code, calm, guest, changes, policy, fast, long, moves };
     match (options.seed, options.seeds) {
         (Some(seed), None | Some(1)) => one(seed, &fixed, options.trace),
         (_, _) if options.trace => {
@@ -253,6 +257,7 @@ fn finish(totals: &Totals, fixed: &Fixed) -> ExitCode {
         + if fixed.calm { " --calm" } else { "" }
         + if fixed.guest { " --guest" } else { "" }
         + if fixed.changes { " --changes" } else { "" }
+        + if fixed.moves == Some(true) { " --moves" } else { "" }
         + if fixed.long { " --long" } else { "" }
         + if fixed.policy == Policy::Queue { " --policy queue" } else { "" }
         + &fixed.fast.map(|fast| format!(" --fast '{fast}'")).unwrap_or_default();

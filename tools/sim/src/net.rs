@@ -24,7 +24,9 @@ const POOL_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct Packet {
     pub from: usize,
-    pub to: usize,
+    /// Where the sender was when it sent it, and where it was sent to.
+    pub from_address: SocketAddr,
+    pub to_address: SocketAddr,
     pub bytes: Slice,
     pub is_damaged: bool,
 }
@@ -47,7 +49,7 @@ pub struct NetCounts {
     pub damaged: u64,
     /// Lost at a cut.
     pub cut: u64,
-    /// Lost because the receiver was dead or its socket full.
+    /// Lost because the receiver was dead, its socket full, or nobody at the address any more.
     pub unheard: u64,
 }
 
@@ -65,15 +67,23 @@ pub struct Net {
     /// Latest arrival so far from one endpoint at another, for packets that keep their order.
     latest_ns: Vec<Vec<u64>>,
     inboxes: Vec<Inbox>,
+    /// Where each endpoint is, and who is at each address; by the numbers of addresses.
+    places: Vec<usize>,
+    residents: Vec<Option<usize>>,
+    /// Addresses named so far that no endpoint has from its beginning.
+    named: usize,
     outbox: Vec<(u64, Packet)>,
 }
 
-/// The address of an endpoint, and back.
-pub fn address(endpoint: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 10_000 + endpoint as u16))
+/// The first address beyond those that endpoints have from their beginning.
+const NAMED_FROM: usize = 30_000;
+
+/// The address of this number; an endpoint is at that of its own number until it moves.
+pub fn address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 10_000 + number as u16))
 }
 
-fn endpoint(address: SocketAddr) -> usize {
+pub fn number(address: SocketAddr) -> usize {
     usize::from(address.port()) - 10_000
 }
 
@@ -89,6 +99,9 @@ impl Net {
             cuts: Vec::new(),
             latest_ns: Vec::new(),
             inboxes: Vec::new(),
+            places: Vec::new(),
+            residents: Vec::new(),
+            named: 0,
             outbox: Vec::new(),
         }))
     }
@@ -96,12 +109,47 @@ impl Net {
     /// One more endpoint; its number.
     pub fn enter(&mut self) -> usize {
         let count = self.inboxes.len() + 1;
+        assert!(count <= NAMED_FROM, "more endpoints than addresses");
         self.inboxes.push(Inbox::default());
+        self.places.push(count - 1);
+        self.settle(count - 1, count - 1);
         self.cuts.push(Vec::new());
         self.latest_ns.push(Vec::new());
         self.cuts.iter_mut().for_each(|row| row.resize(count, false));
         self.latest_ns.iter_mut().for_each(|row| row.resize(count, 0));
         count - 1
+    }
+
+    /// Where an endpoint is.
+    pub fn address_of(&self, endpoint: usize) -> SocketAddr {
+        address(self.places[endpoint])
+    }
+
+    /// An address at which nobody ever was.
+    pub fn fresh_address(&mut self) -> SocketAddr {
+        self.named += 1;
+        address(NAMED_FROM + self.named)
+    }
+
+    /// An endpoint is elsewhere from now on. What is sent to where it was is lost, or reaches who comes
+    /// there next.
+    pub fn relocate(&mut self, endpoint: usize, to: SocketAddr) {
+        let (from, to) = (self.places[endpoint], number(to));
+        self.residents[from] = None;
+        self.places[endpoint] = to;
+        self.settle(to, endpoint);
+    }
+
+    fn settle(&mut self, place: usize, endpoint: usize) {
+        if self.residents.len() <= place {
+            self.residents.resize(place + 1, None);
+        }
+        let before = self.residents[place].replace(endpoint);
+        assert!(before.is_none_or(|before| before == endpoint), "{place} has a resident");
+    }
+
+    fn resident(&self, at: SocketAddr) -> Option<usize> {
+        self.residents.get(number(at)).copied().flatten()
     }
 
     /// A process listens at the endpoint, or none does any more; what waited there is gone.
@@ -133,24 +181,34 @@ impl Net {
         self.outbox.is_empty()
     }
 
-    /// A packet reaches its receiver's socket. False if it is lost there.
-    pub fn arrive(&mut self, packet: Packet) -> bool {
-        let inbox = &mut self.inboxes[packet.to];
+    /// A packet reaches the socket of whoever is at its address by now; who that is, or nobody if it is lost
+    /// there.
+    pub fn arrive(&mut self, packet: Packet) -> Option<usize> {
         let len = packet.bytes.len();
-        if inbox.is_closed || inbox.bytes + len > INBOX_BYTES_MAX {
+        let to = self.resident(packet.to_address);
+        let open = to.filter(|to| {
+            let inbox = &self.inboxes[*to];
+            !inbox.is_closed && inbox.bytes + len <= INBOX_BYTES_MAX
+        });
+        let Some(to) = open else {
             self.counts.unheard += 1;
-            return false;
-        }
+            return None;
+        };
+        let inbox = &mut self.inboxes[to];
         self.counts.delivered += 1;
         inbox.bytes += len;
-        let received = Received { from: address(packet.from), bytes: packet.bytes };
+        let received = Received { from: packet.from_address, bytes: packet.bytes };
         inbox.queue.push_back((received, packet.is_damaged));
-        true
+        Some(to)
     }
 
     fn send(&mut self, from: usize, datagram: &Datagram) {
         self.counts.sent += 1;
-        let to = endpoint(datagram.to);
+        let (from_address, to_address) = (self.address_of(from), datagram.to);
+        let Some(to) = self.resident(to_address) else {
+            self.counts.unheard += 1;
+            return;
+        };
         let copies = 1 + u64::from(self.rng.chance(self.plan.duplicate_ppm));
         self.counts.duplicated += copies - 1;
         for _ in 0..copies {
@@ -166,7 +224,8 @@ impl Net {
             let at_ns = self.arrival(from, to, datagram);
             let is_damaged = self.rng.chance(self.plan.damage_ppm);
             if let Some(bytes) = self.gather(datagram, is_damaged) {
-                self.outbox.push((at_ns, Packet { from, to, bytes, is_damaged }));
+                let packet = Packet { from, from_address, to_address, bytes, is_damaged };
+                self.outbox.push((at_ns, packet));
             }
         }
     }
@@ -282,6 +341,67 @@ impl Link for SimLink {
     }
 
     fn local(&self) -> SocketAddr {
-        address(self.endpoint)
+        self.net.borrow().address_of(self.endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Fixed, Plan};
+
+    fn net_of(endpoints: usize) -> (Rc<RefCell<Net>>, Vec<SimLink>) {
+        let mut plan = Plan::draw(1, &Fixed { calm: true, ..Fixed::default() }).net;
+        (plan.late_node, plan.straggler_ppm) = (None, 0);
+        let net = Net::new(plan, Rng::new(1));
+        let links = (0..endpoints).map(|_| {
+            let endpoint = net.borrow_mut().enter();
+            SimLink::new(net.clone(), endpoint)
+        });
+        let links = links.collect();
+        (net, links)
+    }
+
+    fn send(link: &mut SimLink, to: SocketAddr) {
+        link.send(Datagram { to, head: vec![7; 40], body: Vec::new() });
+    }
+
+    /// Who gets what is on its way, and whom it shows as its sender.
+    fn arrivals(net: &Rc<RefCell<Net>>, links: &mut [SimLink]) -> Vec<(usize, SocketAddr)> {
+        let mut packets = Vec::new();
+        net.borrow_mut().take_sent(|_, packet| packets.push(packet));
+        let mut came = Vec::new();
+        for packet in packets {
+            let Some(to) = net.borrow_mut().arrive(packet) else { continue };
+            let mut received = Vec::new();
+            links[to].receive(&mut received);
+            came.extend(received.iter().map(|datagram| (to, datagram.from)));
+        }
+        came
+    }
+
+    #[test]
+    fn what_is_sent_to_a_place_that_was_left_is_lost_or_reaches_who_came_there() {
+        let (net, mut links) = net_of(3);
+        let there = net.borrow_mut().fresh_address();
+        send(&mut links[0], address(1));
+        send(&mut links[1], address(0));
+        net.borrow_mut().relocate(1, there);
+        assert_eq!(links[1].local(), there);
+        let unheard = |net: &Rc<RefCell<Net>>| net.borrow().counts.unheard;
+        // The one on its way finds nobody; the other one shows where its sender was.
+        assert_eq!(arrivals(&net, &mut links), [(0, address(1))]);
+        assert_eq!(unheard(&net), 1);
+        send(&mut links[0], address(1));
+        assert_eq!((arrivals(&net, &mut links), unheard(&net)), (vec![], 2));
+        send(&mut links[0], there);
+        send(&mut links[1], address(0));
+        assert_eq!(arrivals(&net, &mut links), [(1, address(0)), (0, there)]);
+        // Another one comes to where it was.
+        send(&mut links[0], address(2));
+        net.borrow_mut().relocate(2, address(1));
+        send(&mut links[0], address(1));
+        assert_eq!((arrivals(&net, &mut links), unheard(&net)), (vec![(2, address(0))], 3));
+        assert_ne!(net.borrow_mut().fresh_address(), there);
     }
 }

@@ -32,6 +32,8 @@ pub struct Fixed {
     pub fast: Option<Fast>,
     /// A quarter of an hour with as many faults and operations as otherwise come in seconds.
     pub long: bool,
+    /// Whether nodes move to other addresses; drawn if not given.
+    pub moves: Option<bool>,
 }
 
 /// How much longer everything takes in long runs but for what networks, disks and nodes take.
@@ -133,9 +135,11 @@ pub enum Kind {
     Wipe,
     /// A node joins or leaves, or values are cut into more or fewer fragments.
     Reconfigure,
+    /// A node goes on at another address, or a new disk comes up at one.
+    Move,
 }
 
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 19] = [
     Kind::Kill,
     Kind::PowerCut,
     Kind::PowerCutAll,
@@ -154,6 +158,7 @@ pub const KINDS: [Kind; 18] = [
     Kind::Lag,
     Kind::Wipe,
     Kind::Reconfigure,
+    Kind::Move,
 ];
 /// Kinds that a run draws some of; those behind them come by a plan of their own.
 const DRAWN: usize = 13;
@@ -178,6 +183,8 @@ pub struct FaultPlan {
     /// Mean time between changes of the members; 0: there are none. Machines beyond n that may join.
     pub change_ns_mean: u64,
     pub extra: usize,
+    /// Mean time until some node is to be elsewhere; 0: none is.
+    pub move_ns_mean: u64,
 }
 
 /// What clients do. Shares are in a million.
@@ -291,12 +298,18 @@ impl Plan {
             plan.faults.change_ns_mean = rng.between(100, 1_000) * MS;
             plan.faults.extra = rng.below(4) as usize;
         }
+        let mut rng = Rng::new(seed).fork(20);
+        let moves = rng.one_in(3);
+        if !fixed.calm && f > 0 && fixed.moves.unwrap_or(moves) {
+            let most = *rng.pick(&[100, 400, 1_000]);
+            plan.faults.move_ns_mean = rng.between(20, most) * MS;
+        }
         if fixed.long {
             plan.stretch();
         }
         if plan.policy == Policy::Queue {
-            // Both need slots with owners.
-            plan.faults.replace_ns_mean = 0;
+            // All of these need slots with owners.
+            (plan.faults.replace_ns_mean, plan.faults.move_ns_mean) = (0, 0);
             assert!(!fixed.changes && !fixed.guest, "refused where options are read");
         }
         plan
@@ -325,6 +338,7 @@ impl Plan {
             &mut faults.lag_ns_mean,
             &mut faults.wipe_ns_mean,
             &mut faults.change_ns_mean,
+            &mut faults.move_ns_mean,
         ];
         times.into_iter().for_each(|ns| *ns *= STRETCH);
     }
@@ -445,6 +459,7 @@ fn faults(rng: &mut Rng, f: usize, calm: bool) -> FaultPlan {
         wipe_ns_mean: 0,
         change_ns_mean: 0,
         extra: 0,
+        move_ns_mean: 0,
     }
 }
 

@@ -45,7 +45,7 @@ impl World {
     }
 
     /// As the node sees them that has executed most.
-    fn newest_members(&self) -> Option<&Members> {
+    pub fn newest_members(&self) -> Option<&Members> {
         let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
         nodes.max_by_key(|node| node.exec()).map(|node| node.machine().members())
     }
@@ -60,14 +60,18 @@ impl World {
         let grows = rng.one_in(2);
         if grows && used < self.hosts.len() && self.hosts[used].state != State::Lost {
             let host = &self.hosts[used];
-            let address = crate::net::address(used).to_string().into();
+            let address = self.net.borrow().address_of(used).to_string().into();
             joining.push(Joining { disk: host.disk_id, address });
             list.push(used as u8);
         }
         if !grows || rng.one_in(3) {
             let at = rng.below(list.len() as u64) as usize;
             let node = usize::from(list[at]);
-            if node < used && self.hosts[node].replacement.is_none() && list.len() > 2 * f + 1 {
+            let stays = node >= used || {
+                let host = &self.hosts[node];
+                host.replacement.is_some() || host.moving.is_some()
+            };
+            if !stays && list.len() > 2 * f + 1 {
                 list.remove(at);
             }
         }

@@ -37,7 +37,8 @@ impl World {
         self.lost += usize::from(!is_lost);
         let rng = self.replace_rng.fork(7 + u64::from(self.hosts[index].incarnation()));
         let plan = self.plan.clone();
-        self.hosts[index].make_replacement(&plan, rng, self.now_ns);
+        let address = self.place_of_replacement(index);
+        self.hosts[index].make_replacement(&plan, rng, address, self.now_ns);
         self.faults[place(Kind::Replace)] += 1;
         self.trace.note(self.now_ns, &[9, index as u64, u64::from(is_lost)]);
         self.trace.say(self.now_ns, || format!("node {index} is replaced, lost: {is_lost}"));
@@ -55,13 +56,14 @@ impl World {
     /// The operator goes on.
     pub fn replacing(&mut self, index: usize) {
         let Some(new) = &self.hosts[index].replacement else { return };
-        let (disk_id, is_in) = (new.disk_id, new.is_in);
+        let (disk_id, is_in, address) = (new.disk_id, new.is_in, new.address);
         let (is_admitted, is_whole) = self.progress(index, disk_id);
         self.at(self.now_ns + LOOK_NS, Event::Replacing(index));
-        if is_in && is_whole {
+        if is_in && is_whole && address.is_none_or(|at| self.all_look_for(index, at)) {
             self.hosts[index].replacement = None;
             self.lost -= 1;
             self.spoiled.remove(&index);
+            self.tell_clients();
             return self.trace.say(self.now_ns, || format!("node {index} is whole again"));
         }
         if is_in {
@@ -73,7 +75,10 @@ impl World {
                 let through = *self.replace_rng.pick(&up);
                 let expected = self.hosts[index].incarnation();
                 let node = self.hosts[through].node.as_mut().expect("it is up");
-                node.propose_replace(index as u8, expected, disk_id);
+                let address = address.map(|at| at.to_string()).unwrap_or_default();
+                // What one node thinks unwise another may know better.
+                let asked = node.propose_replace(index as u8, expected, disk_id, &address);
+                self.trace.say(self.now_ns, || format!("node {through} was asked: {asked:?}"));
                 self.wake_node(through, self.now_ns);
             }
             return;
@@ -86,7 +91,11 @@ impl World {
         if runs {
             self.kill(index, false);
         }
-        self.hosts[index].swap_disk();
+        let members = self.founders();
+        self.hosts[index].swap_disk(members);
+        if let Some(address) = address {
+            self.relocate(index, address);
+        }
         self.at(self.now_ns, Event::Start(index));
     }
 }

@@ -194,6 +194,7 @@ pub fn run_rotting(seed: u64) -> Result<Report, String> {
         plan.faults.kinds = vec![Kind::ClockJump];
         (plan.faults.every_ns_mean, plan.faults.spoil_ns_mean) = (1_000 * MS, 20 * MS);
         (plan.faults.replace_ns_mean, plan.faults.wipe_ns_mean) = (0, 0);
+        plan.faults.move_ns_mean = 0;
         plan.faults_end_ns = 2_000 * MS;
         (plan.node.segment_bytes, plan.node.value_bytes_max) = (256 << 10, 40 << 10);
         (plan.node.cache_bytes_max, plan.node.scrub_ns) = (0, 500 * MS);
@@ -233,6 +234,7 @@ fn whole_run(world: &mut World) -> Result<Account, String> {
     let calm_ns = world.now_ns;
     finish_work(world)?;
     finish_wiping(world)?;
+    finish_moving(world)?;
     finish_replacing(world)?;
     finish_recoding(world)?;
     finish_widening(world)?;
@@ -264,6 +266,18 @@ fn finish_wiping(world: &mut World) -> Result<(), String> {
     let open =
         || "liveness: a node on an empty disk is not told that it must not begin anew".into();
     if refused { Ok(()) } else { Err(open()) }
+}
+
+/// PROTOCOL 10-am: where nodes have moved to they are looked for, by all.
+fn finish_moving(world: &mut World) -> Result<(), String> {
+    let limit_ns = world.now_ns + WHOLE_NS;
+    let over = world.run(limit_ns, |world| world.hosts.iter().all(|host| host.moving.is_none()));
+    problem(world)?;
+    if over {
+        return Ok(());
+    }
+    let left: Vec<_> = world.hosts.iter().filter_map(|host| host.moving.as_ref()).collect();
+    Err(format!("liveness: nodes are not looked for where they have moved to: {left:?}"))
 }
 
 /// New disks come to hold everything.

@@ -3,8 +3,9 @@
 //! Purpose: each thread runs whole worlds, one at a time; nothing is shared between worlds, so that
 //! what a seed gives does not depend on how many run beside it.
 
-use crate::plan::{Fixed, KINDS};
+use crate::plan::{Fixed, KINDS, Kind};
 use crate::run::{Report, run};
+use crate::world::place;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -48,6 +49,11 @@ impl Totals {
     /// Values that were re-coded.
     pub fn recoded(&self) -> u64 {
         self.sum.recoded[0]
+    }
+
+    /// Faults of this kind.
+    pub fn faults(&self, kind: Kind) -> u64 {
+        self.sum.faults[place(kind)]
     }
 
     /// One line on how far a long run is.

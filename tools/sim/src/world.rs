@@ -9,7 +9,7 @@ use crate::client::{Book, SimClient};
 use crate::content::Contents;
 use crate::guest::{self, Door, Guest};
 use crate::host::{CLUSTER, Host, SimNode, State};
-use crate::net::{Net, Packet, SimLink, address};
+use crate::net::{Net, Packet, SimLink, address, number};
 use crate::oracle::{Oracle, Witness};
 use crate::plan::{KINDS, Kind, Plan};
 use crate::queue::Queue;
@@ -50,6 +50,9 @@ pub enum Event {
     Lagging(usize),
     /// The operator thinks of other members, or asks for them again.
     Reconfigure,
+    /// Some node is to be elsewhere; the move of this one goes on.
+    Move,
+    Moving(usize),
     /// What a fault did ends.
     Start(usize),
     Thaw(usize),
@@ -130,6 +133,9 @@ pub struct World {
     pub wanted: Option<Wanted>,
     /// Nodes that were chosen to leave, whether they did or not.
     pub leaving: BTreeSet<usize>,
+    pub move_rng: Rng,
+    /// Addresses that nodes have left, and all others know it.
+    pub vacant: Vec<SocketAddr>,
     pub problem: Option<String>,
     queue: Queue,
     client_pool: Pool,
@@ -176,6 +182,8 @@ impl World {
             change_rng: rng.fork(15),
             wanted: None,
             leaving: BTreeSet::new(),
+            move_rng: rng.fork(16),
+            vacant: Vec::new(),
             problem: None,
             queue: Queue::default(),
             client_pool: Pool::new(CLIENT_POOL_BYTES),
@@ -218,6 +226,10 @@ impl World {
             let at_ns = world.change_rng.exponential(world.plan.faults.change_ns_mean);
             world.at(at_ns + 50_000_000, Event::Reconfigure);
         }
+        if world.plan.faults.move_ns_mean > 0 {
+            let at_ns = world.move_rng.exponential(world.plan.faults.move_ns_mean);
+            world.at(at_ns, Event::Move);
+        }
         world
     }
 
@@ -226,15 +238,15 @@ impl World {
         let endpoint = self.net.borrow_mut().enter();
         self.clients_made += 1;
         let mut rng = self.rng.fork(1_000 + self.clients_made);
-        let members = (0..self.plan.machines()).map(address).collect();
-        let mut config = ClientConfig::new(CLUSTER, members, rng.number());
+        let known = self.addresses(self.plan.machines());
+        let mut config = ClientConfig::new(CLUSTER, known.clone(), rng.number());
         config.patience_ns = patience_ns;
         config.session_idle_ns_max = self.plan.work.session_idle_ns;
         config.stripe_bytes = self.plan.node.value_bytes_max;
         config.window = *rng.pick(&[1, 4, 64]);
         let link = SimLink::new(self.net.clone(), endpoint);
         let pool = self.client_pool.clone();
-        self.clients.push(SimClient::new(link, endpoint, pool, config, rng));
+        self.clients.push(SimClient::new(link, endpoint, known, pool, config, rng));
         self.clients.len() - 1
     }
 
@@ -299,6 +311,8 @@ impl World {
             Event::Spoil => self.spoil(),
             Event::Replace => self.replace(),
             Event::Reconfigure => self.reconfigure(),
+            Event::Move => self.think_of_move(),
+            Event::Moving(index) => self.moving(index),
             Event::Replacing(index) => self.replacing(index),
             Event::Lag => self.lag(),
             Event::Wipe => self.wipe(),
@@ -312,12 +326,10 @@ impl World {
 
     fn arrive(&mut self, packet: Packet) {
         self.load.packets += 1;
-        let (from, to, len) = (packet.from, packet.to, packet.bytes.len());
+        let (from, at, len) = (packet.from, number(packet.to_address), packet.bytes.len());
         let hash = crc32fast::hash(&packet.bytes);
-        self.trace.note(self.now_ns, &[1, from as u64, to as u64, len as u64, hash.into()]);
-        if !self.net.borrow_mut().arrive(packet) {
-            return;
-        }
+        self.trace.note(self.now_ns, &[1, from as u64, at as u64, len as u64, hash.into()]);
+        let Some(to) = self.net.borrow_mut().arrive(packet) else { return };
         if to < self.plan.machines() {
             return self.wake_node(to, self.now_ns);
         }
@@ -372,7 +384,9 @@ impl World {
             Err(what) if self.spoiled.contains(&index) && is_refused(&what) => {
                 self.trace.say(self.now_ns, || format!("{what}: it is lost"));
                 self.hosts[index].stop(&self.net, State::Lost);
-                self.lost += 1;
+                // One that is moving counts already, and is not moved any more.
+                let was_moving = self.hosts[index].moving.take().is_some();
+                self.lost += usize::from(!was_moving);
             }
             Err(what) => self.fail(what),
         }

@@ -1,6 +1,7 @@
 //! Whole clusters from seeds: fresh ones, those that once failed, and each the same when run again.
 
 use racos_protocol::{Fast, Policy};
+use racos_sim::plan::Kind;
 use racos_sim::swarm::{Totals, run_many};
 use racos_sim::{Fixed, run};
 
@@ -10,6 +11,8 @@ const FRESH: u64 = 120;
 const GUESTS: u64 = 12;
 /// Of those whose members change.
 const CHANGES: u64 = 12;
+/// Of those whose nodes move in every run; every other one changes its members, too.
+const MOVES: u64 = 16;
 /// Of nodes with several lanes.
 const LANES: u64 = 12;
 /// Of those that last long; every other one changes its members.
@@ -86,6 +89,24 @@ fn members_change_and_what_was_written_follows_them() {
     assert!(totals.recoded() > 0, "values were re-coded: {totals}");
 }
 
+/// tests PROTOCOL 10-am: with disks that are replaced, power cuts of all, and members that change.
+#[test]
+fn nodes_move_and_are_found_where_they_are() {
+    let first = racos_engine::runtime::random_u128() as u64 >> 16;
+    let mut moves = 0;
+    for changes in [false, true] {
+        println!("seeds {first} to {}, with --moves, --changes {changes}", first + MOVES / 2 - 1);
+        let fixed = Fixed { moves: Some(true), changes, ..Fixed::default() };
+        let totals = run_many(first, MOVES / 2, JOBS, &fixed, |_| true);
+        assert_passed(&totals);
+        moves += totals.faults(Kind::Move);
+    }
+    assert!(moves > 0, "nodes move");
+    let fixed = Fixed { code: Some((5, 1, 3)), moves: Some(true), ..Fixed::default() };
+    let again = || run(first, &fixed, false).expect("it passes");
+    assert_eq!(again(), again(), "the same seed, the same run");
+}
+
 #[test]
 fn what_takes_minutes_keeps_every_promise() {
     let first = racos_engine::runtime::random_u128() as u64 >> 16;
@@ -130,12 +151,13 @@ fn as_few_proposals_as_can_decide_keep_every_promise() {
     }
 }
 
-/// A line of the list: a seed, sometimes the code of its cluster, and whether its members change.
+/// A line of the list: a seed, sometimes the code of its cluster, and whether its members change, or move.
 fn kept(line: &str) -> Option<(u64, Fixed)> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let mut words = line.split_whitespace();
     let seed = words.next()?.parse().expect("a line begins with a seed");
-    let (changes, code): (Vec<&str>, Vec<&str>) = words.partition(|word| *word == "changes");
+    let (named, code): (Vec<&str>, Vec<&str>) =
+        words.partition(|word| ["changes", "moves"].contains(word));
     let code = code.first().map(|code| {
         let numbers: Vec<usize> =
             code.split(',').map(|part| part.parse().expect("a code is n,f,k")).collect();
@@ -144,7 +166,8 @@ fn kept(line: &str) -> Option<(u64, Fixed)> {
     });
     // They failed with it.
     let fast = Some(Fast::Support);
-    Some((seed, Fixed { code, changes: !changes.is_empty(), fast, ..Fixed::default() }))
+    let (changes, moves) = (named.contains(&"changes"), Some(named.contains(&"moves")));
+    Some((seed, Fixed { code, changes, moves, fast, ..Fixed::default() }))
 }
 
 #[test]
