@@ -114,7 +114,9 @@ impl<L: Link, D: Device> Node<L, D> {
 
     /// Follows the changes that were executed.
     pub(crate) fn learn_members(&mut self) {
-        self.learn_addresses();
+        if !mutant!("places forgotten at restart") {
+            self.learn_addresses();
+        }
         let members = self.machine.members();
         let mut others = NodeSet::EMPTY;
         for (node, seat) in members.seats().iter().enumerate() {

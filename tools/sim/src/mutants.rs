@@ -21,7 +21,13 @@ use std::time::{Duration, Instant};
 pub enum Catch {
     /// By a simulated cluster: this seed was the quickest when it was chosen; if it no longer is
     /// one, so many others are tried.
-    Seed { seed: u64, code: Option<(usize, usize, usize)>, policy: Policy, within: u64 },
+    Seed {
+        seed: u64,
+        code: Option<(usize, usize, usize)>,
+        policy: Policy,
+        moves: bool,
+        within: u64,
+    },
     /// By a schedule of its own.
     Probe { name: &'static str, probe: fn() -> Result<(), String> },
 }
@@ -39,14 +45,20 @@ const FRESH_FROM: u64 = 40_000_000;
 const WITHIN: u64 = 60;
 
 const fn seed(name: &'static str, seed: u64) -> Mutant {
-    let policy = Policy::OwnerSlots;
-    Mutant { name, catch: Catch::Seed { seed, code: None, policy, within: WITHIN } }
+    let (policy, moves) = (Policy::OwnerSlots, false);
+    Mutant { name, catch: Catch::Seed { seed, code: None, policy, moves, within: WITHIN } }
+}
+
+/// Of a cluster whose nodes move.
+const fn moved(name: &'static str, seed: u64) -> Mutant {
+    let (policy, moves) = (Policy::OwnerSlots, true);
+    Mutant { name, catch: Catch::Seed { seed, code: None, policy, moves, within: WITHIN } }
 }
 
 /// Of a cluster whose slots are filled from queues.
 const fn queued(name: &'static str, seed: u64) -> Mutant {
-    let policy = Policy::Queue;
-    Mutant { name, catch: Catch::Seed { seed, code: None, policy, within: WITHIN } }
+    let (policy, moves) = (Policy::Queue, false);
+    Mutant { name, catch: Catch::Seed { seed, code: None, policy, moves, within: WITHIN } }
 }
 
 macro_rules! probe {
@@ -150,6 +162,9 @@ pub const MUTANTS: &[Mutant] = &[
     probe!("slots before a change left open", slots_before_a_change_are_filled_without_work),
     probe!("a replaced owner is waited for", a_replaced_owner_is_not_waited_for),
     probe!("a read asks the new members only", a_read_during_a_change_asks_the_old_members_too),
+    probe!("another incarnation is moved", one_disk_is_moved_and_not_the_next),
+    probe!("two nodes at one address", a_place_has_one_node),
+    moved("places forgotten at restart", 40000004),
     // Values of older layouts (PROTOCOL 10).
     probe!("other bytes re-coded", other_bytes_are_not_put_in_the_place_of_a_value),
     probe!("a part that waits is re-coded", a_part_that_waits_keeps_its_name),
@@ -212,14 +227,18 @@ pub fn are_built_in() -> bool {
     racos_engine::MUTANTS
 }
 
+/// A seed, and what of its run was not drawn: the code, who fills the slots, and whether nodes move.
+type Ran = (u64, usize, Policy, Option<bool>);
+
 /// What seeds come to with all guards in place: many mutants share one.
 #[derive(Debug, Default)]
-pub struct Whole(Mutex<BTreeMap<(u64, usize, Policy), Option<String>>>);
+pub struct Whole(Mutex<BTreeMap<Ran, Option<String>>>);
 
 impl Whole {
     /// Why this seed fails though no guard is out, if it does.
     fn failure(&self, seed: u64, fixed: &Fixed) -> Option<String> {
-        let key = (seed, fixed.code.map_or(0, |(n, _, k)| n * 100 + k), fixed.policy);
+        let code = fixed.code.map_or(0, |(n, _, k)| n * 100 + k);
+        let key = (seed, code, fixed.policy, fixed.moves);
         let known = self.0.lock().expect("no holder panics").get(&key).cloned();
         known.unwrap_or_else(|| {
             let failure = run(seed, fixed, false).err();
@@ -243,10 +262,10 @@ pub fn judge(mutant: &Mutant, fresh: Option<(u64, u64)>, whole: &Whole) -> Verdi
             verdict.caught = noticed(probe).map(|why| (name.to_owned(), why));
             drop(off);
         }
-        Catch::Seed { seed, code, policy, within } => {
-            // The seeds were chosen with it.
-            let fast = Some(Fast::Support);
-            let fixed = Fixed { code, policy, fast, ..Fixed::default() };
+        Catch::Seed { seed, code, policy, moves, within } => {
+            // The seeds were chosen with these.
+            let (fast, moves) = (Some(Fast::Support), Some(moves));
+            let fixed = Fixed { code, policy, fast, moves, ..Fixed::default() };
             let kept = std::iter::once(seed).chain(FRESH_FROM..).take(within as usize);
             let (first, count) = fresh.unwrap_or((0, 0));
             let fresh_seeds = first..first + count;

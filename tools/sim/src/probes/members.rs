@@ -88,6 +88,20 @@ pub fn what_leaves_as_lost_is_gone() -> Result<(), String> {
     void_after(replace(2, 1, 7), 15, next, Refusal::TooManyRebuilding)
 }
 
+fn move_node(node: u8, expected: u32, address: &str) -> Action {
+    Action::MoveNode { node, expected, address: address.into() }
+}
+
+/// PROTOCOL 10-am: the disk that was to move is not there any more; the one in its place is where it was named.
+pub fn one_disk_is_moved_and_not_the_next() -> Result<(), String> {
+    void_after(replace(2, 1, 7), 15, move_node(2, 1, "a:1"), Refusal::OtherIncarnation)
+}
+
+/// PROTOCOL 10-am: what is sent to one of two nodes at an address reaches the other.
+pub fn a_place_has_one_node() -> Result<(), String> {
+    void_after(move_node(2, 1, "a:1"), 11, move_node(3, 1, "a:1"), Refusal::AddressInUse)
+}
+
 /// PROTOCOL 10-i: one of five that may be lost, and five of six fragments: some value would be gone.
 pub fn a_shape_that_cannot_keep_its_promise_is_none() -> Result<(), String> {
     let mut machine = founded();
