@@ -358,7 +358,10 @@ impl<L: Link> ClientCore<L> {
             Ok(()) => {
                 let wait_ns = self.endpoints.resend_after_ns(pending.endpoint, pending.class);
                 let wait_ns = wait_ns + self.value_bytes * VALUE_NS_PER_BYTE;
-                let wait_ns = (wait_ns << pending.sends_here.min(6)).min(self.config.resend_ns_max);
+                // Twice as long for each time that it was sent here in vain, and for each other node that
+                // does not answer: a cluster that has become slow gets no quicker by more of the same.
+                let in_vain = pending.sends_here + pending.asked.others(pending.endpoint);
+                let wait_ns = (wait_ns << in_vain.min(6)).min(self.config.resend_ns_max);
                 pending.phase = Phase::Asked;
                 pending.waits = 0;
                 pending.sends += 1;

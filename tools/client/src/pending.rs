@@ -69,6 +69,11 @@ impl AskedNodes {
         self.latest[0] = Some(Asked { endpoint, times, first_ns: now_ns });
     }
 
+    /// How many others have not answered.
+    pub fn others(&self, endpoint: usize) -> u32 {
+        self.latest.iter().flatten().filter(|asked| asked.endpoint != endpoint).count() as u32
+    }
+
     /// It has answered; what it had been sent, if that is known.
     pub fn take(&mut self, endpoint: usize) -> Option<Asked> {
         let is_it = |asked: &Option<Asked>| asked.is_some_and(|asked| asked.endpoint == endpoint);
@@ -236,6 +241,7 @@ mod tests {
         for (endpoint, now_ns) in [(7, 10), (7, 20), (3, 30), (7, 40)] {
             nodes.note(endpoint, now_ns);
         }
+        assert_eq!([3, 7, 8].map(|endpoint| nodes.others(endpoint)), [1, 1, 2]);
         assert_eq!(nodes.take(3), Some(Asked { endpoint: 3, times: 1, first_ns: 30 }));
         assert_eq!(nodes.take(3), None, "it was not asked since");
         nodes.note(3, 50);
