@@ -21,7 +21,7 @@ use racos_buffer::Slice;
 use racos_machine::{OpId, Value};
 use racos_net::Link;
 use racos_protocol::{Release, Slot};
-use racos_storage::device::Device;
+use racos_storage::device::{Device, FileId};
 use racos_storage::{Class, Place};
 use std::collections::BTreeMap;
 
@@ -93,6 +93,18 @@ impl Hosting {
         let taken = self.fragments.remove(&(op, node))?;
         self.bytes -= cost(taken.0);
         Some(taken)
+    }
+
+    /// Segments were given back: what lay in them is kept no longer. The oldest go first; what is behind one
+    /// that is still there is looked at when that one goes, so that a turn pays for no more than goes.
+    pub fn forget_given_back(&mut self, holds: impl Fn(FileId) -> bool) {
+        while let Some(oldest) = self.fragments.first_entry()
+            && let (place, _) = *oldest.get()
+            && !holds(place.segment)
+        {
+            oldest.remove();
+            self.bytes -= cost(place);
+        }
     }
 
     /// No version uses the value any more.
@@ -230,6 +242,21 @@ mod tests {
         assert_eq!((hosting.len(), hosting.bytes()), (4, 4 * OLD));
         assert_eq!((hosting.take(op(1), 2), hosting.take(op(1), 4)), (None, None));
         assert!(hosting.take(op(2), 4).is_some());
+    }
+
+    #[test]
+    fn what_lay_in_a_segment_that_was_given_back_is_kept_no_longer() {
+        let mut hosting = Hosting::new(1 << 20);
+        for (counter, segment) in [(0, 3), (1, 3), (2, 4), (3, 5), (4, 5)] {
+            hosting.add(op(counter), 4, Place { segment, ..place(0) }, 0);
+        }
+        hosting.forget_given_back(|_| true);
+        assert_eq!((hosting.len(), hosting.bytes()), (5, 5 * OLD));
+        hosting.forget_given_back(|segment| ![3, 5].contains(&segment));
+        assert_eq!((hosting.len(), hosting.bytes()), (3, 3 * OLD));
+        assert!(!hosting.contains(op(1)) && hosting.contains(op(3)), "behind one that is there");
+        hosting.forget_given_back(|_| false);
+        assert_eq!((hosting.len(), hosting.bytes()), (0, 0));
     }
 
     #[test]

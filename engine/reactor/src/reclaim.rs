@@ -219,6 +219,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 false => self.reclaim.look_at = Some(self.now + RETRY_NS),
             }
         }
+        self.hosting.forget_given_back(|segment| self.log.holds(segment));
     }
 
     /// Takes up the segment with the least in use, if the files take too much.

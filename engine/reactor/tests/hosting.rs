@@ -180,6 +180,9 @@ fn what_is_kept_for_others_takes_no_room_from_what_is_live() {
         (bounds.history_slots, bounds.hosting_bytes_max) = (16, 1 << 40);
     });
     lose_4(&mut cluster);
+    cluster.put(0, b"old", &vec![1; BIG]);
+    let old = cluster.stored(0, b"old");
+    assert!(cluster.node(0).hosted_place(old, 4).is_some());
     cluster.new_session_of(64);
     let (mut most_of_limit, mut sent, mut open) = (0, 0u32, 0);
     let done = cluster.pass_until(600_000 * MS, |cluster| {
@@ -201,6 +204,7 @@ fn what_is_kept_for_others_takes_no_room_from_what_is_live() {
     // Its own fragments alone would be half of what was written.
     assert!(disk.flushed_bytes > 2 * 3000 * (BIG as u64 / 3), "{disk:?}");
     assert!(disk.segments_back > 50 && margin.hosted > 0, "{disk:?} {margin:?}");
+    assert_eq!(cluster.node(0).hosted_place(old, 4), None, "its segment was given back");
     come_back(&mut cluster);
     let newest = (0..40u8).map(|index| cluster.get(4, &key(100 + index)).map(|value| value.len()));
     assert!(newest.collect::<Vec<_>>().iter().all(|len| *len == Some(BIG)));
