@@ -153,17 +153,30 @@ impl<L: Link, D: Device> Node<L, D> {
         let own = own.and_then(|place| storing.parcel.ahead.get(place)).cloned();
         self.assign.storing.insert(id, storing);
         for node in self.members_but_me().iter() {
-            if !self.is_backlogged(node) {
+            if !self.is_backlogged(node) && !self.has_stored(id, node) {
                 self.send_store(id, node);
             }
         }
-        // It was stored before if it had to be stored at more nodes after a change.
-        if let Some(body) = own.filter(|_| !self.ahead.held.contains_key(&id)) {
-            let slices = self.compact(&body.slices);
-            let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
-            store_head(&mut head, &batch, &body.crcs);
-            self.hold(&batch, body.crcs.into(), &head, &slices);
+        // It was stored before if it has to be stored at more nodes after a change.
+        match (self.ahead.held.get(&id).map(|held| held.is_flushed), own) {
+            // PROTOCOL 6.3-a: flushed while it waited for its slot, when nobody counted.
+            (Some(true), _) => self.stored_by(self.me, self.config.incarnation, id),
+            (Some(false), _) | (None, None) => {}
+            (None, Some(body)) => {
+                let slices = self.compact(&body.slices);
+                let mut head = Vec::with_capacity(batch.bytes.len() + body.crcs.len() + 32);
+                store_head(&mut head, &batch, &body.crcs);
+                self.hold(&batch, body.crcs.into(), &head, &slices);
+            }
         }
+    }
+
+    /// Whether a node has stored a batch as one that counts in the next slot.
+    fn has_stored(&self, id: OpId, node: u8) -> bool {
+        let Some(storing) = self.assign.storing.get(&id) else { return false };
+        let slot = self.next_slot();
+        let mut stored = storing.parcel.stored.iter().filter(|(by, _)| *by == node);
+        stored.any(|(by, incarnation)| self.core.counts(*by, *incarnation, slot))
     }
 
     fn members_but_me(&self) -> NodeSet {
@@ -201,13 +214,8 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         for id in due {
             for node in self.members_but_me().iter() {
-                let storing = &self.assign.storing[&id];
-                let has =
-                    storing.parcel.stored.iter().any(|(by, inc)| {
-                        *by == node && self.core.counts(*by, *inc, self.next_slot())
-                    });
                 let under_way = self.address(node).is_none_or(|it| self.net.pending_bytes(it) > 0);
-                if !has && !under_way {
+                if !under_way && !self.has_stored(id, node) {
                     self.send_store(id, node);
                 }
             }

@@ -251,3 +251,26 @@ fn what_is_stored_while_no_slot_can_be_decided_is_not_dropped() {
     assert_eq!(cluster.get(3, KEY), Some(value(50_000)));
     assert!(cluster.pass_until(2000 * MS, |cluster| (0..4).all(|it| held(cluster, it) == 0)));
 }
+
+/// tests PROTOCOL 6.3-a, 10-w: enough others have it before the owner's own disk does, but in the slot that it
+/// gets one of them, replaced meanwhile, does not count. The owner's own counts then, and nobody else can.
+#[test]
+fn what_the_owner_has_stored_counts_though_it_was_not_needed_at_first() {
+    let mut cluster = Cluster::bounded(5, 1, 3, bounds);
+    cluster.put(0, KEY, b"before");
+    cluster.pass(100 * MS);
+    let epoch = cluster.node(0).core().epoch();
+    cluster.hosts[0].disk.borrow_mut().freeze(true);
+    cluster.replace(2, 1, 1, 77).unwrap();
+    let knows = |cluster: &mut Cluster| cluster.node(0).core().epoch() > epoch;
+    assert!(cluster.pass_until(1000 * MS, knows), "the change is executed, and takes effect later");
+    let large = value(100_000);
+    let number = cluster.send_put(0, KEY, &large);
+    let came = cluster.pass_until(300 * MS, |cluster| (1..5).all(|it| held(cluster, it) == 1));
+    assert!(came && held(&cluster, 0) == 1);
+    cluster.pass(5 * MS);
+    cluster.hosts[0].disk.borrow_mut().freeze(false);
+    let answered = |cluster: &mut Cluster| cluster.replies().iter().any(|(of, ..)| *of == number);
+    assert!(cluster.pass_until(3000 * MS, answered), "four of the five that count have it");
+    assert_eq!(cluster.get(2, KEY), Some(large));
+}
