@@ -651,9 +651,7 @@ impl<L: Link> ClientCore<L> {
         let pending = &mut self.table[place];
         let at = pending.endpoint;
         let is_silent = !self.endpoints.heard_since(at, pending.sent_ns);
-        if is_silent {
-            self.endpoints.silent(at, now_ns);
-        }
+        let was_silent = is_silent && self.endpoints.silent(at, now_ns - pending.sent_ns, now_ns);
         let wait_ns = self.endpoints.resend_after_ns(at, pending.class);
         let wait_ns = wait_ns + self.value_bytes * VALUE_NS_PER_BYTE;
         let wait_ns = wait_ns.min(self.config.resend_ns_max);
@@ -664,7 +662,12 @@ impl<L: Link> ClientCore<L> {
             pending.due_ns = now_ns + wait_ns;
             return;
         }
-        let tries_max = if is_silent { TRIES_SILENT_MAX } else { TRIES_HERE_MAX };
+        let tries_max = match (is_silent, was_silent) {
+            (false, _) => TRIES_HERE_MAX,
+            (true, false) => TRIES_SILENT_MAX,
+            // It was only looked whether it is back.
+            (true, true) => 1,
+        };
         let is_large = pending.class == Class::Large;
         if pending.sends_here >= tries_max {
             pending.endpoint = self.endpoints.other(pending.route, at, now_ns);

@@ -6,9 +6,11 @@ use crate::op::Route;
 use std::net::SocketAddr;
 
 const MS: u64 = 1_000_000;
-/// How long a silent node is avoided at first, and at most.
+/// How long a silent node is avoided at first, and at most; but not for less than so many times what it took
+/// to find that out: where answers take long, dead nodes would take most of the time.
 const AVOID_NS_MIN: u64 = 100 * MS;
 const AVOID_NS_MAX: u64 = 2_000 * MS;
+const AVOID_TIMES: u64 = 32;
 /// Wait for a reply before the first one has been measured.
 const RESEND_NS_START: u64 = 100 * MS;
 
@@ -159,16 +161,16 @@ impl Endpoints {
         }
     }
 
-    /// The node has said nothing since it was asked, for as long as an answer takes. If it is avoided no
-    /// more and still silent, it is for twice as long.
-    pub fn silent(&mut self, place: usize, now_ns: u64) {
+    /// The node has said nothing since it was asked, so long ago. If it is avoided no more and still silent, it
+    /// is for twice as long. Whether it was silent the last time, too.
+    pub fn silent(&mut self, place: usize, waited_ns: u64, now_ns: u64) -> bool {
         let entry = &mut self.entries[place];
-        if now_ns < entry.avoid_until_ns {
-            return; // Of the same silence.
+        if now_ns >= entry.avoid_until_ns {
+            let avoid_ns = (AVOID_NS_MIN << entry.strikes.min(16)).min(AVOID_NS_MAX);
+            entry.strikes += 1;
+            entry.avoid_until_ns = now_ns + avoid_ns.max(AVOID_TIMES * waited_ns);
         }
-        let avoid_ns = (AVOID_NS_MIN << entry.strikes.min(16)).min(AVOID_NS_MAX);
-        entry.strikes += 1;
-        entry.avoid_until_ns = now_ns + avoid_ns;
+        entry.strikes > 1
     }
 
     /// How long to wait for a reply.
@@ -202,13 +204,13 @@ mod tests {
         let mut nodes = endpoints(3);
         let turns: Vec<_> = (0..4).map(|_| nodes.first(Route::Any, 0)).collect();
         assert_eq!(turns, [1, 2, 0, 1]);
-        nodes.silent(2, MS);
+        nodes.silent(2, 0, MS);
         assert_eq!(nodes.first(Route::Any, 2 * MS), 0);
         assert_eq!(nodes.first(Route::Prefer(2), 2 * MS), 0);
         assert_eq!(nodes.first(Route::Only(2), 2 * MS), 2);
         let later = MS + AVOID_NS_MIN;
         assert_eq!(nodes.first(Route::Prefer(2), later), 2);
-        nodes.silent(2, later + 1);
+        nodes.silent(2, 0, later + 1);
         assert_eq!(
             nodes.first(Route::Prefer(2), later + AVOID_NS_MIN + 1),
             0,
@@ -219,9 +221,23 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_long_to_be_found_silent_is_avoided_for_long() {
+        let mut nodes = endpoints(2);
+        assert!(!nodes.silent(1, 500 * MS, 0), "for the first time");
+        assert!(!nodes.silent(1, 900 * MS, 400 * MS), "of the same silence");
+        let until = AVOID_TIMES * 500 * MS;
+        assert_eq!(nodes.first(Route::Prefer(1), until - 1), 0);
+        assert_eq!(nodes.first(Route::Prefer(1), until), 1);
+        assert!(nodes.silent(1, 500 * MS, until), "again");
+        nodes.heard(1, until + 1);
+        assert_eq!(nodes.first(Route::Prefer(1), until + 1), 1);
+        assert!(!nodes.silent(1, 500 * MS, until + 2), "it was there in between");
+    }
+
+    #[test]
     fn with_all_silent_the_next_in_order_is_tried() {
         let mut nodes = endpoints(3);
-        (0..3).for_each(|place| nodes.silent(place, MS));
+        (0..3).for_each(|place| assert!(!nodes.silent(place, 0, MS)));
         assert_eq!(nodes.other(Route::Any, 1, 2 * MS), 2);
         assert_eq!(nodes.other(Route::Only(1), 1, 2 * MS), 1);
     }

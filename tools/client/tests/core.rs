@@ -6,7 +6,7 @@ use common::{MS, Mood, World, address};
 use racos_client::{Answer, ClientError, Completion, Op, Route, Ticket};
 use racos_engine::wire::client::ErrorCode;
 use racos_net::memory::MemoryConfig;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn lossy(of_65536: u16) -> MemoryConfig {
     MemoryConfig {
@@ -231,6 +231,38 @@ fn a_cluster_that_becomes_slow_is_asked_once_again_before_long() {
     let start_ns = world.now_ns;
     write_one_by_one(&mut world, 3);
     assert!(world.now_ns - start_ns < 200 * MS, "a fast one is given up soon again");
+}
+
+/// However long it takes to find a node dead: of nine nodes three may be, and all answers slow.
+#[test]
+fn dead_nodes_cost_a_small_share_of_the_time_of_a_slow_cluster() {
+    let mut world = calm(9);
+    let write_one_by_one = |world: &mut World, count: u64| {
+        let start_ns = world.now_ns;
+        for at in 0..count {
+            put(world, &format!("k{at}"), b"v", Route::Any);
+            assert!(world.run(1)[0].result.is_ok());
+        }
+        world.now_ns - start_ns
+    };
+    write_one_by_one(&mut world, 60);
+    world.reply_after_ns = 400 * MS;
+    write_one_by_one(&mut world, 60);
+    (6..9).for_each(|node| world.moods[node] = Mood::Mute);
+    write_one_by_one(&mut world, 20);
+    let requests = world.seen.requests;
+    let took_ns = write_one_by_one(&mut world, 200);
+    let in_vain = world.seen.requests - requests - 200;
+    assert!(in_vain <= 15, "{in_vain} times it was looked whether they are back");
+    assert!(took_ns < 200 * 400 * MS * 9 / 8, "{} ms", took_ns / MS);
+    (6..9).for_each(|node| world.moods[node] = Mood::Well);
+    write_one_by_one(&mut world, 200);
+    let mut answer = |_| {
+        put(&mut world, "key", b"v", Route::Any);
+        world.run(1)[0].endpoint
+    };
+    let answered: BTreeSet<usize> = (0..9).map(&mut answer).collect();
+    assert_eq!(answered.len(), 9, "those that are back are asked again");
 }
 
 /// Nodes do not know a copy of the request that opens a session for one: each opens another.
