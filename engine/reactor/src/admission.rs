@@ -281,6 +281,8 @@ impl<L: Link, D: Device> Node<L, D> {
         if self.core.seats().get(usize::from(from)).is_none() {
             self.addresses.set(from, address);
             self.admission.strangers.insert(from);
+        } else {
+            self.addresses.heard(from, address);
         }
     }
 
@@ -323,6 +325,8 @@ impl<L: Link, D: Device> Node<L, D> {
             self.admission.asked += 1;
             self.admission.ask_at = self.now + wait;
             self.say_hello(|_, _| true);
+            // PROTOCOL 10-an: with an empty disk only the configuration says where they are.
+            self.addresses.try_other(self.others);
         }
     }
 

@@ -15,6 +15,7 @@
 //! | `reads`, `assemble` | quorum reads and collecting fragments; values from fragments |
 //! | `requests` | what clients ask |
 //! | `admission` | a new disk takes part only once others have vouched for it |
+//! | `addresses` | where the others are, and what is tried if that is not so |
 //! | `hosting` | fragments kept for members that are missing |
 //! | `margin` | fewer data fragments while nodes are missing |
 //! | `expiry` | sessions that nobody uses come to their end |
@@ -33,6 +34,7 @@
 #[macro_use]
 extern crate racos_mutants;
 
+mod addresses;
 mod admission;
 mod ahead;
 pub mod api;

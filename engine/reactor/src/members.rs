@@ -143,6 +143,7 @@ impl<L: Link, D: Device> Node<L, D> {
         }
         self.log_ends.heard(from, incarnation, boot, 0);
         if !is_old {
+            self.addresses.heard(from, address);
             self.heard_at[index] = Some(self.now);
         }
         true
@@ -160,6 +161,13 @@ impl<L: Link, D: Device> Node<L, D> {
 
     pub(crate) fn hears_any(&self) -> bool {
         self.others.iter().any(|node| self.hears(node))
+    }
+
+    /// PROTOCOL 10-an: who comes no further may not know where the others are.
+    pub(crate) fn look_elsewhere(&mut self) {
+        let mut hears = NodeSet::EMPTY;
+        self.others.iter().filter(|node| self.hears(*node)).for_each(|node| hears.insert(node));
+        self.addresses.look(self.core.exec(), hears, self.now);
     }
 
     /// PROTOCOL 10-z: while none of the nodes known is heard, any address given is asked for facts.

@@ -3,6 +3,7 @@
 //! A turn drains the network, reaps the disk, opens own slots, sends everything in as few system
 //! calls as the link can, then starts the next group commit. Nothing in it waits.
 
+use crate::addresses::Addresses;
 use crate::admission::{Admission, Notes};
 use crate::ahead::{Ahead, HeldBatches};
 use crate::api::Api;
@@ -20,7 +21,7 @@ use crate::journal::Journal;
 use crate::keep::Keep;
 use crate::margin::Margin;
 use crate::observe::Observer;
-use crate::placement::{Addresses, Codecs};
+use crate::placement::Codecs;
 use crate::put_off::{PutOff, Question};
 use crate::queued::Queued;
 use crate::reads::Reads;
@@ -491,6 +492,7 @@ impl<L: Link, D: Device> Node<L, D> {
                 let asked = Message::Pull { from: exec, wanted: 0, facts: false };
                 self.queue_message(Target::Others, &asked);
             }
+            self.look_elsewhere();
             self.ask_contacts();
         }
         self.snapshot_turn();
@@ -633,8 +635,9 @@ impl<L: Link, D: Device> Node<L, D> {
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
             let Ok(message) = get_message(&mut reader) else { return };
-            if let Message::Seen { exec, .. } = message {
+            if let Message::Seen { exec, seen } = message {
                 self.admission.tells_exec(from, exec, self.now);
+                self.addresses.told(exec.max(seen));
             }
             if self.core.hears(from, incarnation, &message) {
                 self.step(Input::Message { from, message });

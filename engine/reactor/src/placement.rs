@@ -7,7 +7,7 @@
 
 use crate::node::Node;
 use racos_codec::Codec;
-use racos_machine::{Layout, MEMBERS_MAX, Members, Value};
+use racos_machine::{Layout, Members, Value};
 use racos_net::Link;
 use racos_protocol::{NodeSet, Thresholds};
 use racos_storage::device::Device;
@@ -41,29 +41,6 @@ impl Codecs {
             && let Ok(codec) = Codec::new(k, m)
         {
             self.0.push(codec);
-        }
-    }
-}
-
-/// Addresses by number of the node.
-pub(crate) struct Addresses([Option<SocketAddr>; MEMBERS_MAX]);
-
-impl Addresses {
-    pub fn founding(members: &[SocketAddr]) -> Addresses {
-        let mut addresses = [None; MEMBERS_MAX];
-        for (address, member) in addresses.iter_mut().zip(members) {
-            *address = Some(*member);
-        }
-        Addresses(addresses)
-    }
-
-    pub fn get(&self, node: u8) -> Option<SocketAddr> {
-        self.0.get(usize::from(node)).copied().flatten()
-    }
-
-    pub fn set(&mut self, node: u8, address: SocketAddr) {
-        if let Some(known) = self.0.get_mut(usize::from(node)) {
-            *known = Some(address);
         }
     }
 }

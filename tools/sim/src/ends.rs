@@ -111,8 +111,7 @@ fn share_ns(plan: &Plan, is_late_needed: bool) -> u64 {
 
 /// Whether so many are lost that there is no quorum without the late node. Who is about to come back is not.
 fn is_late_needed(world: &World) -> bool {
-    let is_there =
-        |host: &&Host| host.state == State::Up && !host.is_wiped && host.moving.is_none();
+    let is_there = |host: &&Host| host.state == State::Up && !host.is_wiped && !host.is_moving();
     let there: Vec<usize> = world.hosts.iter().filter(is_there).map(|host| host.index).collect();
     let quorum = world.plan.n - world.plan.f;
     world.plan.net.late_node.is_some_and(|late| there.contains(&late) && there.len() <= quorum)

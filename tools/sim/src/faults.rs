@@ -102,10 +102,10 @@ impl World {
         bears && !self.counts_as_lost(index) && self.is_founded()
     }
 
-    /// Lost, on an empty disk, replaced and not whole again, or not yet where all others look for it.
+    /// Lost, on an empty disk, replaced and not whole again, or on its way to another address.
     fn counts_as_lost(&self, index: usize) -> bool {
         let host = &self.hosts[index];
-        let is_away = host.replacement.is_some() || host.moving.is_some() || host.is_wiped;
+        let is_away = host.replacement.is_some() || host.is_moving() || host.is_wiped;
         host.state == State::Lost || is_away
     }
 

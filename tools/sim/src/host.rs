@@ -197,6 +197,11 @@ impl Host {
         }
     }
 
+    /// It is not yet where the cluster was told, or the cluster was not.
+    pub fn is_moving(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| !moving.is_over)
+    }
+
     /// The incarnation that runs, or last ran, here.
     pub fn incarnation(&self) -> u32 {
         self.config.incarnation
@@ -219,22 +224,19 @@ impl Host {
         self.replacement = Some(Replacement { disk, disk_id, address, is_admitted, is_in });
     }
 
-    /// Puts the new disk in; the process has ended. With the directory its configuration is made anew: nothing
-    /// but that tells it where the others are.
-    pub fn swap_disk(&mut self, members: Vec<SocketAddr>) {
+    /// Puts the new disk in; the process has ended.
+    pub fn swap_disk(&mut self) {
         let replacement = self.replacement.as_mut().expect("a new disk is there");
         self.disk = replacement.disk.clone();
         self.config.incarnation += 1;
-        self.config.members = members;
         replacement.is_in = true;
         self.state = State::Down;
         self.disk_ns = None;
     }
 
-    /// An empty disk, formatted as one that was never there; its configuration is made anew, too.
-    pub fn wipe(&mut self, plan: &Plan, mut rng: Rng, members: Vec<SocketAddr>, now_ns: u64) {
+    /// An empty disk, formatted as one that was never there.
+    pub fn wipe(&mut self, plan: &Plan, mut rng: Rng, now_ns: u64) {
         self.disk = new_disk(plan, rng.fork(1));
-        self.config.members = members;
         self.is_wiped = true;
         format(&self.running_config(), &self.disk, u128::from(rng.number()));
         self.disk.borrow_mut().advance(now_ns);
@@ -272,7 +274,7 @@ impl Host {
         let local = self.clock.local(now_ns);
         let witness = Some(Box::new(witness) as Box<_>);
         let mut config = self.running_config();
-        // Its own place in the list; those of the others stay as they were when its directory was made.
+        // Its own place in the list; those of the others stay as they were at the founding.
         if let Some(own) = config.members.get_mut(self.index) {
             *own = link.local();
         }

@@ -1,10 +1,10 @@
 //! Nodes that move to other addresses while the cluster works (PROTOCOL 10-am).
 //!
 //! Purpose: an operator tells the cluster where a node is to be and starts it there: as a rule in this order,
-//! sometimes in the other. Nobody else's configuration is touched, but who gets an empty directory gets one
-//! that says where all are; a place that was left may be taken by another node.
-//! Invariant: a node counts as lost from the first step until all others look for it where it is. At most
-//! f addresses that a client was told are wrong.
+//! sometimes in the other. Nobody else's configuration is touched, that of a new disk neither; a place that
+//! was left may be taken by another node.
+//! Invariant: a node counts as lost from the first step until it is where the cluster was told; the next one
+//! moves when all have heard of it. At most f addresses that a client was told are wrong.
 
 use crate::host::State;
 use crate::plan::{Kind, MS};
@@ -22,6 +22,8 @@ pub struct Moving {
     tells_after: u32,
     /// It runs, or will the next time that it does, where it is to be.
     is_there: bool,
+    /// Some others may not know it, who were away or are new; but the cluster does, and it runs there.
+    pub is_over: bool,
 }
 
 impl World {
@@ -34,14 +36,17 @@ impl World {
         self.at(self.now_ns + wait_ns, Event::Move);
         let index = self.move_rng.below(self.plan.machines() as u64) as usize;
         let is_member = self.newest_members().is_some_and(|it| it.is_member(index as u8));
-        if !is_member || self.leaving.contains(&index) || !self.may_lose(index) {
+        // Two that do not know where the other one is would have to hear each other.
+        let is_busy = self.hosts.iter().any(|host| host.moving.is_some());
+        if !is_member || is_busy || self.leaving.contains(&index) || !self.may_lose(index) {
             return;
         }
         let to = self.free_address();
         let goes_first = self.move_rng.one_in(3);
         let tells_after = if goes_first { self.move_rng.below(12) as u32 } else { 0 };
         self.lost += 1;
-        self.hosts[index].moving = Some(Moving { to, tells_after, is_there: false });
+        self.hosts[index].moving =
+            Some(Moving { to, tells_after, is_there: false, is_over: false });
         self.note_move(index, to);
         if goes_first {
             self.go(index, to);
@@ -103,7 +108,13 @@ impl World {
 
     /// The operator goes on.
     pub fn moving(&mut self, index: usize) {
-        let Some(moving) = self.hosts[index].moving.clone() else { return };
+        let host = &self.hosts[index];
+        let Some(moving) = host.moving.clone() else { return };
+        let is_away = host.replacement.is_some() || host.is_wiped;
+        if moving.is_over && (is_away || matches!(host.state, State::Lost | State::Gone)) {
+            // The next disk of it says itself where it is.
+            return self.hosts[index].moving = None;
+        }
         self.at(self.now_ns + LOOK_NS, Event::Moving(index));
         if moving.tells_after > 0 {
             self.hosts[index].moving.as_mut().expect("looked at above").tells_after -= 1;
@@ -111,7 +122,10 @@ impl World {
         }
         let is_told = self.looks_for(index, moving.to).any(|looks| looks);
         if !is_told {
-            return self.ask_for_move(index, moving.to);
+            self.ask_for_move(index, moving.to);
+        }
+        if !is_told && !moving.is_over {
+            return;
         }
         if !moving.is_there {
             // It may run on where nobody looks for it any more.
@@ -120,11 +134,15 @@ impl World {
             }
             return;
         }
-        if self.all_look_for(index, moving.to) {
-            self.hosts[index].moving = None;
+        if !moving.is_over && self.hosts[index].state == State::Up {
+            self.hosts[index].moving.as_mut().expect("looked at above").is_over = true;
             self.lost -= 1;
             self.trace.say(self.now_ns, || format!("node {index} has moved"));
             self.tell_clients();
+        }
+        if self.all_look_for(index, moving.to) && self.hosts[index].state == State::Up {
+            self.hosts[index].moving = None;
+            self.trace.say(self.now_ns, || format!("all know where node {index} is"));
         }
     }
 
@@ -166,11 +184,6 @@ impl World {
             self.vacant.append(&mut self.hosts[index].left);
         }
         all
-    }
-
-    /// Where the founding members are.
-    pub fn founders(&self) -> Vec<SocketAddr> {
-        self.addresses(self.plan.n)
     }
 
     /// Where the first so many machines are.

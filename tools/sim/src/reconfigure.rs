@@ -69,7 +69,7 @@ impl World {
             let node = usize::from(list[at]);
             let stays = node >= used || {
                 let host = &self.hosts[node];
-                host.replacement.is_some() || host.moving.is_some()
+                host.replacement.is_some() || host.is_moving()
             };
             if !stays && list.len() > 2 * f + 1 {
                 list.remove(at);

@@ -91,8 +91,7 @@ impl World {
         if runs {
             self.kill(index, false);
         }
-        let members = self.founders();
-        self.hosts[index].swap_disk(members);
+        self.hosts[index].swap_disk();
         if let Some(address) = address {
             self.relocate(index, address);
         }

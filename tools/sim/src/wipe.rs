@@ -36,8 +36,7 @@ impl World {
         }
         let rng = self.wipe_rng.fork(u64::from(self.hosts[index].boots));
         let plan = self.plan.clone();
-        let members = self.founders();
-        self.hosts[index].wipe(&plan, rng, members, self.now_ns);
+        self.hosts[index].wipe(&plan, rng, self.now_ns);
         self.faults[place(Kind::Wipe)] += 1;
         self.trace.note(self.now_ns, &[11, index as u64, u64::from(is_lost)]);
         self.trace.say(self.now_ns, || format!("fault: Wipe, node {index}, lost: {is_lost}"));

@@ -385,8 +385,9 @@ impl World {
                 self.trace.say(self.now_ns, || format!("{what}: it is lost"));
                 self.hosts[index].stop(&self.net, State::Lost);
                 // One that is moving counts already, and is not moved any more.
-                let was_moving = self.hosts[index].moving.take().is_some();
-                self.lost += usize::from(!was_moving);
+                let counted = self.hosts[index].is_moving();
+                self.hosts[index].moving = None;
+                self.lost += usize::from(!counted);
             }
             Err(what) => self.fail(what),
         }

@@ -227,8 +227,13 @@ impl Cluster {
     }
 
     pub fn start(&mut self, node: usize) -> Result<(), OpenError> {
+        self.start_at(node, node)
+    }
+
+    /// The node is at the address of this place.
+    pub fn start_at(&mut self, node: usize, place: usize) -> Result<(), OpenError> {
         let host = &mut self.hosts[node];
-        let (link, device) = (self.hub.link(address(node)), MemoryDevice::new(host.disk.clone()));
+        let (link, device) = (self.hub.link(address(place)), MemoryDevice::new(host.disk.clone()));
         let pool = self.pool.clone();
         host.node = Some(TestNode::open(host.config.clone(), link, device, pool, self.now)?);
         Ok(())
