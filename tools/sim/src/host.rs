@@ -82,6 +82,8 @@ pub struct Replacement {
 pub struct Host {
     pub replacement: Option<Replacement>,
     pub moving: Option<Moving>,
+    /// The incarnation that was last told to be elsewhere.
+    pub moved: Option<u32>,
     /// Addresses that it has left, and some others may not know it.
     pub left: Vec<SocketAddr>,
     pub index: usize,
@@ -173,6 +175,7 @@ impl Host {
         Host {
             replacement: None,
             moving: None,
+            moved: None,
             left: Vec::new(),
             index,
             node: None,

@@ -4,7 +4,8 @@
 //! sometimes in the other. Nobody else's configuration is touched, that of a new disk neither; a place that
 //! was left may be taken by another node.
 //! Invariant: a node counts as lost from the first step until it is where the cluster was told; the next one
-//! moves when all have heard of it. At most f addresses that a client was told are wrong.
+//! moves when all have heard of it. At most f addresses that a client was told are wrong. No disk moves twice: what
+//! was asked of a node that did not answer may take effect late, and would take the second move back.
 
 use crate::host::State;
 use crate::plan::{Kind, MS};
@@ -39,6 +40,10 @@ impl World {
         // Two that do not know where the other one is would have to hear each other.
         let is_busy = self.hosts.iter().any(|host| host.moving.is_some());
         if !is_member || is_busy || self.leaving.contains(&index) || !self.may_lose(index) {
+            return;
+        }
+        let incarnation = Some(self.hosts[index].incarnation());
+        if std::mem::replace(&mut self.hosts[index].moved, incarnation) == incarnation {
             return;
         }
         let to = self.free_address();
